@@ -1,0 +1,20 @@
+"""edgefl: federated learning with no server.
+
+One daemon per device. The daemons find each other, form their own network and train ONNX models together on data
+that never leaves the device. The rooms, from the wire upwards:
+
+    wire/       every message, declared once
+    identity/   who may take part: device keys, fleets, tokens, certificates
+    transport/  the event loop and every socket                                            (I/O)
+    overlay/    who talks to whom: rings, rendezvous, trees                                (pure)
+    learning/   what a round does: applications, rounds, aggregation                       (pure)
+    trainer/    how a device learns: ONNX graphs in, steps on stock ONNX Runtime out
+    telemetry/  the device's load, the daemon's counters
+    store.py    everything on disk, crash-safe
+    daemon.py   builds the parts and hands them to each other
+    cli/        what people type
+    sim/        overlay/ and learning/ under a virtual clock and a faulty network
+    datasets/   the digits that the demonstration trains on
+"""
+
+__version__ = "0.1.0"

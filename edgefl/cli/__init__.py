@@ -1,0 +1,52 @@
+"""What people type. One small file per verb group; each is imported only when its verb is used.
+
+    output.py     tables, JSON documents, errors: the one place that prints
+    artifacts.py  artifacts build | check | show
+
+The contract for verbs, options and JSON keys: add freely, rename nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from edgefl import __version__
+
+# verb -> (module, attribute, one-line help). The help stands here so that `edgefl --help` imports no verb.
+VERBS: dict[str, tuple[str, str, str]] = {
+    "artifacts": ("edgefl.cli.artifacts", "artifacts", "Make an ONNX model trainable on stock ONNX Runtime."),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands are imported when they are called, not when help is shown."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, attribute, _ = VERBS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, text) for verb, (_, _, text) in VERBS.items()])
+
+
+CONTEXT_SETTINGS: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "auto_envvar_prefix": "EDGEFL",
+    "show_default": True,
+}
+
+
+@click.group(cls=LazyGroup, context_settings=CONTEXT_SETTINGS)
+@click.version_option(__version__, prog_name="edgefl")
+def main() -> None:
+    """Federated learning with no server, for the devices people already have."""
