@@ -1,0 +1,43 @@
+"""Every message that edgefl sends, declared once: a dataclass here is a CBOR map with integer keys on the wire.
+
+    codec.py        dataclass <-> bytes, strictly; the registry of message types
+    fields.py       codecs of single values, each with its bound
+    contact.py      where a device is, in 21 bytes
+    blob.py         content-addressed blobs and their chunks
+    overlay.py      joining, rings, routed requests, tracker, trees, directory      (types 10-59)
+    learning.py     rounds                                                          (types 60-69)
+    link.py         greeting, chunks, revocations                                   (types 70-79)
+    application.py  manifests and adverts
+
+This room knows no sockets and no state.
+"""
+
+from edgefl.wire import learning, link, overlay
+from edgefl.wire.codec import (
+    MAX_MESSAGE_BYTES,
+    Message,
+    decode,
+    decode_record,
+    encode,
+    encode_record,
+    message_types,
+)
+from edgefl.wire.contact import Capacity, Contact, Role, node_name, parse_node_name
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "Capacity",
+    "Contact",
+    "Message",
+    "Role",
+    "decode",
+    "decode_record",
+    "encode",
+    "encode_record",
+    "learning",
+    "link",
+    "message_types",
+    "node_name",
+    "overlay",
+    "parse_node_name",
+]

@@ -1,0 +1,146 @@
+"""Messages of a round, between neighbours in an application's tree.
+
+A round is named by (epoch, round, attempt): the epoch fences off an earlier root, the round counts models, the attempt
+counts retries of one round. Rounds are numbered from 1; model r is the result of round r, model 0 the initial one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated
+
+from edgefl.wire.blob import BLOB, BlobRef
+from edgefl.wire.codec import Message, Record, message, nested, record
+from edgefl.wire.contact import CONTACT, Contact
+from edgefl.wire.fields import BOOL, F64, U16, U32, U64, choice, many, optional, text
+
+MAX_CONTRIBUTORS = 4096
+"""Devices named in one update, 9 bytes each. A larger subtree names none and is trusted with its count."""
+
+MAX_METRICS = 16
+MAX_RECORDS = 64
+"""History rows in one message."""
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class Metric(Record):
+    """A weighted sum on its way up: the mean is total / weight."""
+
+    name: Annotated[str, 1, text(32)]
+    total: Annotated[float, 2, F64]
+    weight: Annotated[float, 3, F64]
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class RoundRecord(Record):
+    """One row of an application's history. Metrics of model `round` are known once the next round has evaluated it."""
+
+    round: Annotated[int, 1, U32]
+    epoch: Annotated[int, 2, U32]
+    participants: Annotated[int, 3, U32]
+    samples: Annotated[int, 4, U64]
+    seconds: Annotated[float, 5, F64]
+    metrics: Annotated[tuple[Metric, ...], 6, many(nested(Metric), MAX_METRICS)] = ()
+    bytes: Annotated[int, 7, U64] = 0
+    attempts: Annotated[int, 8, U16] = 1
+
+
+@message(60)
+@dataclass(frozen=True, slots=True)
+class Standing(Message):
+    """How far the sender has come: model `round` is held by `holder`. A new parent hears it from its children, so a new
+    root knows where to go on; `busy` says that a dethroned root is still finishing a round and will report again."""
+
+    app: Annotated[int, 1, U64]
+    epoch: Annotated[int, 2, U32]
+    round: Annotated[int, 3, U32]
+    model: Annotated[BlobRef, 4, BLOB]
+    holder: Annotated[Contact, 5, CONTACT]
+    busy: Annotated[bool, 6, BOOL] = False
+    finished: Annotated[bool, 7, BOOL] = False
+    records: Annotated[tuple[RoundRecord, ...], 8, many(nested(RoundRecord), MAX_RECORDS)] = ()
+
+
+class RoundKind(IntEnum):
+    TRAIN = 0
+    """Evaluate the model on held-back data, then train it."""
+    EVALUATE = 1
+    """Evaluate only: the last step of an application."""
+    DONE = 2
+    """Nothing to do but to keep the final model."""
+
+
+@message(61)
+@dataclass(frozen=True, slots=True)
+class RoundStart(Message):
+    """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds."""
+
+    app: Annotated[int, 1, U64]
+    epoch: Annotated[int, 2, U32]
+    round: Annotated[int, 3, U32]
+    attempt: Annotated[int, 4, U16]
+    kind: Annotated[RoundKind, 5, choice(RoundKind)]
+    model: Annotated[BlobRef, 6, BLOB]
+    budget_s: Annotated[float, 7, F64]
+    records: Annotated[tuple[RoundRecord, ...], 8, many(nested(RoundRecord), MAX_RECORDS)] = ()
+
+
+@message(62)
+@dataclass(frozen=True, slots=True)
+class Update(Message):
+    """The sum over the sender's subtree: `samples` = sum of n_i, and the blob holds sum of n_i * delta_i (float32,
+    little-endian, in manifest order). Without a blob there is nothing to add (evaluation only, or already delivered
+    to an earlier parent)."""
+
+    app: Annotated[int, 1, U64]
+    epoch: Annotated[int, 2, U32]
+    round: Annotated[int, 3, U32]
+    attempt: Annotated[int, 4, U16]
+    samples: Annotated[int, 5, U64] = 0
+    blob: Annotated[BlobRef | None, 6, optional(BLOB)] = None
+    contributors: Annotated[tuple[int, ...], 7, many(U64, MAX_CONTRIBUTORS)] = ()
+    participants: Annotated[int, 8, U32] = 0
+    metrics: Annotated[tuple[Metric, ...], 9, many(nested(Metric), MAX_METRICS)] = ()
+
+
+class Verdict(IntEnum):
+    ACCEPTED = 0
+    LATE = 1
+    DUPLICATE = 2
+    INVALID = 3
+
+
+@message(63)
+@dataclass(frozen=True, slots=True)
+class UpdateAck(Message):
+    """What became of an Update. Anything but ACCEPTED is final as well: do not send it again."""
+
+    app: Annotated[int, 1, U64]
+    epoch: Annotated[int, 2, U32]
+    round: Annotated[int, 3, U32]
+    attempt: Annotated[int, 4, U16]
+    verdict: Annotated[Verdict, 5, choice(Verdict)]
+
+
+@message(64)
+@dataclass(frozen=True, slots=True)
+class Replica(Message):
+    """The root's state after a round, for its two runners-up: fetch the model from the sender, keep it, acknowledge."""
+
+    app: Annotated[int, 1, U64]
+    epoch: Annotated[int, 2, U32]
+    round: Annotated[int, 3, U32]
+    model: Annotated[BlobRef, 4, BLOB]
+    finished: Annotated[bool, 5, BOOL] = False
+    records: Annotated[tuple[RoundRecord, ...], 6, many(nested(RoundRecord), MAX_RECORDS)] = ()
+
+
+@message(65)
+@dataclass(frozen=True, slots=True)
+class ReplicaAck(Message):
+    app: Annotated[int, 1, U64]
+    epoch: Annotated[int, 2, U32]
+    round: Annotated[int, 3, U32]

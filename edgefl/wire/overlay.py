@@ -1,0 +1,337 @@
+"""Messages of the overlay: joining, the two rings, routed requests, the rendezvous tracker, trees, the directory.
+
+What a message does is told where it is handled (edgefl/overlay/); here is what it carries, and how much of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated
+
+from edgefl.wire.codec import Message, Record, message, nested, record
+from edgefl.wire.contact import CONTACT, Contact
+from edgefl.wire.fields import BOOL, U8, U16, U32, U64, choice, many, raw
+
+MAX_ROWS_CONTACTS = 128
+"""Contacts in one answer to FindRows: five rows of eight digits with three each, plus the leaf sets."""
+
+MAX_RING_CONTACTS = 14
+"""Leaf sets: 4 + 4 in the zone, 3 + 3 in the global ring."""
+
+MAX_ROW_CONTACTS = 24
+"""One routing table row: eight digits with three contacts each."""
+
+MAX_FAILED = 8
+"""Dead members that one request to the tracker may report."""
+
+MAX_CANDIDATES = 24
+"""Parents that the tracker proposes at once."""
+
+MAX_TRACKER_ENTRIES = 128
+"""Members that a tracker remembers per application; a copy to a neighbour carries them all."""
+
+MAX_ALTERNATIVES = 12
+"""Children named when a parent refuses or evicts: its whole fan-out, 8 + 4."""
+
+MAX_BEAT_TREES = 64
+"""Trees in one heartbeat between two neighbours; more go into a second message."""
+
+MAX_BODY_BYTES = 8 * 1024
+"""A routed body: the largest is an advert (4 KiB manifest, signature, contact)."""
+
+MAX_ADVERT_BYTES = 6 * 1024
+"""An encoded advert: its manifest of at most 4 KiB, and room."""
+
+MAX_PAGE_ADVERTS = 8
+"""Adverts in one page of the directory: 8 x 6 KiB stays below the size of one message."""
+
+
+# Joining and the rings
+
+
+@message(10)
+@dataclass(frozen=True, slots=True)
+class FindRows(Message):
+    """Ask for the contacts nearest to `target` and for the rows that lead there."""
+
+    request: Annotated[int, 1, U32]
+    target: Annotated[int, 2, U64]
+    zone: Annotated[int, 3, U16] = 0
+
+
+@message(11)
+@dataclass(frozen=True, slots=True)
+class Rows(Message):
+    """Answer to FindRows. A device that has not joined itself says so and names nobody."""
+
+    request: Annotated[int, 1, U32]
+    joined: Annotated[bool, 2, BOOL]
+    contacts: Annotated[tuple[Contact, ...], 3, many(CONTACT, MAX_ROWS_CONTACTS)] = ()
+
+
+@message(12)
+@dataclass(frozen=True, slots=True)
+class Announce(Message):
+    """The sender has joined (or changed its contact): learn it."""
+
+
+@message(13)
+@dataclass(frozen=True, slots=True)
+class Ping(Message):
+    request: Annotated[int, 1, U32]
+
+
+@message(14)
+@dataclass(frozen=True, slots=True)
+class Pong(Message):
+    request: Annotated[int, 1, U32]
+    joined: Annotated[bool, 2, BOOL]
+
+
+class Ring(IntEnum):
+    """Which of the two nested rings a heartbeat keeps."""
+
+    ZONE = 0
+    GLOBAL = 1
+
+
+@message(15)
+@dataclass(frozen=True, slots=True)
+class Beat(Message):
+    """Heartbeat to a ring neighbour; carries the leaf set when it changed, and every sixth time anyway."""
+
+    ring: Annotated[Ring, 1, choice(Ring)]
+    leaves: Annotated[tuple[Contact, ...], 2, many(CONTACT, MAX_RING_CONTACTS)] = ()
+
+
+@message(16)
+@dataclass(frozen=True, slots=True)
+class RowGossip(Message):
+    """One row of the sender's routing table; a request (`reply` false) is answered with the receiver's own row."""
+
+    row: Annotated[int, 1, U8]
+    reply: Annotated[bool, 2, BOOL]
+    contacts: Annotated[tuple[Contact, ...], 3, many(CONTACT, MAX_ROW_CONTACTS)] = ()
+
+
+@message(17)
+@dataclass(frozen=True, slots=True)
+class Leaving(Message):
+    """The sender goes away on purpose: forget it at once."""
+
+
+# Routed requests
+
+
+class Scope(IntEnum):
+    """How far a routed request, or an application, may go."""
+
+    GLOBAL = 0
+    ZONE = 1
+
+
+@message(20)
+@dataclass(frozen=True, slots=True)
+class Route(Message):
+    """An encoded message on its way to the device nearest to `key`, acknowledged hop by hop.
+
+    `request` is unique per origin; with the origin's node id it names the request everywhere.
+    """
+
+    request: Annotated[int, 1, U32]
+    key: Annotated[int, 2, U64]
+    origin: Annotated[Contact, 3, CONTACT]
+    body: Annotated[bytes, 4, raw(MAX_BODY_BYTES)]
+    hops: Annotated[int, 5, U8] = 0
+    scope: Annotated[Scope, 6, choice(Scope)] = Scope.GLOBAL
+
+
+@message(21)
+@dataclass(frozen=True, slots=True)
+class RouteAck(Message):
+    """This hop has taken over the request of that origin."""
+
+    origin: Annotated[int, 1, U64]
+    request: Annotated[int, 2, U32]
+
+
+@message(22)
+@dataclass(frozen=True, slots=True)
+class Lookup(Message):
+    """Body of a Route: who is nearest to the key? Answered with Found, straight to the origin."""
+
+
+@message(23)
+@dataclass(frozen=True, slots=True)
+class Found(Message):
+    """The sender is nearest to the key of that request; `hops` is how far it travelled."""
+
+    request: Annotated[int, 1, U32]
+    hops: Annotated[int, 2, U8]
+
+
+# The rendezvous tracker (bodies of a Route to the application's id, answers straight to the member)
+
+
+@message(30)
+@dataclass(frozen=True, slots=True)
+class Track(Message):
+    """Remember the origin as a member of `app`, forget the `failed`, and propose parents. Also the lease renewal."""
+
+    app: Annotated[int, 1, U64]
+    observer: Annotated[bool, 2, BOOL] = False
+    failed: Annotated[tuple[int, ...], 3, many(U64, MAX_FAILED)] = ()
+
+
+@message(31)
+@dataclass(frozen=True, slots=True)
+class Untrack(Message):
+    """Forget the origin as a member of `app`."""
+
+    app: Annotated[int, 1, U64]
+
+
+@message(32)
+@dataclass(frozen=True, slots=True)
+class Candidates(Message):
+    """Members worth knowing for the receiver: possible parents, always with the three of highest rank.
+
+    Sent as the answer to Track, and unasked to a root or zone head that a newcomer outranks. `kept` false tells a
+    member of a large application that the tracker does not store it, so it need not renew often.
+    """
+
+    app: Annotated[int, 1, U64]
+    members: Annotated[tuple[Contact, ...], 2, many(CONTACT, MAX_CANDIDATES)] = ()
+    total: Annotated[int, 3, U32] = 0
+    kept: Annotated[bool, 4, BOOL] = True
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class TrackerEntry(Record):
+    member: Annotated[Contact, 1, CONTACT]
+    lease_s: Annotated[int, 2, U16]
+
+
+@message(33)
+@dataclass(frozen=True, slots=True)
+class TrackerCopy(Message):
+    """The tracker's entries for one application, for a neighbour in the ring (or for the key's new owner)."""
+
+    app: Annotated[int, 1, U64]
+    entries: Annotated[tuple[TrackerEntry, ...], 2, many(nested(TrackerEntry), MAX_TRACKER_ENTRIES)] = ()
+
+
+# Trees
+
+
+@message(40)
+@dataclass(frozen=True, slots=True)
+class Attach(Message):
+    """Be my parent in the tree of `app`. The rank follows from the sender's id and capacity class."""
+
+    app: Annotated[int, 1, U64]
+    observer: Annotated[bool, 2, BOOL] = False
+    height: Annotated[int, 3, U8] = 0
+    members: Annotated[int, 4, U32] = 1
+
+
+@message(41)
+@dataclass(frozen=True, slots=True)
+class Attached(Message):
+    """Accepted. `depth` is the receiver's distance from the root, `root` its node id."""
+
+    app: Annotated[int, 1, U64]
+    depth: Annotated[int, 2, U8]
+    root: Annotated[int, 3, U64]
+
+
+class Refusal(IntEnum):
+    """Why a parent says no, or lets a child go."""
+
+    FULL = 0
+    NOT_A_MEMBER = 1
+    RANK = 2
+    EVICTED = 3
+    LEAVING = 4
+    SWITCHED = 5
+    ZONE = 6
+
+
+@message(42)
+@dataclass(frozen=True, slots=True)
+class Refused(Message):
+    """Answer to Attach: no, and who might say yes."""
+
+    app: Annotated[int, 1, U64]
+    reason: Annotated[Refusal, 2, choice(Refusal)]
+    alternatives: Annotated[tuple[Contact, ...], 3, many(CONTACT, MAX_ALTERNATIVES)] = ()
+
+
+@message(43)
+@dataclass(frozen=True, slots=True)
+class Detach(Message):
+    """The edge between sender and receiver ends, said by either side."""
+
+    app: Annotated[int, 1, U64]
+    reason: Annotated[Refusal, 2, choice(Refusal)]
+    alternatives: Annotated[tuple[Contact, ...], 3, many(CONTACT, MAX_ALTERNATIVES)] = ()
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class TreeEdge(Record):
+    """One edge as its sender sees it. Upwards `height` and `members` count, downwards `depth` and `root`."""
+
+    app: Annotated[int, 1, U64]
+    upwards: Annotated[bool, 2, BOOL]
+    height: Annotated[int, 3, U8] = 0
+    members: Annotated[int, 4, U32] = 0
+    depth: Annotated[int, 5, U8] = 0
+    root: Annotated[int, 6, U64] = 0
+
+
+@message(44)
+@dataclass(frozen=True, slots=True)
+class TreeBeat(Message):
+    """Heartbeat of all tree edges between two neighbours. An edge that the receiver does not know is answered with
+    Detach, so that both sides agree again."""
+
+    edges: Annotated[tuple[TreeEdge, ...], 1, many(nested(TreeEdge), MAX_BEAT_TREES)]
+
+
+# The directory of applications (signed adverts; opaque here, see edgefl/wire/application.py)
+
+
+@message(50)
+@dataclass(frozen=True, slots=True)
+class Publish(Message):
+    """Body of a Route to the directory's key, and the copy to its ring neighbours: store this advert."""
+
+    advert: Annotated[bytes, 1, raw(MAX_ADVERT_BYTES)]
+
+
+@message(51)
+@dataclass(frozen=True, slots=True)
+class Discover(Message):
+    """Body of a Route to the directory's key: adverts of applications with an id above `after`."""
+
+    after: Annotated[int, 1, U64] = 0
+
+
+@message(52)
+@dataclass(frozen=True, slots=True)
+class Adverts(Message):
+    """A page of the directory; `more` when ids above the last one remain."""
+
+    adverts: Annotated[tuple[bytes, ...], 1, many(raw(MAX_ADVERT_BYTES), MAX_PAGE_ADVERTS)] = ()
+    more: Annotated[bool, 2, BOOL] = False
+
+
+@message(53)
+@dataclass(frozen=True, slots=True)
+class Rumour(Message):
+    """A new advert, passed on to a few contacts by everyone who hears it for the first time."""
+
+    advert: Annotated[bytes, 1, raw(MAX_ADVERT_BYTES)]
