@@ -1,0 +1,283 @@
+"""manifest.json: what an artifact directory holds, so that a device can use it without reading ONNX.
+
+The flat vector that devices exchange is the parameters in manifest order, each in C order, float32. Every other file is
+listed with its size and BLAKE2b-256 hash; nothing is handed to ONNX Runtime before both are checked. What the hashes
+cannot say is whether the graphs themselves are harmless: a list of allowed operators can only be enforced by reading
+the ONNX files, which a device without the `onnx` package does not.
+
+Invariant: a `Manifest` object is valid. `Manifest.parse` raises ModelError for every other input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgefl.errors import ModelError
+
+FORMAT = 1
+"""Version of the directory layout; a reader refuses every other."""
+
+MANIFEST = "manifest.json"
+TRAINING = "training_model.onnx"
+EVALUATION = "eval_model.onnx"
+OPTIMIZER = "optimizer_model.onnx"
+INFERENCE = "inference_model.onnx"
+CHECKPOINT = "checkpoint"
+FILES = (TRAINING, EVALUATION, OPTIMIZER, INFERENCE, CHECKPOINT)
+
+MAX_MANIFEST_BYTES = 8 << 20
+"""As the checkpoint's header: both list every parameter once."""
+
+MAX_MODEL_BYTES = 512 << 20
+"""Largest single file. Training holds the parameters about five times (two buffers, gradient, Adam's two moments), so
+this is what a device with 4 GB can train at all; it also keeps every file far below protobuf's 2 GiB."""
+
+MAX_TENSORS = 1 << 16
+MAX_NAME_LENGTH = 512
+MAX_RANK = 8
+DTYPES = ("float32", "int64", "int32", "uint8", "bool")
+LOSSES = ("cross-entropy", "mse")
+
+Shape = tuple[int | None, ...]
+"""Dimensions of a tensor; None grows with the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named array that goes in or out of a graph."""
+
+    name: str
+    dtype: str
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A trained tensor (float32). `inference_offset` is the byte where its data starts in the inference model."""
+
+    name: str
+    shape: tuple[int, ...]
+    inference_offset: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        return 4 * self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """Name, constants, and the state tensors that the optimiser graph carries from step to step (all start at 0)."""
+
+    name: str
+    options: Mapping[str, float]
+    state: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    size_bytes: int
+    blake2b: str
+
+    @classmethod
+    def of(cls, content: bytes) -> File:
+        return cls(len(content), blake2b(content))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One artifact directory. `stripped` names a final Softmax or LogSoftmax that the loss absorbed ("" if none)."""
+
+    inputs: tuple[Tensor, ...]
+    target: Tensor
+    outputs: tuple[Tensor, ...]
+    parameters: tuple[Parameter, ...]
+    buffers: tuple[Tensor, ...]
+    loss: str
+    classes: int
+    stripped: str
+    optimizer: Optimizer
+    opset: int
+    operators: tuple[str, ...]
+    files: Mapping[str, File] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def vector_size(self) -> int:
+        """Elements of the flat vector."""
+        return sum(parameter.size for parameter in self.parameters)
+
+    def serialise(self) -> bytes:
+        return json.dumps({**asdict(self), "vector_size": self.vector_size}, indent=1).encode() + b"\n"
+
+    @classmethod
+    def parse(cls, content: bytes) -> Manifest:
+        """Raises ModelError for anything but a complete, consistent manifest of this format."""
+        try:
+            document = json.loads(content.decode())
+        except (ValueError, RecursionError):
+            raise _bad("not JSON") from None
+        manifest = _manifest(document)
+        _check(manifest)
+        if document["vector_size"] != manifest.vector_size:
+            raise _bad("vector_size is not the sum of the parameters")
+        return manifest
+
+
+def blake2b(content: bytes) -> str:
+    """BLAKE2b-256, hexadecimal."""
+    return hashlib.blake2b(content, digest_size=32).hexdigest()
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of an artifact directory. Raises ModelError."""
+    return Manifest.parse(_read(directory / MANIFEST, MAX_MANIFEST_BYTES))
+
+
+def read_file(directory: Path, manifest: Manifest, name: str) -> bytes:
+    """The content of one listed file, its size and hash checked. Raises ModelError."""
+    expected = manifest.files[name]
+    content = _read(directory / name, expected.size_bytes)
+    if File.of(content) != expected:
+        raise ModelError(
+            f"{directory / name} is not the file that the manifest lists (size or hash differ)",
+            hint="build the artifacts again, or fetch them again",
+        )
+    return content
+
+
+def _read(path: Path, limit_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise ModelError(
+            f"cannot read {path}: {error.strerror or error}",
+            hint="name a directory that `edgefl artifacts build` wrote",
+        ) from error
+    if len(content) > limit_bytes:
+        raise ModelError(f"{path} is larger than {limit_bytes} bytes", hint="build the artifacts again")
+    return content
+
+
+# Reading the document: each function takes what JSON gave and returns the typed thing or raises.
+
+
+def _manifest(document: Any) -> Manifest:
+    names = {"vector_size", *(name for name in Manifest.__dataclass_fields__)}
+    if not isinstance(document, dict):
+        raise _bad("not an object")
+    if document.get("format") != FORMAT:
+        raise ModelError(
+            f"artifact format {document.get('format')!r:.40}, this edgefl reads {FORMAT}",
+            hint="update edgefl, or build the artifacts again with this version",
+        )
+    _keys(document, names, "manifest")
+    return Manifest(
+        inputs=tuple(_tensor(entry) for entry in _list(document["inputs"])),
+        target=_tensor(document["target"]),
+        outputs=tuple(_tensor(entry) for entry in _list(document["outputs"])),
+        parameters=tuple(_parameter(entry) for entry in _list(document["parameters"])),
+        buffers=tuple(_tensor(entry) for entry in _list(document["buffers"])),
+        loss=_text(document["loss"]),
+        classes=_integer(document["classes"]),
+        stripped=_text(document["stripped"]),
+        optimizer=_optimizer(document["optimizer"]),
+        opset=_integer(document["opset"]),
+        operators=tuple(_text(entry) for entry in _list(document["operators"])),
+        files={name: _file(entry) for name, entry in _keys(document["files"], set(FILES), "files").items()},
+    )
+
+
+def _check(m: Manifest) -> None:
+    for group in (m.inputs, m.outputs, m.parameters, m.buffers, m.optimizer.state):
+        names = [tensor.name for tensor in group]
+        if len(set(names)) != len(names):
+            raise _bad("a name appears twice")
+    if not m.inputs or not m.outputs or not m.parameters:
+        raise _bad("inputs, outputs and parameters must not be empty")
+    if any(tensor.name == "target" for tensor in m.inputs):
+        raise _bad("a model input is named 'target'")
+    if any(tensor.shape[:1] != (None,) for tensor in (*m.inputs, m.target)):
+        raise _bad("inputs and target must have the batch as first dimension")
+    if any(None in tensor.shape for tensor in (*m.buffers, *m.optimizer.state)):
+        raise _bad("buffers and optimiser state must have fixed shapes")
+    if any(tensor.shape[1:].count(None) for tensor in (*m.inputs, m.target)):
+        raise _bad("inputs and target must have the batch as their only open dimension")
+    if m.loss not in LOSSES or (m.loss == "cross-entropy") != (m.classes >= 2):
+        raise _bad("loss and classes do not fit each other")
+    inference = m.files[INFERENCE].size_bytes
+    end = 0
+    for parameter in sorted(m.parameters, key=lambda p: p.inference_offset):
+        if parameter.size < 1 or parameter.inference_offset < end:
+            raise _bad(f"parameter {parameter.name!r} is empty or overlaps another")
+        end = parameter.inference_offset + parameter.size_bytes
+    if end > inference:
+        raise _bad("a parameter lies outside the inference model")
+
+
+def _tensor(entry: Any) -> Tensor:
+    _keys(entry, {"name", "dtype", "shape"}, "tensor")
+    if entry["dtype"] not in DTYPES:
+        raise _bad(f"unknown dtype {entry['dtype']!r:.40}")
+    shape = tuple(None if n is None else _integer(n) for n in _list(entry["shape"], MAX_RANK))
+    return Tensor(_text(entry["name"]), entry["dtype"], shape)
+
+
+def _parameter(entry: Any) -> Parameter:
+    _keys(entry, {"name", "shape", "inference_offset"}, "parameter")
+    shape = tuple(_integer(n) for n in _list(entry["shape"], MAX_RANK))
+    return Parameter(_text(entry["name"]), shape, _integer(entry["inference_offset"]))
+
+
+def _optimizer(entry: Any) -> Optimizer:
+    _keys(entry, {"name", "options", "state"}, "optimizer")
+    options = entry["options"]
+    if not isinstance(options, dict) or not all(type(v) is float and math.isfinite(v) for v in options.values()):
+        raise _bad("optimizer options must be finite floats")
+    return Optimizer(_text(entry["name"]), options, tuple(_tensor(tensor) for tensor in _list(entry["state"])))
+
+
+def _file(entry: Any) -> File:
+    _keys(entry, {"size_bytes", "blake2b"}, "file")
+    size = _integer(entry["size_bytes"])
+    if size > MAX_MODEL_BYTES:
+        raise ModelError(f"a file of {size} bytes is over the limit of {MAX_MODEL_BYTES}", hint="use a smaller model")
+    return File(size, _text(entry["blake2b"]))
+
+
+def _keys(entry: Any, names: set[str], what: str) -> dict[str, Any]:
+    if not isinstance(entry, dict) or set(entry) != names:
+        raise _bad(f"{what} must have exactly the keys {', '.join(sorted(names))}")
+    return entry
+
+
+def _list(entry: Any, limit: int = MAX_TENSORS) -> list[Any]:
+    if not isinstance(entry, list) or len(entry) > limit:
+        raise _bad(f"a list of at most {limit} entries was expected")
+    return entry
+
+
+def _text(entry: Any) -> str:
+    if not isinstance(entry, str) or len(entry) > MAX_NAME_LENGTH or not entry.isprintable():
+        raise _bad(f"a printable text of at most {MAX_NAME_LENGTH} characters was expected")
+    return entry
+
+
+def _integer(entry: Any) -> int:
+    if type(entry) is not int or not 0 <= entry < 1 << 40:
+        raise _bad("a non-negative whole number was expected")
+    return entry
+
+
+def _bad(what: str) -> ModelError:
+    return ModelError(f"broken manifest: {what}", hint="build the artifacts again, or fetch them again")
