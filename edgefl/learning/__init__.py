@@ -1,1 +1,16 @@
-"""What a round does. Pure state machines; the map follows as the room fills."""
+"""What a round does: applications, rounds, aggregation. Pure state machines, like the overlay below them.
+
+    node.py         Learning: all applications of one device; which event belongs to which
+    application.py  Application: life cycle, and what it knows (Ledger)
+    worker.py       a member's part of a round: take the model, train, add the children's sums, pass on
+    coordinator.py  the root's part: start rounds, next model, replicate, take over, hand over
+    aggregate.py    the running weighted sum of one open round
+    strategy.py     how the mean delta becomes the next model
+    epoch.py        which root's word counts
+    history.py      one record per round
+    metrics.py      weighted sums on their way up
+    manifest.py     what a manifest must fulfil
+    effects.py      what this room asks of the world
+
+Knows no sockets, no clocks, and not how a gradient is computed.
+"""

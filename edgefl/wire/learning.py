@@ -1,7 +1,8 @@
 """Messages of a round, between neighbours in an application's tree.
 
-A round is named by (epoch, round, attempt): the epoch fences off an earlier root, the round counts models, the attempt
-counts retries of one round. Rounds are numbered from 1; model r is the result of round r, model 0 the initial one.
+A round is named by (epoch, round, attempt): the epoch fences off an earlier root (a counter, made unique by 16 bits of
+the root's node id below it), the round counts models, the attempt counts retries of one round. Rounds are numbered from
+1; model r is the result of round r, model 0 the initial one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class RoundRecord(Record):
     """One row of an application's history. Metrics of model `round` are known once the next round has evaluated it."""
 
     round: Annotated[int, 1, U32]
-    epoch: Annotated[int, 2, U32]
+    epoch: Annotated[int, 2, U64]
     participants: Annotated[int, 3, U32]
     samples: Annotated[int, 4, U64]
     seconds: Annotated[float, 5, F64]
@@ -55,7 +56,7 @@ class Standing(Message):
     root knows where to go on; `busy` says that a dethroned root is still finishing a round and will report again."""
 
     app: Annotated[int, 1, U64]
-    epoch: Annotated[int, 2, U32]
+    epoch: Annotated[int, 2, U64]
     round: Annotated[int, 3, U32]
     model: Annotated[BlobRef, 4, BLOB]
     holder: Annotated[Contact, 5, CONTACT]
@@ -79,7 +80,7 @@ class RoundStart(Message):
     """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds."""
 
     app: Annotated[int, 1, U64]
-    epoch: Annotated[int, 2, U32]
+    epoch: Annotated[int, 2, U64]
     round: Annotated[int, 3, U32]
     attempt: Annotated[int, 4, U16]
     kind: Annotated[RoundKind, 5, choice(RoundKind)]
@@ -96,7 +97,7 @@ class Update(Message):
     to an earlier parent)."""
 
     app: Annotated[int, 1, U64]
-    epoch: Annotated[int, 2, U32]
+    epoch: Annotated[int, 2, U64]
     round: Annotated[int, 3, U32]
     attempt: Annotated[int, 4, U16]
     samples: Annotated[int, 5, U64] = 0
@@ -119,7 +120,7 @@ class UpdateAck(Message):
     """What became of an Update. Anything but ACCEPTED is final as well: do not send it again."""
 
     app: Annotated[int, 1, U64]
-    epoch: Annotated[int, 2, U32]
+    epoch: Annotated[int, 2, U64]
     round: Annotated[int, 3, U32]
     attempt: Annotated[int, 4, U16]
     verdict: Annotated[Verdict, 5, choice(Verdict)]
@@ -131,7 +132,7 @@ class Replica(Message):
     """The root's state after a round, for its two runners-up: fetch the model from the sender, keep it, acknowledge."""
 
     app: Annotated[int, 1, U64]
-    epoch: Annotated[int, 2, U32]
+    epoch: Annotated[int, 2, U64]
     round: Annotated[int, 3, U32]
     model: Annotated[BlobRef, 4, BLOB]
     finished: Annotated[bool, 5, BOOL] = False
@@ -142,5 +143,5 @@ class Replica(Message):
 @dataclass(frozen=True, slots=True)
 class ReplicaAck(Message):
     app: Annotated[int, 1, U64]
-    epoch: Annotated[int, 2, U32]
+    epoch: Annotated[int, 2, U64]
     round: Annotated[int, 3, U32]

@@ -1,0 +1,291 @@
+"""One application on one device: what it knows, and the parts that act on it.
+
+    Ledger        how far the application has come here: the newest model held, its epoch and round, the history
+    worker.py     a member's part of a round (every device, the root too)
+    coordinator.py  the root's part: start rounds, make the next model, replicate it, hand over
+
+Life cycle:
+
+    PREPARING --artifacts and data fit--> MEMBER | OBSERVER          in the tree, takes part (or only watches)
+        |  \\--artifacts not to be had--> SEEKING                     in the tree as an observer, to get them from there
+        '--data or artifacts do not fit--> REFUSED                   not in the tree; the reason is shown
+    any --leave--> gone
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from edgefl.learning.coordinator import Coordinator
+from edgefl.learning.effects import LearningEffects, Prepared, Progress, TrainResult
+from edgefl.learning.history import History
+from edgefl.learning.worker import Worker
+from edgefl.wire import Contact, Message
+from edgefl.wire.application import Advert, Manifest
+from edgefl.wire.blob import BlobRef
+from edgefl.wire.learning import Replica, ReplicaAck, RoundStart, Standing, Update, UpdateAck
+from edgefl.wire.overlay import Scope
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from edgefl.learning.effects import Tag, Token
+
+RETRY_PREPARE_S = 5.0
+"""How long a device waits before it asks again for artifacts that nobody could give it."""
+
+
+class Child(Protocol):
+    """A child in the tree, as learning needs to see it."""
+
+    @property
+    def contact(self) -> Contact: ...
+    @property
+    def observer(self) -> bool: ...
+    @property
+    def members(self) -> int: ...
+
+
+class Tree(Protocol):
+    """This device's place in an application's tree. `height` is 0 for a leaf, `members` counts the whole subtree."""
+
+    @property
+    def is_root(self) -> bool: ...
+    @property
+    def parent(self) -> Contact | None: ...
+    @property
+    def children(self) -> tuple[Child, ...]: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def members(self) -> int: ...
+
+
+class Forest(Protocol):
+    """The overlay, as learning needs to see it."""
+
+    @property
+    def contact(self) -> Contact: ...
+    def tree(self, app: int) -> Tree | None: ...
+    def top_ranked(self, app: int, count: int) -> tuple[Contact, ...]: ...
+    def join_tree(self, app: int, now: float, *, observer: bool = False, scope: Scope = Scope.GLOBAL) -> None: ...
+    def leave_tree(self, app: int, now: float) -> None: ...
+    def publish(self, advert: Advert, now: float) -> None: ...
+
+
+class Stage(Enum):
+    """Where an application is in its life on this device."""
+
+    PREPARING = "preparing"
+    SEEKING = "seeking"
+    MEMBER = "member"
+    OBSERVER = "observer"
+    REFUSED = "refused"
+
+
+@dataclass(slots=True)
+class Ledger:
+    """How far the application has come, as far as this device knows. Invariant: the blob `model` is held here."""
+
+    epoch: int = 0
+    round: int = 0
+    model: BlobRef | None = None
+    finished: bool = False
+    history: History = field(default_factory=History)
+
+    def progress(self) -> Progress:
+        """What must survive a power cut. Only once a model is held."""
+        if self.model is None:
+            raise ValueError("no model yet")
+        return Progress(self.epoch, self.round, self.model, self.finished, self.history.all())
+
+    def position(self) -> tuple[bool, int, int]:
+        """Orders ledgers: a finished application is further than any other, then rounds count, then epochs."""
+        return (self.finished, self.round, self.epoch)
+
+
+class Application:
+    """Everything that one application does on one device. Pure: acts through `effects`, hears of time as `now`."""
+
+    def __init__(
+        self,
+        advert: Advert,
+        forest: Forest,
+        effects: LearningEffects,
+        *,
+        observer: bool,
+        owner: bool,
+        progress: Progress | None = None,
+    ) -> None:
+        self.manifest: Manifest = advert.decode_manifest()
+        self.id = self.manifest.app_id
+        self.advert = advert
+        self.forest = forest
+        self.effects = effects
+        self.observer = observer
+        self.owner = owner
+        self.stage = Stage.PREPARING
+        self.refusal = ""
+        self.counters: dict[str, int] = {}
+        self.ledger = Ledger()
+        if progress is not None:
+            self.ledger = Ledger(
+                progress.epoch, progress.round, progress.model, progress.finished, History(progress.records)
+            )
+        self.worker = Worker(self)
+        self.coordinator = Coordinator(self)
+
+    @property
+    def me(self) -> Contact:
+        return self.forest.contact
+
+    @property
+    def tree(self) -> Tree | None:
+        return self.forest.tree(self.id)
+
+    @property
+    def parent(self) -> Contact | None:
+        tree = self.tree
+        return tree.parent if tree is not None else None
+
+    def children(self) -> tuple[Child, ...]:
+        tree = self.tree
+        return tree.children if tree is not None else ()
+
+    def count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1
+
+    def set_timer(self, name: str, at: float) -> None:
+        self.effects.set_timer(("learning", self.id, name), at)
+
+    def cancel_timer(self, name: str) -> None:
+        self.effects.cancel_timer(("learning", self.id, name))
+
+    def standing(self, *, busy: bool = False) -> Standing | None:
+        """This device's own Standing; None while it holds no model."""
+        ledger = self.ledger
+        if ledger.model is None:
+            return None
+        return Standing(
+            self.id, ledger.epoch, ledger.round, ledger.model, self.me, busy, ledger.finished, ledger.history.tail(2)
+        )
+
+    def advance(self, round_: int, model: BlobRef, *, finished: bool = False) -> None:
+        """This device now holds model `round_`; the one before is no longer needed."""
+        old = self.ledger.model
+        self.ledger.round = round_
+        self.ledger.model = model
+        self.ledger.finished = finished
+        if old is not None and old != model:
+            self.effects.discard(self.id, old)
+
+    def start(self, now: float) -> None:
+        """Get the artifacts, from whoever holds them."""
+        self.stage = Stage.PREPARING
+        self.prepare(now)
+
+    def prepare(self, now: float) -> None:
+        sources = [contact for contact in (self.parent, self.advert.holder) if contact is not None]
+        others = tuple(contact for contact in sources if contact.node_id != self.me.node_id)
+        self.effects.prepare(self.id, self.manifest, others, observer=self.observer)
+
+    def on_prepared(self, prepared: Prepared, now: float) -> None:
+        if prepared.model is None:
+            if not prepared.retry:
+                self.stage = Stage.REFUSED
+                self.refusal = prepared.refusal
+                self.forest.leave_tree(self.id, now)
+                return
+            self.refusal = prepared.refusal
+            if self.stage is Stage.PREPARING:
+                self.stage = Stage.SEEKING
+                self.forest.join_tree(self.id, now, observer=True, scope=self.manifest.scope)
+            self.set_timer("prepare", now + RETRY_PREPARE_S)
+            return
+        self.refusal = ""
+        if self.ledger.model is None:
+            self.ledger.model = prepared.model
+        elif self.ledger.model != prepared.model:
+            self.effects.discard(self.id, prepared.model)
+        if self.stage is Stage.SEEKING and not self.observer:
+            self.forest.leave_tree(self.id, now)
+        self.stage = Stage.OBSERVER if self.observer else Stage.MEMBER
+        self.forest.join_tree(self.id, now, observer=self.observer, scope=self.manifest.scope)
+
+    def on_advert(self, advert: Advert, now: float) -> None:
+        """A newer advert: the owner wants another state."""
+        if advert.version > self.advert.version:
+            self.advert = advert
+            self.coordinator.on_advert(now)
+
+    def stop(self, now: float) -> None:
+        """Leave the tree and forget what was prepared."""
+        for name in ("prepare", *Worker.TIMERS, *Coordinator.TIMERS):
+            self.cancel_timer(name)
+        self.forest.leave_tree(self.id, now)
+        self.effects.unsubscribe(self.id)
+        self.effects.release(self.id)
+
+    def on_root(self, now: float) -> None:
+        self.effects.unsubscribe(self.id)
+        if self.stage is Stage.MEMBER:
+            self.coordinator.on_root(now)
+
+    def on_parent(self, parent: Contact, now: float) -> None:
+        self.effects.subscribe(self.id, parent)
+        if self.stage is Stage.SEEKING:
+            self.set_timer("prepare", now)
+            return
+        self.coordinator.on_parent(now)
+        self.worker.on_parent(now)
+
+    def on_orphaned(self, now: float) -> None:
+        self.effects.unsubscribe(self.id)
+
+    def on_child(self, child: Contact, observer: bool, now: float) -> None:
+        self.worker.on_child(child, observer, now)
+
+    def on_child_gone(self, child: int, now: float) -> None:
+        self.worker.on_child_gone(child, now)
+        self.coordinator.on_child_gone(child, now)
+
+    def on_message(self, sender: Contact, message: Message, now: float) -> None:
+        if isinstance(message, RoundStart):
+            self.worker.on_round_start(sender, message, now)
+        elif isinstance(message, Update):
+            self.worker.on_update(sender, message, now)
+        elif isinstance(message, UpdateAck):
+            self.worker.on_update_ack(sender, message, now)
+        elif isinstance(message, Standing):
+            self.coordinator.on_standing(sender, message, now)
+        elif isinstance(message, Replica):
+            self.worker.on_replica(sender, message, now)
+        elif isinstance(message, ReplicaAck):
+            self.coordinator.on_replica_ack(sender, message, now)
+
+    def on_timer(self, name: str, now: float) -> None:
+        if name == "prepare":
+            if self.stage is Stage.SEEKING:
+                self.prepare(now)
+        elif name in Worker.TIMERS:
+            self.worker.on_timer(name, now)
+        elif name in Coordinator.TIMERS:
+            self.coordinator.on_timer(name, now)
+
+    def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
+        self.worker.on_trained(tag, result, now)
+
+    def on_fetched(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
+        """`data` is the blob's content as a buffer, or None when nobody had it."""
+        if token[0] == "recover":
+            self.coordinator.on_recovered(token, blob, data, now)
+        else:
+            self.worker.on_fetched(token, blob, data, now)
+
+    def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
+        if token[0] == "model":
+            self.coordinator.on_kept(token, blob, now)
+        else:
+            self.worker.on_kept(token, blob, now)

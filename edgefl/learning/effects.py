@@ -1,0 +1,111 @@
+"""What learning asks of the world beyond sending and timers: blobs, training, durable progress.
+
+Each request that takes time is answered later by an event of `Learning` with the same token:
+
+    prepare -> on_prepared      fetch -> on_fetched      keep -> on_kept      train -> on_trained
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgefl.effects import Effects
+from edgefl.wire.application import Manifest
+from edgefl.wire.blob import BlobRef
+from edgefl.wire.learning import Metric, RoundKind, RoundRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgefl.wire import Contact
+
+Token = tuple[Hashable, ...]
+Tag = tuple[int, int, int]
+"""(epoch, round, attempt): the name of a round. Larger is newer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """Evaluate `model` on held-back data and, for RoundKind.TRAIN, train it locally from there."""
+
+    tag: Tag
+    kind: RoundKind
+    model: BlobRef
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What local training gave. `delta`: float32 [parameters], trained minus given, None when only evaluated.
+    `samples`: how many the delta was trained on. `metrics`: weighted sums over local data."""
+
+    delta: NDArray[np.float32] | None
+    samples: int
+    metrics: tuple[Metric, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What must survive a power cut: model `round` of `epoch`, and the history that led to it."""
+
+    epoch: int
+    round: int
+    model: BlobRef
+    finished: bool = False
+    records: tuple[RoundRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A device's answer to `prepare`: the initial model (kept as a blob), or why the application cannot run here."""
+
+    model: BlobRef | None
+    refusal: str = ""
+    retry: bool = False
+    """True when only the artifacts could not be fetched: a parent in the tree may have them."""
+
+
+class LearningEffects(Effects, Protocol):
+    """The world as learning sees it. Nothing here blocks or raises."""
+
+    def prepare(self, app: int, manifest: Manifest, sources: tuple[Contact, ...], *, observer: bool) -> None:
+        """Get the artifacts from `sources`, check them and the local data against each other (an observer needs no
+        data), and be ready to train."""
+        ...
+
+    def release(self, app: int) -> None:
+        """Forget what `prepare` made; stop training."""
+        ...
+
+    def subscribe(self, app: int, parent: Contact) -> None:
+        """Take in what this parent broadcasts for the application."""
+        ...
+
+    def unsubscribe(self, app: int) -> None: ...
+
+    def broadcast(self, app: int, blob: BlobRef) -> None:
+        """Push a kept blob down the application's tree."""
+        ...
+
+    def fetch(self, app: int, token: Token, blob: BlobRef, sources: tuple[Contact, ...]) -> None:
+        """Get a blob: out of the local cache, from what is being broadcast, or from the sources in turn."""
+        ...
+
+    def keep(self, app: int, token: Token, data: Any) -> None:
+        """Name and hold the bytes of a buffer as a blob, so that others can fetch it."""
+        ...
+
+    def discard(self, app: int, blob: BlobRef) -> None:
+        """This application no longer needs the blob in memory (what was saved stays on disk)."""
+        ...
+
+    def train(self, app: int, job: TrainJob) -> None:
+        """Run a job; a newer job of the same application cancels an older one."""
+        ...
+
+    def save(self, app: int, progress: Progress) -> None:
+        """Make progress durable, its model included; the one saved before is no longer needed on disk."""
+        ...

@@ -1,0 +1,95 @@
+"""What a manifest must fulfil: checked where it is made, and again by every device that is asked to take part."""
+
+from __future__ import annotations
+
+import math
+
+from edgefl.errors import ConfigError
+from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest, Topology
+from edgefl.wire.blob import MAX_BLOB_BYTES
+from edgefl.wire.codec import encode_record
+
+STRATEGY_NAMES = ("fedavg",)
+
+MAX_PARAMETERS = MAX_BLOB_BYTES // 4
+"""float32 values in one blob."""
+
+MAX_ROUNDS = 1_000_000
+MAX_LOCAL_EPOCHS = 1000
+MIN_DEADLINE_S = 1.0
+MAX_DEADLINE_S = 7 * 24 * 3600.0
+MAX_HELD_BACK = 0.9
+MAX_LEARNING_RATE = 1000.0
+
+REQUIRED_ARTIFACTS = frozenset(
+    {
+        "training_model.onnx",
+        "eval_model.onnx",
+        "optimizer_model.onnx",
+        "inference_model.onnx",
+        "checkpoint",
+        "manifest.json",
+    }
+)
+"""The trainer's files; their names travel, so nothing but these is ever written on a device."""
+
+
+class ManifestError(ConfigError):
+    """An application that no device could run as asked."""
+
+    name = "manifest"
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raises ManifestError naming the first field that is out of its range."""
+
+    def need(fulfilled: bool, field: str, rule: str) -> None:
+        if not fulfilled:
+            value = getattr(manifest, field)
+            raise ManifestError(
+                f"{field} is {value!r}, but {rule}", hint=f"create the application with another {field}"
+            )
+
+    need(bool(manifest.name.strip()) and manifest.name.isprintable(), "name", "must be readable text")
+    need(bool(manifest.data.strip()) and manifest.data.isprintable(), "data", "must name a data source")
+    need(manifest.topology is Topology.FOREST, "topology", "this release knows forest alone")
+    need(manifest.strategy in STRATEGY_NAMES, "strategy", f"must be one of {', '.join(STRATEGY_NAMES)}")
+    need(1 <= manifest.parameters <= MAX_PARAMETERS, "parameters", f"must be 1 to {MAX_PARAMETERS}")
+    need(1 <= manifest.rounds <= MAX_ROUNDS, "rounds", f"must be 1 to {MAX_ROUNDS}")
+    need(0 < manifest.quorum <= 1, "quorum", "must be a fraction above 0 and at most 1")
+    need(
+        MIN_DEADLINE_S <= manifest.deadline_s <= MAX_DEADLINE_S,
+        "deadline_s",
+        f"must be {MIN_DEADLINE_S:g} to {MAX_DEADLINE_S:g} seconds",
+    )
+    need(1 <= manifest.local_epochs <= MAX_LOCAL_EPOCHS, "local_epochs", f"must be 1 to {MAX_LOCAL_EPOCHS}")
+    need(manifest.batch >= 1, "batch", "must be at least 1")
+    need(
+        0 < manifest.learning_rate <= MAX_LEARNING_RATE,
+        "learning_rate",
+        f"must be above 0 and at most {MAX_LEARNING_RATE:g}",
+    )
+    need(0 <= manifest.held_back <= MAX_HELD_BACK, "held_back", f"must be 0 to {MAX_HELD_BACK}")
+    need(manifest.min_members >= 1, "min_members", "must be at least 1")
+    need(manifest.max_samples >= 1, "max_samples", "must be at least 1")
+    need(
+        manifest.target is None or (bool(manifest.target.metric) and math.isfinite(manifest.target.value)),
+        "target",
+        "must name a metric and a finite value",
+    )
+    names = [artifact.name for artifact in manifest.artifacts]
+    need(
+        frozenset(names) == REQUIRED_ARTIFACTS and len(names) == len(REQUIRED_ARTIFACTS),
+        "artifacts",
+        f"must be exactly {', '.join(sorted(REQUIRED_ARTIFACTS))}",
+    )
+    need(
+        all(artifact.blob.size <= MAX_BLOB_BYTES for artifact in manifest.artifacts),
+        "artifacts",
+        f"no file may be larger than {MAX_BLOB_BYTES} bytes",
+    )
+    size = len(encode_record(manifest))
+    if size > MAX_MANIFEST_BYTES:
+        raise ManifestError(
+            f"the manifest takes {size} bytes, more than {MAX_MANIFEST_BYTES}", hint="shorten its names"
+        )

@@ -1,0 +1,188 @@
+"""All applications of one device: which it takes part in, and which event belongs to which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from edgefl.errors import EdgeflError
+from edgefl.learning.effects import LearningEffects, Prepared, Progress, Tag, Token, TrainResult
+from edgefl.learning.manifest import check_manifest
+from edgefl.wire import Contact, Message
+from edgefl.wire.application import Advert, Manifest
+from edgefl.wire.blob import BlobRef
+
+if TYPE_CHECKING:
+    from edgefl.effects import TimerKey
+    from edgefl.learning.application import Application, Forest
+
+MAX_APPLICATIONS = 64
+"""Applications that one device takes part in at once; further ones are listed as refused."""
+
+PUBLISH_S = 60.0
+"""The root and the owner's device renew an application's advert this often (it expires after 180 s)."""
+
+
+class Part(Enum):
+    """What this device does about an application."""
+
+    JOIN = "join"
+    OBSERVE = "observe"
+    IGNORE = "ignore"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer of the device owner's policy to a manifest, with the reason that `edgefl app list` shows."""
+
+    part: Part
+    reason: str = ""
+
+
+Policy = Callable[[Manifest], Decision]
+
+
+class Learning:
+    """Dispatches events to applications. Pure, like everything in this room."""
+
+    def __init__(self, forest: Forest, effects: LearningEffects, policy: Policy) -> None:
+        self.forest = forest
+        self.effects = effects
+        self.policy = policy
+        self.applications: dict[int, Application] = {}
+        self.ignored: dict[int, str] = {}
+        self.unknown_messages = 0
+
+    def on_advert(self, advert: Advert, now: float) -> None:
+        """A verified advert, new or newer than the known one."""
+        try:
+            manifest = advert.decode_manifest()
+            check_manifest(manifest)
+        except EdgeflError as error:
+            self._ignore(advert, error.cause)
+            return
+        known = self.applications.get(manifest.app_id)
+        if known is not None:
+            known.on_advert(advert, now)
+            return
+        decision = self.policy(manifest)
+        if decision.part is Part.IGNORE:
+            self._ignore(advert, decision.reason)
+        else:
+            self.take_part(advert, now, observer=decision.part is Part.OBSERVE)
+
+    def take_part(
+        self,
+        advert: Advert,
+        now: float,
+        *,
+        observer: bool = False,
+        owner: bool = False,
+        progress: Progress | None = None,
+    ) -> Application | None:
+        """Start with an application: decided by the policy, asked for by the user, or remembered from before a restart.
+
+        Returns None when the device has its fill of applications.
+        """
+        from edgefl.learning.application import Application  # numpy comes with it: only when there is something to do
+
+        app = Application(advert, self.forest, self.effects, observer=observer, owner=owner, progress=progress)
+        if app.id in self.applications:
+            return self.applications[app.id]
+        if len(self.applications) >= MAX_APPLICATIONS:
+            self._ignore(advert, f"this device takes part in {MAX_APPLICATIONS} applications already")
+            return None
+        self.ignored.pop(app.id, None)
+        self.applications[app.id] = app
+        self.effects.set_timer(("learning", app.id, "publish"), now + PUBLISH_S)
+        app.start(now)
+        return app
+
+    def drop(self, app_id: int, now: float) -> None:
+        """Stop taking part."""
+        app = self.applications.pop(app_id, None)
+        if app is not None:
+            self.effects.cancel_timer(("learning", app_id, "publish"))
+            app.stop(now)
+
+    def _ignore(self, advert: Advert, reason: str) -> None:
+        try:
+            app_id = advert.decode_manifest().app_id
+        except EdgeflError:
+            return
+        if len(self.ignored) >= MAX_APPLICATIONS:
+            del self.ignored[next(iter(self.ignored))]
+        self.ignored[app_id] = reason
+
+    def on_root(self, app: int, now: float) -> None:
+        if app in self.applications:
+            self.applications[app].on_root(now)
+
+    def on_parent(self, app: int, parent: Contact, now: float) -> None:
+        if app in self.applications:
+            self.applications[app].on_parent(parent, now)
+
+    def on_orphaned(self, app: int, now: float) -> None:
+        if app in self.applications:
+            self.applications[app].on_orphaned(now)
+
+    def on_child(self, app: int, child: Contact, observer: bool, now: float) -> None:
+        if app in self.applications:
+            self.applications[app].on_child(child, observer, now)
+
+    def on_child_gone(self, app: int, child: int, now: float) -> None:
+        if app in self.applications:
+            self.applications[app].on_child_gone(child, now)
+
+    def on_message(self, sender: Contact, message: Message, now: float) -> bool:
+        """False when the message belongs to no application of this device."""
+        app = self.applications.get(getattr(message, "app", -1))
+        if app is None:
+            self.unknown_messages += 1
+            return False
+        app.on_message(sender, message, now)
+        return True
+
+    def on_timer(self, key: TimerKey, now: float) -> bool:
+        """False when the timer is not learning's."""
+        if len(key) != 3 or key[0] != "learning":
+            return False
+        _, app_id, name = key
+        app = self.applications.get(app_id) if isinstance(app_id, int) else None
+        if app is not None:
+            if name == "publish":
+                self._publish(app, now)
+            else:
+                app.on_timer(str(name), now)
+        return True
+
+    def _publish(self, app: Application, now: float) -> None:
+        """Renew the advert, with this device as the one who holds the artifacts."""
+        self.effects.set_timer(("learning", app.id, "publish"), now + PUBLISH_S)
+        tree = app.tree
+        if app.owner or (tree is not None and tree.is_root):
+            advert = app.advert
+            renewed = Advert(advert.manifest, advert.version, advert.state, advert.signature, self.forest.contact)
+            self.forest.publish(renewed, now)
+
+    def on_prepared(self, app: int, prepared: Prepared, now: float) -> None:
+        if app in self.applications:
+            self.applications[app].on_prepared(prepared, now)
+
+    def on_trained(self, app: int, tag: Tag, result: TrainResult | None, now: float) -> None:
+        if app in self.applications:
+            self.applications[app].on_trained(tag, result, now)
+
+    def on_fetched(self, app: int, token: Token, blob: BlobRef, data: Any, now: float) -> None:
+        if app in self.applications:
+            self.applications[app].on_fetched(token, blob, data, now)
+        elif data is not None:
+            self.effects.discard(app, blob)
+
+    def on_kept(self, app: int, token: Token, blob: BlobRef, now: float) -> None:
+        if app in self.applications:
+            self.applications[app].on_kept(token, blob, now)
+        else:
+            self.effects.discard(app, blob)

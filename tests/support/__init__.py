@@ -1,0 +1,1 @@
+"""Builders for tests: the one place that makes worlds, fleets and messages."""
