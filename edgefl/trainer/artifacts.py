@@ -107,17 +107,15 @@ def _build(
 ) -> tuple[Manifest, dict[str, bytes]]:
     from edgefl.trainer.differentiate import gradients, reachable, require_rules
     from edgefl.trainer.graph import OPSET, Graph, Value
-    from edgefl.trainer.losses import LOSSES
+    from edgefl.trainer.losses import LOSSES, shown
     from edgefl.trainer.optimizers import optimizer_model
 
     loss = LOSSES[loss_name]
     output = source.outputs[0]
-    if output.dtype != "float32" or output.shape[:1] != (None,):
+    if output.dtype != "float32" or output.name not in source.per_sample:
         raise ModelError(
-            f"output {output.name!r} ({output.dtype}) does not grow with the batch"
-            if output.dtype == "float32"
-            else f"output {output.name!r} is of type {output.dtype}, a loss needs float32",
-            hint="export the model with a dynamic batch dimension and float32 outputs",
+            f"output {output.name!r} is {output.dtype}{shown(output.shape)}; a loss needs float32, one row per sample",
+            hint="export the model with a dynamic batch dimension, and the output to train as its first",
         )
     goal, stripped = _logits(source, output.name) if loss_name == "cross-entropy" else (output.name, "")
     prediction = source.shapes[goal]

@@ -43,6 +43,8 @@ MAX_NAME_LENGTH = 512
 MAX_RANK = 8
 DTYPES = ("float32", "int64", "int32", "uint8", "bool")
 LOSSES = ("cross-entropy", "mse")
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+"""The names that a manifest may hold; what they mean is in losses.py and optimizers.py, which need the onnx package."""
 
 Shape = tuple[int | None, ...]
 """Dimensions of a tensor; None grows with the batch."""
@@ -215,6 +217,8 @@ def _check(m: Manifest) -> None:
         raise _bad("inputs and target must have the batch as their only open dimension")
     if m.loss not in LOSSES or (m.loss == "cross-entropy") != (m.classes >= 2):
         raise _bad("loss and classes do not fit each other")
+    if m.optimizer.name not in OPTIMIZERS:
+        raise _bad("unknown optimizer")
     inference = m.files[INFERENCE].size_bytes
     end = 0
     for parameter in sorted(m.parameters, key=lambda p: p.inference_offset):

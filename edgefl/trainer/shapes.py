@@ -15,18 +15,20 @@ BATCHES = (5040, 10080)
 """Two batch sizes with many divisors, unlikely as fixed dimensions; one alone could be mistaken, both could not."""
 
 
-def infer_shapes(model: onnx.ModelProto, inputs: list[str]) -> dict[str, Shape]:
+def infer_shapes(model: onnx.ModelProto, inputs: list[str]) -> tuple[dict[str, Shape], set[str]]:
     """Shape of every tensor by name, None where it grows with the batch; tensors of unknown shape are left out.
+    With it, the names of the tensors that have exactly one row per sample.
 
     `inputs` are the model inputs proper; the first dimension of each becomes the batch. Raises ModelError where the
     graph contradicts itself, for example because it was exported for one fixed batch size.
     """
     small, large = (_infer(model, inputs, batch) for batch in BATCHES)
-    return {
+    shapes = {
         name: tuple(a if a == b else None for a, b in zip(shape, large[name], strict=True))
         for name, shape in small.items()
         if name in large and len(large[name]) == len(shape)
     }
+    return shapes, {name for name in shapes if (small[name][:1], large[name][:1]) == tuple((b,) for b in BATCHES)}
 
 
 def _infer(model: onnx.ModelProto, inputs: list[str], batch: int) -> dict[str, tuple[int, ...]]:

@@ -36,7 +36,7 @@ as it stands. Others may be carried only if no newer version lies between."""
 
 @dataclass(frozen=True, slots=True)
 class SourceModel:
-    """`proto` is the user's model (for inference), the rest its normal form."""
+    """`proto` is the user's model (for inference), the rest its normal form; `per_sample` as infer_shapes gives it."""
 
     proto: onnx.ModelProto
     nodes: Sequence[onnx.NodeProto]
@@ -44,6 +44,7 @@ class SourceModel:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     shapes: dict[str, Shape]
+    per_sample: set[str]
 
     @property
     def names(self) -> set[str]:
@@ -134,12 +135,12 @@ def _normal_form(proto: onnx.ModelProto) -> SourceModel:
     if not inputs:
         raise ModelError("the model has no input", hint="export it with its input tensor")
     tensors = tuple(_input(value) for value in inputs)
-    shapes = infer_shapes(flat, [tensor.name for tensor in tensors])
+    shapes, per_sample = infer_shapes(flat, [tensor.name for tensor in tensors])
     outputs = tuple(_output(value, shapes) for value in flat.graph.output)
     proto.ir_version = min(proto.ir_version, IR_VERSION)
     for imported in proto.opset_import:
         imported.version = min(imported.version, OPSET) if imported.domain in ("", "ai.onnx") else imported.version
-    return SourceModel(proto, nodes, initializers, tensors, outputs, shapes)
+    return SourceModel(proto, nodes, initializers, tensors, outputs, shapes, per_sample)
 
 
 def _opset(proto: onnx.ModelProto) -> int:
