@@ -1,0 +1,313 @@
+"""Everything on disk, crash-safe: SQLite for records, content-addressed files for models.
+
+A daemon killed at any instant finds on restart either the state before or after a change, never between:
+
+    records   SQLite in WAL mode, synchronous=FULL: one sync per commit, and commits only where something is promised
+    models    written to a temporary name, synced, renamed; referenced by a record only afterwards; files that no record
+              references are swept at start
+    content   a model file is checked against its name when it is read: a rotten card gives "missing", not garbage
+
+Few writes, because SD cards wear: contacts are written when they change and at most once a minute, a round's model only
+on the root and its runners-up. All methods block on the disk: call them on the daemon's disk worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from edgefl.errors import ConfigError, EdgeflError, StorageError
+from edgefl.learning.effects import Progress
+from edgefl.wire import Contact
+from edgefl.wire.blob import BlobRef, ref_of
+from edgefl.wire.codec import decode_record, encode_record
+from edgefl.wire.contact import pack_contact, unpack_contact
+from edgefl.wire.learning import RoundRecord
+
+SCHEMA_VERSION = 1
+
+MAX_CONTACTS = 64
+"""Contacts to come back through after a restart."""
+
+SCHEMA = """
+create table if not exists settings (key text primary key, value blob not null) without rowid;
+create table if not exists contacts (node_id blob primary key, contact blob not null) without rowid;
+create table if not exists applications (
+    app_id blob primary key, advert blob not null, observer integer not null, owner integer not null) without rowid;
+create table if not exists progress (
+    app_id blob primary key, epoch blob not null, round integer not null, model blob not null, size integer not null,
+    finished integer not null) without rowid;
+create table if not exists records (
+    app_id blob not null, round integer not null, record blob not null, primary key (app_id, round)) without rowid;
+create table if not exists files (
+    blob_id blob not null, size integer not null, owner text not null, primary key (blob_id, owner)) without rowid;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredApplication:
+    """An application that this device took part in when it last ran. `advert` is encoded, as it was received."""
+
+    app_id: int
+    advert: bytes
+    observer: bool
+    owner: bool
+    progress: Progress | None
+
+
+class Store:
+    """The state directory of one daemon. Raises StorageError when the disk refuses, ConfigError when the directory is
+    another program's or in use."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._blobs = directory / "blobs"
+        self._records: dict[int, dict[int, RoundRecord]] = {}
+        with _disk_errors(directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._blobs.mkdir(mode=0o700, exist_ok=True)
+            self._lock = self._take_lock()
+            self._db = sqlite3.connect(
+                directory / "edgefl.db", isolation_level=None, check_same_thread=False, timeout=5.0
+            )
+            self._db.execute("pragma journal_mode=wal")
+            self._db.execute("pragma synchronous=full")
+            version = self._db.execute("pragma user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise ConfigError(
+                    f"{directory} was written by a later edgefl (schema {version}, this one knows {SCHEMA_VERSION})",
+                    hint="upgrade edgefl, or choose another state directory",
+                )
+            self._db.executescript(SCHEMA)
+            self._db.execute(f"pragma user_version={SCHEMA_VERSION}")
+            self._sweep()
+
+    def _take_lock(self) -> IO[bytes]:
+        """Held until the process ends, however it ends: two daemons must not share an identity."""
+        lock = (self.directory / "lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise ConfigError(
+                f"another edgefl daemon uses {self.directory}",
+                hint="stop it first, or give this one another directory with --state",
+            ) from None
+        return lock
+
+    def close(self) -> None:
+        self._db.close()
+        self._lock.close()
+
+    @contextlib.contextmanager
+    def _commit(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all or nothing, on disk when it returns."""
+        with _disk_errors(self.directory):
+            self._db.execute("begin immediate")
+            try:
+                yield self._db
+                self._db.execute("commit")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("rollback")
+                raise
+
+    def get(self, key: str) -> bytes | None:
+        """A setting, or None."""
+        with _disk_errors(self.directory):
+            row = self._db.execute("select value from settings where key = ?", (key,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def set(self, key: str, value: bytes) -> None:
+        with self._commit() as db:
+            db.execute("insert or replace into settings values (?, ?)", (key, value))
+
+    def next_incarnation(self) -> int:
+        """A number above all that this device has used; durable before it is returned."""
+        number = int.from_bytes(self.get("incarnation") or b"", "big") + 1
+        self.set("incarnation", number.to_bytes(4, "big"))
+        return number
+
+    def save_contacts(self, contacts: Iterable[Contact]) -> None:
+        """Replace the remembered contacts by the first MAX_CONTACTS of these."""
+        rows = [(_id(contact.node_id), pack_contact(contact)) for contact in list(contacts)[:MAX_CONTACTS]]
+        with self._commit() as db:
+            db.execute("delete from contacts")
+            db.executemany("insert into contacts values (?, ?)", rows)
+
+    def contacts(self) -> list[Contact]:
+        with _disk_errors(self.directory):
+            rows = self._db.execute("select contact from contacts").fetchall()
+        found = []
+        for (packed,) in rows:
+            with contextlib.suppress(EdgeflError):
+                found.append(unpack_contact(bytes(packed)))
+        return found
+
+    def save_application(self, app_id: int, advert: bytes, *, observer: bool, owner: bool) -> None:
+        with self._commit() as db:
+            db.execute(
+                "insert or replace into applications values (?, ?, ?, ?)", (_id(app_id), advert, observer, owner)
+            )
+
+    def forget_application(self, app_id: int) -> None:
+        """Remove an application with its progress, history and files."""
+        with self._commit() as db:
+            for table in ("applications", "progress", "records"):
+                db.execute(f"delete from {table} where app_id = ?", (_id(app_id),))  # noqa: S608  (constant names)
+            db.execute("delete from files where owner in (?, ?)", (_artifacts(app_id), _model(app_id)))
+        self._records.pop(app_id, None)
+        self._sweep()
+
+    def applications(self) -> list[StoredApplication]:
+        with _disk_errors(self.directory):
+            rows = self._db.execute("select app_id, advert, observer, owner from applications").fetchall()
+        return [
+            StoredApplication(
+                int.from_bytes(app, "big"), bytes(advert), bool(observer), bool(owner), self.progress(app)
+            )
+            for app, advert, observer, owner in rows
+        ]
+
+    def progress(self, app: bytes) -> Progress | None:
+        """Saved progress, or None when there is none or its model cannot be read any more."""
+        with _disk_errors(self.directory):
+            row = self._db.execute(
+                "select epoch, round, model, size, finished from progress where app_id = ?", (app,)
+            ).fetchone()
+            rows = self._db.execute("select record from records where app_id = ? order by round", (app,)).fetchall()
+        if row is None:
+            return None
+        model = BlobRef(bytes(row[2]), row[3])
+        if self.read_blob(model) is None:
+            return None
+        records = tuple(decode_record(RoundRecord, bytes(record)) for (record,) in rows)
+        self._records[int.from_bytes(app, "big")] = {record.round: record for record in records}
+        return Progress(int.from_bytes(row[0], "big"), row[1], model, bool(row[4]), records)
+
+    def save_progress(self, app_id: int, progress: Progress, data: memoryview | bytes) -> None:
+        """Make a round durable: first its model (`data`), then the record that names it, then drop the model before."""
+        owner = _model(app_id)
+        self._write_blob(progress.model, data)
+        known = self._records.setdefault(app_id, {})
+        news = [record for record in progress.records if known.get(record.round) != record]
+        with self._commit() as db:
+            db.execute("delete from files where owner = ?", (owner,))
+            db.execute("insert into files values (?, ?, ?)", (progress.model.id, progress.model.size, owner))
+            db.execute(
+                "insert or replace into progress values (?, ?, ?, ?, ?, ?)",
+                (
+                    _id(app_id),
+                    _id(progress.epoch),
+                    progress.round,
+                    progress.model.id,
+                    progress.model.size,
+                    progress.finished,
+                ),
+            )
+            db.executemany(
+                "insert or replace into records values (?, ?, ?)",
+                [(_id(app_id), record.round, encode_record(record)) for record in news],
+            )
+        known.update((record.round, record) for record in news)
+        self._sweep()
+
+    def save_artifact(self, app_id: int, ref: BlobRef, data: memoryview | bytes) -> None:
+        """Keep one file of an application's artifacts."""
+        self._write_blob(ref, data)
+        with self._commit() as db:
+            db.execute("insert or replace into files values (?, ?, ?)", (ref.id, ref.size, _artifacts(app_id)))
+
+    def read_blob(self, ref: BlobRef) -> memoryview | None:
+        """The content of a stored blob, mapped read-only and checked against its name; None when it is not (whole)
+        there. Hashes the file: about 0.7 ns a byte."""
+        try:
+            with self._path(ref.id).open("rb") as file:
+                if os.fstat(file.fileno()).st_size != ref.size:
+                    return None
+                if ref.size == 0:
+                    return memoryview(b"")
+                view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError:
+            return None
+        return view if ref_of(view) == ref else None
+
+    def _path(self, blob_id: bytes) -> Path:
+        return self._blobs / blob_id.hex()
+
+    def _write_blob(self, ref: BlobRef, data: memoryview | bytes) -> None:
+        path = self._path(ref.id)
+        if self.read_blob(ref) is not None:
+            return
+        temporary = path.with_suffix(".new")
+        with _disk_errors(self.directory):
+            try:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+                _sync_directory(self._blobs)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def _sweep(self) -> None:
+        """Remove files that no record names: what a crash left behind, and models that were replaced."""
+        with _disk_errors(self.directory):
+            named = {bytes(row[0]).hex() for row in self._db.execute("select blob_id from files")}
+            for entry in os.scandir(self._blobs):
+                if entry.name not in named:
+                    os.unlink(entry.path)
+
+
+def _id(number: int) -> bytes:
+    """64 unsigned bits, which SQLite's signed integers cannot hold."""
+    return number.to_bytes(8, "big")
+
+
+def _artifacts(app_id: int) -> str:
+    return f"artifacts of {app_id:016x}"
+
+
+def _model(app_id: int) -> str:
+    return f"model of {app_id:016x}"
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _disk_errors(directory: Path) -> Iterator[None]:
+    """Whatever the disk or SQLite says becomes a StorageError with the next step."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StorageError(f"state directory {directory}: {error}", hint=_hint(str(error))) from None
+    except sqlite3.DatabaseError as error:
+        raise StorageError(
+            f"state directory {directory}: {error}",
+            hint="the database is damaged: move edgefl.db away (keys are kept apart) and join again",
+        ) from None
+    except OSError as error:
+        raise StorageError(
+            f"state directory {directory}: {error.strerror or error}", hint=_hint(error.strerror or "")
+        ) from None
+
+
+def _hint(cause: str) -> str:
+    if "full" in cause or "No space" in cause or "quota" in cause:
+        return "free some space on that disk; the daemon goes on and tries again"
+    return "check that the disk is writable and that the directory belongs to edgefl's user"
