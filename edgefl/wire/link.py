@@ -31,6 +31,8 @@ class Hello(Message):
     oldest: Annotated[int, 2, U16] = PROTOCOL_OLDEST
     newest: Annotated[int, 3, U16] = PROTOCOL_VERSION
     reply: Annotated[bool, 4, BOOL] = False
+    revocations: Annotated[int, 5, U32] = 0
+    """Version of the sender's list of revocations: whoever has a newer one sends it."""
 
 
 @message(71)
@@ -47,25 +49,29 @@ class BlobGet(Message):
 @message(72)
 @dataclass(frozen=True, slots=True)
 class BlobHeader(Message):
-    """Size of a blob; the second frame holds the hashes of its chunks."""
+    """Size of a blob; the second frame holds the hashes of its chunks.
+
+    `sequence` counts the messages that a parent pushes for one application, so that a gap shows a loss."""
 
     blob: Annotated[bytes, 1, raw(HASH_BYTES, exactly=True)]
     size: Annotated[int, 2, U64]
+    sequence: Annotated[int, 3, U32] = 0
 
 
 @message(73)
 @dataclass(frozen=True, slots=True)
 class BlobChunk(Message):
-    """Chunk `index` of a blob; the second frame holds its bytes."""
+    """Chunk `index` of a blob; the second frame holds its bytes. `sequence` as in BlobHeader."""
 
     blob: Annotated[bytes, 1, raw(HASH_BYTES, exactly=True)]
     index: Annotated[int, 2, U32]
+    sequence: Annotated[int, 3, U32] = 0
 
 
 @message(74)
 @dataclass(frozen=True, slots=True)
 class BlobMissing(Message):
-    """I do not have this blob (any more, or yet)."""
+    """I do not have this blob (any more, or yet). Pushed to children: the rest of it will not be pushed, ask for it."""
 
     blob: Annotated[bytes, 1, raw(HASH_BYTES, exactly=True)]
 
@@ -76,3 +82,9 @@ class Revoked(Message):
     """The fleet's signed list of revocations; passed on by everyone for whom it is news."""
 
     revocations: Annotated[bytes, 1, raw(MAX_REVOCATIONS_BYTES)]
+
+
+@message(76)
+@dataclass(frozen=True, slots=True)
+class Bye(Message):
+    """I close this link because it is idle; I am still here. Not a loss."""
