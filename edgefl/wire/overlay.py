@@ -177,11 +177,15 @@ class Found(Message):
 @message(30)
 @dataclass(frozen=True, slots=True)
 class Track(Message):
-    """Remember the origin as a member of `app`, forget the `failed`, and propose parents. Also the lease renewal."""
+    """Remember the origin as a member of `app`, forget the `failed`, and propose parents.
+
+    A `renewal` of the lease by a member that is content is answered briefly.
+    """
 
     app: Annotated[int, 1, U64]
     observer: Annotated[bool, 2, BOOL] = False
     failed: Annotated[tuple[int, ...], 3, many(U64, MAX_FAILED)] = ()
+    renewal: Annotated[bool, 4, BOOL] = False
 
 
 @message(31)
@@ -315,18 +319,23 @@ class Publish(Message):
 @message(51)
 @dataclass(frozen=True, slots=True)
 class Discover(Message):
-    """Body of a Route to the directory's key: adverts of applications with an id above `after`."""
+    """Body of a Route to the directory's key: adverts of applications with an id above `after`.
+
+    `digest` is that of the adverts which the asker has there; if they are the same, nothing needs to be sent.
+    """
 
     after: Annotated[int, 1, U64] = 0
+    digest: Annotated[int, 2, U64] = 0
 
 
 @message(52)
 @dataclass(frozen=True, slots=True)
 class Adverts(Message):
-    """A page of the directory; `more` when ids above the last one remain."""
+    """A page of the directory; `more` when ids above the last one remain, `same` when the asker has exactly these."""
 
     adverts: Annotated[tuple[bytes, ...], 1, many(raw(MAX_ADVERT_BYTES), MAX_PAGE_ADVERTS)] = ()
     more: Annotated[bool, 2, BOOL] = False
+    same: Annotated[bool, 3, BOOL] = False
 
 
 @message(53)

@@ -1,0 +1,50 @@
+"""This device, as its own components see it: its contact, the effects it may ask for, and what it has counted."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+from edgefl.overlay.profile import Profile
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from edgefl.effects import Effects, TimerKey
+    from edgefl.wire import Contact, Message
+
+
+class Device:
+    """Shared by all components of one overlay. `joined`: others may know us and route through us."""
+
+    __slots__ = ("contact", "counters", "effects", "joined", "loopback", "profile")
+
+    def __init__(self, contact: Contact, effects: Effects, profile: Profile) -> None:
+        self.contact = contact
+        self.effects = effects
+        self.profile = profile
+        self.joined = False
+        self.loopback: deque[Message] = deque()
+        self.counters: Counter[str] = Counter()
+
+    @property
+    def node_id(self) -> int:
+        return self.contact.node_id
+
+    @property
+    def random(self) -> Random:
+        return self.effects.random
+
+    def send(self, to: Contact, message: Message) -> None:
+        """Send; what is meant for ourselves (the owner of a key is often its own client) is handled after this event."""
+        if to.node_id == self.contact.node_id:
+            self.loopback.append(message)
+        else:
+            self.effects.send(to, message)
+
+    def set_timer(self, key: TimerKey, at: float) -> None:
+        self.effects.set_timer(key, at)
+
+    def jittered(self, duration_s: float) -> float:
+        """The duration, off by up to a tenth: devices that started together must not stay in step."""
+        return duration_s * (0.9 + 0.2 * self.effects.random.random())

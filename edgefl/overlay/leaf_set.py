@@ -1,0 +1,85 @@
+"""The leaf set of one ring: the nearest devices on either side of us on the circle of ids.
+
+Invariant: each side holds the nearest of all peers that were offered and not removed since (up to its size), nearest
+first. In a small ring a device stands on both sides. The zone's ring keeps 4 + 4, the fleet's 3 + 3; a whole side is
+lost with probability 6 and 12 % when half of all devices die at once, which the slots cover (overlay study 1.5).
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+
+from edgefl.overlay.ids import clockwise
+from edgefl.overlay.liveness import Peer
+
+ZONE_SIDE = 4
+GLOBAL_SIDE = 3
+
+
+class LeafSet:
+    """Both sides of one device in one ring. `version` grows with every change of membership."""
+
+    def __init__(self, own_id: int, side: int) -> None:
+        self._own_id = own_id
+        self._side = side
+        self._after: list[tuple[int, Peer]] = []
+        self._before: list[tuple[int, Peer]] = []
+        self.version = 0
+
+    def __len__(self) -> int:
+        return len(self.peers())
+
+    def __contains__(self, node_id: int) -> bool:
+        return any(p.node_id == node_id for _, p in self._after) or any(p.node_id == node_id for _, p in self._before)
+
+    def peers(self) -> list[Peer]:
+        """Everybody in it, once: those after us, then those before us, nearest first."""
+        return list({peer.node_id: peer for side in (self._after, self._before) for _, peer in side}.values())
+
+    def neighbours(self) -> list[Peer]:
+        """The device after us and the one before us; one of them in a ring of two."""
+        return list({side[0][1].node_id: side[0][1] for side in (self._after, self._before) if side}.values())
+
+    def successor(self) -> Peer | None:
+        return self._after[0][1] if self._after else None
+
+    def wants(self, node_id: int) -> bool:
+        """Would a device with this id be in?"""
+        if node_id == self._own_id or node_id in self:
+            return False
+        return self._fits(self._after, clockwise(self._own_id, node_id)) or self._fits(
+            self._before, clockwise(node_id, self._own_id)
+        )
+
+    def offer(self, peer: Peer) -> bool:
+        """Put the peer where it belongs. True when that changed the set."""
+        if not self.wants(peer.node_id):
+            return False
+        self._insert(self._after, clockwise(self._own_id, peer.node_id), peer)
+        self._insert(self._before, clockwise(peer.node_id, self._own_id), peer)
+        self.version += 1
+        return True
+
+    def remove(self, node_id: int, pool: Iterable[Peer]) -> bool:
+        """Take a device out and refill from everybody else who belongs to this ring. True when it was in."""
+        if node_id not in self:
+            return False
+        self.rebuild(peer for peer in pool if peer.node_id != node_id)
+        return True
+
+    def rebuild(self, pool: Iterable[Peer]) -> None:
+        """Start again from these peers."""
+        self._after.clear()
+        self._before.clear()
+        self.version += 1
+        for peer in pool:
+            self.offer(peer)
+
+    def _fits(self, side: list[tuple[int, Peer]], distance: int) -> bool:
+        return len(side) < self._side or distance < side[-1][0]
+
+    def _insert(self, side: list[tuple[int, Peer]], distance: int, peer: Peer) -> None:
+        if self._fits(side, distance):
+            insort(side, (distance, peer), key=lambda item: item[0])
+            del side[self._side :]

@@ -1,0 +1,273 @@
+"""Who is alive: first-hand knowledge of peers, suspicion, verification, tombstones.
+
+Two laws.
+*First hand only*: a `Peer` exists here only after the device itself has spoken to us as a joined member. What others say
+about a device (hearsay) can at most cause a ping to it; so dead devices cannot live on in gossip, and nobody can
+overwrite what a device said about itself.
+*Suspect, verify, then drop*: one lost packet drops nobody.
+
+    unknown --ping answered / speaks to us--> ALIVE --probe, hop or beat missing, link lost--> SUSPECT
+    SUSPECT --anything from it--> ALIVE       SUSPECT --two pings unanswered--> dropped, with a tombstone
+    ALIVE --says Leaving, or answers as not joined--> dropped
+
+A tombstone makes us deaf to hearsay about that device for a minute, unless it speaks of a higher incarnation; the
+device itself is always heard. (SWIM's suspicion, simplified: there is no need that everybody agrees.)
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from edgefl.overlay.device import Device
+from edgefl.overlay.quota import Quota
+from edgefl.overlay.requests import Requests
+from edgefl.wire.contact import Contact
+from edgefl.wire.overlay import Ping, Pong
+
+MAX_PEERS = 768
+"""Known devices: at most 528 in slots (22 rows of 8 with 3 each), in practice 150 at 10^6 nodes; then leaf sets and
+neighbours in trees. Beyond it, peers that no table refers to go first. About 300 bytes each."""
+
+MAX_TOMBSTONES = 256
+"""Half of the contacts of a large table; a forgotten tombstone costs one ping."""
+
+MAX_CHECKING = 96
+"""Devices known by hearsay that are being pinged at the same time: the size of a join's measurement."""
+
+HEARSAY_PER_S, HEARSAY_BURST = 2.0, 48.0
+"""Pings to strangers that one informant may cause: a full answer to FindRows in a burst, then a trickle."""
+
+VERIFYING_PINGS = 2
+RTT_GAIN = 0.25
+"""Weight of a new sample; the first four samples count for two thirds."""
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """A device that has spoken to us. `rtt_s` is smoothed, None before the first measurement."""
+
+    contact: Contact
+    heard_at: float
+    rtt_s: float | None = None
+    suspect: bool = False
+
+    @property
+    def node_id(self) -> int:
+        return self.contact.node_id
+
+
+Then = Callable[["Peer | None", float], None]
+"""What to do when a ping ends: the peer if it answered as a joined member, else None; and the time."""
+
+
+def _nothing(*_: object) -> None:
+    """The default hook."""
+
+
+@dataclass(slots=True)
+class Hooks:
+    """What the other components do about news of peers."""
+
+    appeared: Callable[[Peer, float], None] = _nothing  # a ping found it joined; it may not know us
+    changed: Callable[[Peer, Contact, float], None] = _nothing  # new contact of a known device; the old one given
+    gone: Callable[[Peer, bool, float], None] = _nothing  # dropped; True when it said so itself
+    pinned: Callable[[int], bool] = field(default=lambda _: False)  # some table refers to it
+
+
+class Liveness:
+    """All peers of one device."""
+
+    def __init__(self, device: Device, requests: Requests) -> None:
+        self._device = device
+        self._requests = requests
+        self._tombstones: OrderedDict[int, tuple[int, float]] = OrderedDict()
+        self._checking: set[int] = set()
+        self._pings: dict[int, Then] = {}
+        self._hearsay = Quota(HEARSAY_PER_S, HEARSAY_BURST)
+        self.peers: dict[int, Peer] = {}
+        self.hooks = Hooks()
+
+    # What is known
+
+    def rtt_s(self, node_id: int) -> float | None:
+        peer = self.peers.get(node_id)
+        return None if peer is None else peer.rtt_s
+
+    def is_suspect(self, node_id: int) -> bool:
+        peer = self.peers.get(node_id)
+        return peer is not None and peer.suspect
+
+    def timeout_s(self, node_id: int) -> float:
+        """How long to wait for this device to answer."""
+        rtt_s, profile = self.rtt_s(node_id), self._device.profile
+        if rtt_s is None:
+            return profile.unmeasured_timeout_s
+        return max(profile.rpc_timeout_s, 4 * rtt_s)
+
+    def is_buried(self, contact: Contact, now: float) -> bool:
+        """Known to be dead at this incarnation or a later one."""
+        tombstone = self._tombstones.get(contact.node_id)
+        return tombstone is not None and now < tombstone[1] and contact.incarnation <= tombstone[0]
+
+    def tombstones(self) -> int:
+        return len(self._tombstones)
+
+    # First-hand news
+
+    def heard(self, sender: Contact, now: float) -> Peer | None:
+        """A known device speaks: it is alive. None when it is unknown, or the message is of an earlier incarnation."""
+        peer = self.peers.get(sender.node_id)
+        if peer is None or sender.incarnation < peer.contact.incarnation:
+            return None
+        peer.heard_at = now
+        if peer.suspect:
+            peer.suspect = False
+            self._device.counters["false_alarms"] += 1
+        return peer
+
+    def learn(self, sender: Contact, now: float) -> Peer | None:
+        """A device speaks as a joined member: know it from now on. None for ourselves and for stale messages."""
+        if sender.node_id == self._device.node_id:
+            return None
+        peer = self.peers.get(sender.node_id)
+        if peer is None:
+            peer = Peer(sender, now)
+            self.peers[sender.node_id] = peer
+            self._tombstones.pop(sender.node_id, None)
+            if len(self.peers) > MAX_PEERS:
+                self._make_room(peer)
+            return peer
+        if sender.incarnation < peer.contact.incarnation:
+            return None
+        peer.heard_at = now
+        if sender.incarnation > peer.contact.incarnation:
+            before, peer.contact = peer.contact, sender
+            self.hooks.changed(peer, before, now)
+        return peer
+
+    def meet(self, sender: Contact, rtt_s: float, now: float) -> Peer | None:
+        """A joined member answers our question: learn and measure it. It may not know us."""
+        new = sender.node_id not in self.peers
+        peer = self.learn(sender, now)
+        if peer is not None:
+            self.measured(sender.node_id, rtt_s)
+            if new:
+                self.hooks.appeared(peer, now)
+        return peer
+
+    def measured(self, node_id: int, rtt_s: float) -> None:
+        peer = self.peers.get(node_id)
+        if peer is not None:
+            peer.rtt_s = rtt_s if peer.rtt_s is None else peer.rtt_s + RTT_GAIN * (rtt_s - peer.rtt_s)
+
+    def gone(self, node_id: int, now: float, *, on_purpose: bool) -> None:
+        """Drop a device: it is dead, says that it leaves, or has restarted and is not joined."""
+        peer = self.peers.pop(node_id, None)
+        if peer is None:
+            return
+        self._bury(peer.contact, now)
+        self.hooks.gone(peer, on_purpose, now)
+
+    # Questions
+
+    def ping(self, contact: Contact, now: float, then: Then = _nothing) -> None:
+        """Ask a device whether it is there and joined; measures the RTT on the way."""
+        number = self._requests.number()
+        timeout_s = self.timeout_s(contact.node_id)
+        if not self._requests.open(
+            ("ping", number), contact.node_id, now, timeout_s, partial(self._unanswered, number)
+        ):
+            then(None, now)
+            return
+        self._pings[number] = then
+        self._device.send(contact, Ping(number))
+
+    def on_ping(self, sender: Contact, message: Ping, now: float) -> None:
+        self._device.send(sender, Pong(message.request, self._device.joined))
+        peer = self.peers.get(sender.node_id)
+        if peer is not None and sender.incarnation > peer.contact.incarnation:
+            self.check(sender, sender.node_id, now)  # restarted, or moved: its Pong will tell which
+
+    def on_pong(self, sender: Contact, message: Pong, now: float) -> None:
+        opened_at = self._requests.close(("ping", message.request), sender.node_id)
+        if opened_at is None:
+            return
+        then = self._pings.pop(message.request)
+        if not message.joined:
+            self.gone(sender.node_id, now, on_purpose=False)
+            then(None, now)
+            return
+        then(self.meet(sender, now - opened_at, now), now)
+
+    def _unanswered(self, number: int, now: float) -> None:
+        self._pings.pop(number)(None, now)
+
+    def check(self, contact: Contact, informant: int, now: float) -> None:
+        """Hearsay about a device that we do not know (at this incarnation): ping it, learn it if it answers."""
+        node_id = contact.node_id
+        if (
+            node_id in self._checking
+            or len(self._checking) >= MAX_CHECKING
+            or self.is_buried(contact, now)
+            or not contact.dialable
+            or not self._hearsay.spend(informant, 1.0, now)
+        ):
+            return
+
+        def checked(peer: Peer | None, now: float) -> None:
+            self._checking.discard(node_id)
+            if peer is None and node_id not in self.peers:
+                self._bury(contact, now)
+
+        self._checking.add(node_id)
+        self.ping(contact, now, checked)
+
+    def probe(self, peer: Peer, now: float) -> None:
+        """A routine question; silence makes the peer suspect."""
+
+        def probed(answer: Peer | None, now: float) -> None:
+            if answer is None:
+                self.suspect(peer.node_id, now)
+
+        self.ping(peer.contact, now, probed)
+
+    def suspect(self, node_id: int, now: float) -> None:
+        """Something did not come from this device: route around it and find out."""
+        peer = self.peers.get(node_id)
+        if peer is None or peer.suspect:
+            return
+        peer.suspect = True
+        self._device.counters["suspicions"] += 1
+        self._verify(peer, VERIFYING_PINGS, now)
+
+    def _verify(self, peer: Peer, pings: int, now: float) -> None:
+        if self.peers.get(peer.node_id) is not peer or not peer.suspect:
+            return
+        if pings == 0:
+            self._device.counters["deaths"] += 1
+            self.gone(peer.node_id, now, on_purpose=False)
+            return
+        self.ping(peer.contact, now)
+        wait_s = self.timeout_s(peer.node_id) / VERIFYING_PINGS
+        again = partial(self._verify, peer, pings - 1)
+        if not self._requests.open(("verify", peer.node_id), peer.node_id, now, wait_s, again):
+            peer.suspect = False  # too busy to find out now; the next silence asks again
+
+    # Bounds
+
+    def _bury(self, contact: Contact, now: float) -> None:
+        until = now + self._device.profile.tombstone_s
+        self._tombstones[contact.node_id] = (contact.incarnation, until)
+        self._tombstones.move_to_end(contact.node_id)
+        if len(self._tombstones) > MAX_TOMBSTONES:
+            self._tombstones.popitem(last=False)
+
+    def _make_room(self, newest: Peer) -> None:
+        """Forget the least recently heard peers that no table refers to: a tenth at once, so that this is rare."""
+        loose = [p for p in self.peers.values() if p is not newest and not self.hooks.pinned(p.node_id)]
+        loose.sort(key=lambda p: p.heard_at)
+        for peer in loose[: MAX_PEERS // 10]:
+            del self.peers[peer.node_id]

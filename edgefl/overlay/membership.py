@@ -1,0 +1,466 @@
+"""Membership: who we know, kept true at a constant cost.
+
+Theory of operation, once joined:
+
+* *Rings.* Each device stands in two rings by id, that of its zone and that of the fleet, and beats to both neighbours of
+  each (10 s, 30 s). A neighbour silent for two and a half beats is suspect. The leaf set rides along when it changed,
+  and every sixth time anyway, because a list sent only on change is lost with the packet.
+* *Probes.* Every 5 s the contact not heard for longest is pinged. A death found makes the next probes follow quickly, for
+  as long as deaths keep being found: a lone failure costs nothing, the loss of half of the fleet is known in seconds.
+* *Rows.* Every 30 s one routing table row is exchanged with a device of that row, the deepest rows first: that is how
+  siblings hear of a newcomer that is the first in a slot (otherwise 3-5 % of lookups are wrong for minutes).
+* *Oneself.* After 5, 15, 60 .. 1800 s the device looks itself up and re-registers with its zone's tracker. A lost leaf
+  starts that series again.
+* *Reunion.* Every minute one lost contact is pinged. Partitions, and islands of any other origin, merge through it.
+
+What others say about a device only ever causes a ping (see liveness.py); a contact that we adopt that way is told about
+us with an Announce. A device that has lost everybody goes back to joining.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from edgefl.overlay.device import Device
+from edgefl.overlay.ids import shared_digits
+from edgefl.overlay.joining import KNOCK, Joiner
+from edgefl.overlay.leaf_set import GLOBAL_SIDE, ZONE_SIDE, LeafSet
+from edgefl.overlay.liveness import Liveness, Peer
+from edgefl.overlay.requests import Requests
+from edgefl.overlay.routing_table import RoutingTable
+from edgefl.overlay.search import RowQueries
+from edgefl.wire.contact import Contact
+from edgefl.wire.overlay import (
+    MAX_RING_CONTACTS,
+    MAX_ROW_CONTACTS,
+    MAX_ROWS_CONTACTS,
+    Announce,
+    Beat,
+    FindRows,
+    Leaving,
+    Ring,
+    RowGossip,
+    Rows,
+)
+
+if TYPE_CHECKING:
+    from edgefl.effects import TimerKey
+
+MAX_BOOTSTRAP = 16
+"""Addresses from a token or the state directory."""
+
+MAX_LOST = 32
+"""Devices that were dropped and are worth looking for again: one partition's worth of neighbours."""
+
+MAX_QUICK_PROBES = 128
+QUICK_PROBES_PER_DEATH = 4
+"""With more than a quarter of the contacts dead, quick probing goes on until the table is clean."""
+
+NEAREST_IN_ANSWER = 8
+"""Contacts of the asker's zone, nearest to its target, in an answer to FindRows: both sides of a zone's leaf set."""
+
+CORRECTION_S = 5.0
+"""How often one device is told that somebody stands between us."""
+
+ZONE_BEAT: TimerKey = ("membership", "beat", "zone")
+GLOBAL_BEAT: TimerKey = ("membership", "beat", "global")
+PROBE: TimerKey = ("membership", "probe")
+GOSSIP: TimerKey = ("membership", "gossip")
+SELF_JOIN: TimerKey = ("membership", "self")
+REUNION: TimerKey = ("membership", "reunion")
+
+_BEAT_TIMER = {Ring.ZONE: ZONE_BEAT, Ring.GLOBAL: GLOBAL_BEAT}
+
+
+class _RingState:
+    """One ring, and what was last said to its neighbours."""
+
+    __slots__ = ("beats", "leaves", "period_s", "ring", "told")
+
+    def __init__(self, ring: Ring, leaves: LeafSet, period_s: float) -> None:
+        self.ring = ring
+        self.leaves = leaves
+        self.period_s = period_s
+        self.beats = 0
+        self.told: dict[int, int] = {}
+
+
+class Membership:
+    """Tables and leaf sets of one device, and everything that keeps them."""
+
+    def __init__(self, device: Device, requests: Requests, liveness: Liveness, queries: RowQueries) -> None:
+        own, profile = device.contact, device.profile
+        self._device = device
+        self._requests = requests
+        self._liveness = liveness
+        self._queries = queries
+        self._bootstrap: dict[int, Contact] = {}
+        self._lost: dict[int, Contact] = {}
+        self._rings = {
+            Ring.ZONE: _RingState(Ring.ZONE, LeafSet(own.node_id, ZONE_SIDE), profile.zone_beat_s),
+            Ring.GLOBAL: _RingState(Ring.GLOBAL, LeafSet(own.node_id, GLOBAL_SIDE), profile.global_beat_s),
+        }
+        self._quick_probes = 0
+        self._thin_rows: set[int] = set()
+        self._next_row = 0
+        self._self_joins = 0
+        self._corrected: dict[int, float] = {}
+        self.table = RoutingTable(own.node_id, own.zone)
+        self.joiner = Joiner(device, liveness, queries, self.remembered, self._on_placed)
+        self.on_joined: Callable[[float], None] = lambda now: None
+        self.on_isolated: Callable[[float], None] = lambda now: None
+        self.on_self_join: Callable[[float], None] = lambda now: None
+        self.zone_trackers: Callable[[int], Iterable[Contact]] = lambda target: ()
+        self._timers: dict[TimerKey, Callable[[float], None]] = {
+            KNOCK: self.joiner.on_knock_timer,
+            ZONE_BEAT: lambda now: self._beat(Ring.ZONE, now),
+            GLOBAL_BEAT: lambda now: self._beat(Ring.GLOBAL, now),
+            PROBE: self._probe,
+            GOSSIP: self._gossip,
+            SELF_JOIN: self._self_join,
+            REUNION: self._reunion,
+        }
+
+    # What is known
+
+    @property
+    def zone_ring(self) -> LeafSet:
+        return self._rings[Ring.ZONE].leaves
+
+    @property
+    def global_ring(self) -> LeafSet:
+        return self._rings[Ring.GLOBAL].leaves
+
+    def members(self) -> list[Peer]:
+        """Everybody in the table or a leaf set, once."""
+        known = {peer.node_id: peer for peer in self.table}
+        for state in self._rings.values():
+            known.update((peer.node_id, peer) for peer in state.leaves.peers())
+        return list(known.values())
+
+    def holds(self, node_id: int) -> bool:
+        return node_id in self.table or node_id in self.zone_ring or node_id in self.global_ring
+
+    def remembered(self) -> list[Contact]:
+        """Where to knock: bootstrap contacts, then devices that we knew once."""
+        contacts = {**self._lost, **self._bootstrap}
+        contacts.pop(self._device.node_id, None)
+        return list(contacts.values())
+
+    # Life cycle
+
+    def bootstrap(self, contacts: Iterable[Contact], now: float) -> None:
+        """Remember where to find the fleet."""
+        for contact in contacts:
+            self._bootstrap[contact.node_id] = contact
+            if len(self._bootstrap) > MAX_BOOTSTRAP:
+                del self._bootstrap[next(iter(self._bootstrap))]
+        self.joiner.hurry(now)
+
+    def start(self, now: float, *, first: bool) -> None:
+        if first:
+            self._on_placed(now)
+        else:
+            self.joiner.begin(now)
+
+    def stop(self, now: float) -> None:
+        """Say good-bye to everybody and fall silent."""
+        for peer in self.members():
+            self._device.send(peer.contact, Leaving())
+        self.joiner.stop()
+        for key in self._timers:
+            self._device.effects.cancel_timer(key)
+
+    def _on_placed(self, now: float) -> None:
+        device, profile = self._device, self._device.profile
+        device.joined = True
+        self.announce()
+        for ring, state in self._rings.items():
+            device.set_timer(_BEAT_TIMER[ring], now + state.period_s * device.random.random() / 4)
+        device.set_timer(PROBE, now + device.jittered(profile.probe_s))
+        device.set_timer(GOSSIP, now + device.random.random() * profile.gossip_s)
+        device.set_timer(REUNION, now + device.jittered(profile.reunion_s))
+        self._self_joins = 0
+        self._set_self_join(now)
+        self.on_joined(now)
+
+    def announce(self) -> None:
+        """Tell everybody that we know about us: after joining, and after a change of our contact."""
+        if self._device.contact.dialable:
+            for peer in self.members():
+                self._device.send(peer.contact, Announce())
+
+    def on_own_contact_changed(self, before: Contact, now: float) -> None:
+        zone = self._device.contact.zone
+        if zone != before.zone:
+            peers = list(self._liveness.peers.values())
+            self.table.rebuild(zone, peers)
+            self.zone_ring.rebuild(peer for peer in peers if peer.contact.zone == zone)
+        if self._device.joined:
+            self.announce()
+            self._look_after_myself(now)
+
+    # News of peers
+
+    def offer(self, peer: Peer, now: float, *, knows_us: bool) -> None:
+        """A joined device is known first-hand: give it the places that it deserves."""
+        contact = peer.contact
+        if not contact.dialable:
+            return
+        if self.holds(contact.node_id):
+            return
+        self.table.offer(peer)
+        self._offer_to_ring(Ring.GLOBAL, peer, now)
+        if contact.zone == self._device.contact.zone:
+            self._offer_to_ring(Ring.ZONE, peer, now)
+        if self.holds(contact.node_id):
+            self._lost.pop(contact.node_id, None)
+            if not knows_us and self._device.joined and self._device.contact.dialable:
+                self._device.send(contact, Announce())
+
+    def _offer_to_ring(self, ring: Ring, peer: Peer, now: float) -> None:
+        leaves = self._rings[ring].leaves
+        neighbours = leaves.neighbours()
+        if leaves.offer(peer) and self._device.joined and leaves.neighbours() != neighbours:
+            self._beat_soon(ring, now)
+
+    def _beat_soon(self, ring: Ring, now: float) -> None:
+        """New neighbours should hear from us; a burst of changes makes one beat."""
+        self._device.set_timer(_BEAT_TIMER[ring], now + self._device.profile.copy_batch_s / 2)
+
+    def consider(self, contact: Contact, informant: int, now: float) -> None:
+        """Hearsay: look into it if the device would get a place."""
+        if contact.node_id == self._device.node_id:
+            return
+        peer = self._liveness.peers.get(contact.node_id)
+        if peer is not None:
+            if contact.incarnation > peer.contact.incarnation:
+                self._liveness.check(contact, informant, now)
+            elif not self.holds(contact.node_id):
+                self.offer(peer, now, knows_us=False)
+        elif (
+            self.table.wants(contact)
+            or self.global_ring.wants(contact.node_id)
+            or (contact.zone == self._device.contact.zone and self.zone_ring.wants(contact.node_id))
+        ):
+            self._liveness.check(contact, informant, now)
+
+    def on_peer_changed(self, peer: Peer, before: Contact, now: float) -> None:
+        if peer.contact.zone != before.zone or not peer.contact.dialable:
+            self._take_out(peer, now)
+            self.offer(peer, now, knows_us=True)
+
+    def on_peer_gone(self, peer: Peer, on_purpose: bool, now: float) -> None:
+        if not on_purpose:
+            self._lost[peer.node_id] = peer.contact
+            if len(self._lost) > MAX_LOST:
+                del self._lost[next(iter(self._lost))]
+        if not self._take_out(peer, now):
+            return
+        if not on_purpose and self._device.joined:
+            if self._quick_probes == 0:
+                self._device.set_timer(PROBE, now + self._device.profile.quick_probe_s)
+            self._quick_probes = min(self._quick_probes + QUICK_PROBES_PER_DEATH, MAX_QUICK_PROBES)
+        if self._device.joined and not self.members():
+            self._device.joined = False
+            for key in self._timers:
+                self._device.effects.cancel_timer(key)
+            self._quick_probes = 0
+            self.on_isolated(now)
+            self.joiner.begin(now)
+
+    def _take_out(self, peer: Peer, now: float) -> bool:
+        """Remove from all tables; True when it was in one."""
+        node_id, zone = peer.node_id, self._device.contact.zone
+        pool = [other for other in self._liveness.peers.values() if other.contact.dialable]
+        was_in = self.table.remove(node_id)
+        if was_in:
+            for other in pool:
+                if other.node_id != node_id and not self.holds(other.node_id):
+                    self.table.offer(other)
+            row = shared_digits(self._device.node_id, node_id)
+            if not self._thin_rows and self._device.joined:
+                self._device.set_timer(GOSSIP, now + self._device.profile.quick_gossip_s)
+            self._thin_rows.add(row)
+        for ring, state in self._rings.items():
+            neighbours = state.leaves.neighbours()
+            members = (p for p in pool if ring is Ring.GLOBAL or p.contact.zone == zone)
+            if state.leaves.remove(node_id, members):
+                was_in = True
+                if self._device.joined:
+                    if state.leaves.neighbours() != neighbours:
+                        self._beat_soon(ring, now)
+                    self._look_after_myself(now)
+        return was_in
+
+    # Timers
+
+    def on_timer(self, key: TimerKey, now: float) -> bool:
+        handler = self._timers.get(key)
+        if handler is None:
+            return False
+        handler(now)
+        return True
+
+    def _beat(self, ring: Ring, now: float) -> None:
+        state, device = self._rings[ring], self._device
+        device.set_timer(_BEAT_TIMER[ring], now + device.jittered(state.period_s))
+        if not device.contact.dialable:
+            return  # nobody expects beats from a device that is in nobody's ring
+        state.beats += 1
+        leaves, told = state.leaves, {}
+        patience_s = state.period_s * device.profile.silent_beats + self._requests.stretch_s(now)
+        for peer in leaves.neighbours():
+            full = state.told.get(peer.node_id) != leaves.version or state.beats % device.profile.list_every == 0
+            device.send(peer.contact, Beat(ring, _contacts(leaves.peers(), MAX_RING_CONTACTS) if full else ()))
+            told[peer.node_id] = leaves.version
+            if now - peer.heard_at > patience_s:
+                self._liveness.suspect(peer.node_id, now)
+        state.told = told
+
+    def _probe(self, now: float) -> None:
+        device, profile = self._device, self._device.profile
+        self._quick_probes = max(0, self._quick_probes - 1)
+        fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
+        stalest = min(
+            (peer for peer in self.members() if not peer.suspect), key=lambda peer: peer.heard_at, default=None
+        )
+        if stalest is not None and now - stalest.heard_at > fresh_s:
+            self._liveness.probe(stalest, now)
+        else:
+            self._quick_probes = 0
+        device.set_timer(PROBE, now + (profile.quick_probe_s if self._quick_probes else profile.probe_s))
+
+    def _gossip(self, now: float) -> None:
+        device, profile = self._device, self._device.profile
+        rows = self.table.rows()
+        if rows:
+            if self._thin_rows:
+                row = max(self._thin_rows)
+                self._thin_rows.discard(row)
+            else:
+                row = rows[self._next_row % len(rows)]
+                self._next_row += 1
+            # Any device that shares at least `row` digits with us has a row of the same meaning.
+            partners = [peer for r in rows if r >= row for peer in self.table.row(r) if not peer.suspect]
+            if partners:
+                partner = device.random.choice(partners)
+                device.send(partner.contact, RowGossip(row, False, self._row_contacts(row, partner)))
+        wait_s = profile.quick_gossip_s if self._thin_rows else profile.gossip_s
+        device.set_timer(GOSSIP, now + device.jittered(wait_s))
+
+    def _row_contacts(self, row: int, receiver: Peer) -> tuple[Contact, ...]:
+        return _contacts([p for p in self.table.row(row) if p is not receiver], MAX_ROW_CONTACTS)
+
+    def _look_after_myself(self, now: float) -> None:
+        """Something near us changed: start the series of self-joins again."""
+        if self._self_joins > 0:
+            self._self_joins = 0
+            self._set_self_join(now)
+
+    def _set_self_join(self, now: float) -> None:
+        series = self._device.profile.self_join_s
+        wait_s = series[min(self._self_joins, len(series) - 1)]
+        self._device.set_timer(SELF_JOIN, now + self._device.jittered(wait_s))
+
+    def _self_join(self, now: float) -> None:
+        self._self_joins += 1
+        self._set_self_join(now)
+        asked: dict[int, Peer] = {}
+        for leaves in (self.global_ring.peers(), self.zone_ring.peers(), list(self.table)):
+            if leaves:
+                peer = self._device.random.choice(leaves)
+                asked[peer.node_id] = peer
+        for peer in asked.values():
+            self._ask_about_myself(peer.contact, now)
+        self.on_self_join(now)
+
+    def _ask_about_myself(self, contact: Contact, now: float) -> None:
+        def answered(rows: Rows | None, now: float) -> None:
+            if rows is not None:
+                for other in rows.contacts:
+                    self.consider(other, contact.node_id, now)
+
+        self._queries.ask(contact, self._device.node_id, now, answered)
+
+    def _reunion(self, now: float) -> None:
+        device = self._device
+        device.set_timer(REUNION, now + device.jittered(device.profile.reunion_s))
+        known = self._liveness.peers
+        strangers = [contact for contact in self.remembered() if contact.node_id not in known]
+        if strangers:
+            lost = device.random.choice(strangers)
+
+            def found(peer: Peer | None, now: float) -> None:
+                if peer is not None:
+                    device.counters["reunions"] += 1
+                    self._ask_about_myself(peer.contact, now)
+                    self._look_after_myself(now)
+
+            self._liveness.ping(lost, now, found)
+
+    # Messages
+
+    def on_find_rows(self, sender: Contact, message: FindRows, now: float) -> None:
+        if not self._device.joined:
+            self._device.send(sender, Rows(message.request, False))
+            return
+        contacts = self._rows_for(message.target, message.zone, sender.node_id)
+        self._device.send(sender, Rows(message.request, True, contacts))
+
+    def _rows_for(self, target: int, zone: int, asker: int) -> tuple[Contact, ...]:
+        """Tracked members of the asker's zone, the nearest of its zone, our leaf sets, and the rows that lead there."""
+        members = self.members()
+        near = sorted((p for p in members if p.contact.zone == zone), key=lambda p: p.node_id ^ target)
+        chosen: dict[int, Contact] = {contact.node_id: contact for contact in self.zone_trackers(target)}
+        groups = [near[:NEAREST_IN_ANSWER], self.global_ring.peers(), self.zone_ring.peers()]
+        groups += [self.table.row(row) for row in range(shared_digits(self._device.node_id, target), -1, -1)]
+        for group in groups:
+            chosen.update((peer.node_id, peer.contact) for peer in group)
+        chosen.pop(asker, None)
+        return tuple(chosen.values())[:MAX_ROWS_CONTACTS]
+
+    def on_beat(self, sender: Contact, message: Beat, now: float) -> None:
+        own_zone = self._device.contact.zone
+        if message.ring is Ring.ZONE and sender.zone != own_zone:
+            return
+        for contact in message.leaves:
+            if message.ring is Ring.GLOBAL or contact.zone == own_zone:
+                self.consider(contact, sender.node_id, now)
+        self._correct(sender, message, now)
+
+    def _correct(self, sender: Contact, message: Beat, now: float) -> None:
+        """The sender takes us for its neighbour, but we know somebody in between that it did not name."""
+        state = self._rings[message.ring]
+        if not message.leaves or any(peer.node_id == sender.node_id for peer in state.leaves.neighbours()):
+            return
+        named = {contact.node_id for contact in message.leaves}
+        unknown_to_it = [peer for peer in state.leaves.peers() if peer.node_id not in named]
+        if unknown_to_it and now - self._corrected.get(sender.node_id, float("-inf")) >= CORRECTION_S:
+            self._corrected[sender.node_id] = now
+            if len(self._corrected) > MAX_LOST:
+                del self._corrected[next(iter(self._corrected))]
+            self._device.send(sender, Beat(message.ring, _contacts(state.leaves.peers(), MAX_RING_CONTACTS)))
+
+    def on_row_gossip(self, sender: Contact, message: RowGossip, now: float) -> None:
+        own_id = self._device.node_id
+        if shared_digits(own_id, sender.node_id) < message.row:
+            return  # its row is about other prefixes than ours
+        if not message.reply:
+            row = [p for p in self.table.row(message.row) if p.node_id != sender.node_id]
+            self._device.send(sender, RowGossip(message.row, True, _contacts(row, MAX_ROW_CONTACTS)))
+        for contact in message.contacts:
+            self.consider(contact, sender.node_id, now)
+        self._measure_one(message.contacts, sender.node_id, now)
+
+    def _measure_one(self, contacts: tuple[Contact, ...], informant: int, now: float) -> None:
+        """Slots get nearer contacts over time: one stranger of each gossip is measured."""
+        strangers = [c for c in contacts if c.node_id not in self._liveness.peers and c.node_id != self._device.node_id]
+        if strangers:
+            stranger = self._device.random.choice(strangers)
+            self._liveness.check(stranger, informant, now)
+
+
+def _contacts(peers: Iterable[Peer], limit: int) -> tuple[Contact, ...]:
+    return tuple(peer.contact for peer in peers if not peer.suspect)[:limit]

@@ -1,0 +1,77 @@
+"""Every duration and size of the overlay that may be tuned, in one place, each with its reason.
+
+`WAN` is what the studies measured and what devices run. `LAN` is five times as fast: for demonstrations and tests with
+real sockets on one machine, where waiting for a wide-area time-out proves nothing. Bounds that protect a device's
+memory are no matter of taste; they are constants beside the tables they bound.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Durations in seconds (names end in `_s`). "Study" below is the overlay study that the architecture cites."""
+
+    # Liveness
+    rpc_timeout_s: float = 0.5  # floor of max(floor, 4 RTT): scheduling on a busy Raspberry Pi takes 0.1-0.3 s
+    unmeasured_timeout_s: float = 1.0  # nobody measured this RTT yet; 99.9 % of Internet pairs are below 0.5 s
+    tombstone_s: float = 60.0  # as long as hearsay of a dead device keeps circulating (two cycles of gossip)
+
+    # Joining
+    knock_s: float = 3.0  # retry while not joined; a join takes 1-2 s
+    cold_start_s: float = 15.0  # five knocks that only unjoined devices answered: somebody has to begin
+    self_join_s: tuple[float, ...] = (5.0, 15.0, 60.0, 240.0, 960.0, 1800.0)  # look for oneself again, less and less
+    reunion_s: float = 60.0  # one lost contact is tried: partitions merge within about a minute, for 1.4 B/s
+
+    # Rings and tables
+    zone_beat_s: float = 10.0  # both ring neighbours of the zone
+    global_beat_s: float = 30.0  # both ring neighbours of the fleet
+    silent_beats: float = 2.5  # one lost packet is no alarm; dead ring neighbours are noticed in 25-30 s
+    list_every: int = 6  # the leaf set rides along at least this often: a list sent only on change is lost with it
+    probe_s: float = 5.0  # the contact not heard for longest, at a constant rate: traffic does not grow with the table
+    probe_fresh_s: float = 60.0  # heard more recently: needs no probe
+    quick_probe_s: float = 0.4  # while probes keep finding dead contacts
+    gossip_s: float = 30.0  # one row
+    quick_gossip_s: float = 2.0  # while a row has just lost contacts
+
+    # Routed requests
+    lookup_timeout_s: float = 5.0  # seven hops, half of them after a time-out; then once more by another way
+
+    # Tracker
+    lease_s: float = 300.0  # two renewals may be lost
+    renewal_s: float = 120.0
+    root_renewal_s: float = 30.0  # roots and the parentless: how long two trees of one application can live side by side
+    unkept_renewal_s: float = 1800.0  # the tracker is full of better ones; coming back often would change nothing
+    copy_s: float = 60.0  # full copies to the neighbours nearest to the key
+    copy_batch_s: float = 1.0  # changes wait for each other this long
+    recently_heard_s: float = 10.0  # renewed since: a report that it is dead is a mistake
+
+    # Trees
+    tree_beat_s: float = 15.0  # one message per neighbour pair, whatever the number of trees they share
+    tree_silence_s: float = 17.0  # one beat and the jitter of a bad day; then a ping decides
+    tree_edge_lifetime_s: float = 60.0  # alive, but silent about this edge: it does not keep the edge
+    tree_flush_s: float = 1.0  # changes that ride up or down are sent at once, but not more often than this
+    seek_s: tuple[float, ...] = (2.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # asking the tracker again while without a parent
+    avoid_s: float = 20.0  # a parent that did not answer or refused is left alone
+
+    # Directory
+    advert_lifetime_s: float = 180.0  # two of three publications may be lost
+    stopped_lifetime_s: float = 3600.0  # the word that an application has ended outlives late returners
+    republish_s: float = 60.0
+    discover_s: float = 60.0
+
+    def faster(self, factor: float) -> Profile:
+        """The same profile with every duration divided by `factor`."""
+
+        def scaled(value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+            return tuple(item / factor for item in value) if isinstance(value, tuple) else value / factor
+
+        changes = {f.name: scaled(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name.endswith("_s")}
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+WAN = Profile()
+LAN = WAN.faster(5)

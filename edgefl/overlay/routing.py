@@ -1,0 +1,246 @@
+"""Routed requests: an encoded message travels to the device nearest (by XOR) to a key.
+
+Every hop is strictly nearer to the key than the one before, so a request ends after at most 64 hops whatever the tables
+hold. A hop prefers the nearest device of its own zone; only the one that knows nobody nearer in its zone leaves it
+(Canon). So requests of one zone for one key leave it at one place, and requests with zone scope never leave it.
+
+    each hop:  duplicate? acknowledge only --> acknowledge --> nobody nearer? deliver --> forward, wait for the ack
+               no ack within max(0.5 s, 4 RTT): suspect that hop, try the next best; all dropped as dead: deliver
+
+A hop is acknowledged per request, not by "any message" (which loses requests). Duplicates, which retries make, are known
+by origin and request number. The answer goes straight to the origin. A lookup without an answer is repeated once, by
+another way, then reported as failed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from edgefl.errors import WireError
+from edgefl.overlay.device import Device
+from edgefl.overlay.ids import ID_BITS, shared_digits
+from edgefl.overlay.liveness import Liveness, Peer
+from edgefl.overlay.membership import Membership
+from edgefl.overlay.requests import Requests
+from edgefl.overlay.routing_table import ASSUMED_RTT_S
+from edgefl.wire.codec import Message, decode, encode
+from edgefl.wire.contact import Contact
+from edgefl.wire.overlay import Found, Lookup, Route, RouteAck, Scope
+
+if TYPE_CHECKING:
+    from edgefl.effects import TimerKey
+
+MAX_SEEN = 2048
+"""Requests remembered to suppress duplicates: a retry comes within seconds, at 200 requests per second."""
+
+MAX_TRIES = 8
+"""Attempts for one request at one hop: enough with half of all contacts dead (0.4 % left)."""
+
+MAX_FORWARDS_PER_PEER = 64
+"""Requests of one previous hop that wait for an acknowledgement; more are not taken over (it tries another)."""
+
+LOOKUP_TRIES = 2
+
+LOOKUP = ("routing", "lookup")
+
+
+@dataclass(slots=True)
+class _Forward:
+    message: Route
+    previous: int
+    tried: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Lookup:
+    number: int
+    key: int
+    tries: int = 0
+    avoid: set[int] = field(default_factory=set)
+
+
+Deliver = Callable[[Route, Message, float], None]
+"""A body has reached the owner of its key: the request, its decoded body, now."""
+
+OnLookup = Callable[[int, "Contact | None", int, float], None]
+"""A lookup has ended: its number, the owner or None, hops, now."""
+
+
+class Router:
+    """Forwards, delivers and originates routed requests for one device."""
+
+    def __init__(self, device: Device, requests: Requests, liveness: Liveness, membership: Membership) -> None:
+        self._device = device
+        self._requests = requests
+        self._liveness = liveness
+        self._membership = membership
+        self._seen: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._waiting: dict[tuple[int, int], _Forward] = {}
+        self._open_of: Counter[int] = Counter()
+        self._lookups: dict[int, _Lookup] = {}
+        self.deliver: Deliver = lambda route, body, now: None
+        self.on_lookup: OnLookup = lambda request, owner, hops, now: None
+
+    # Originating
+
+    def route(self, key: int, body: Message, now: float, *, scope: Scope = Scope.GLOBAL) -> None:
+        """Send `body` to the owner of `key`, best effort like every message. Needs a joined device."""
+        if self._device.joined:
+            self._originate(Route(self._requests.number(), key, self._device.contact, encode(body), 0, scope), now)
+
+    def _originate(self, message: Route, now: float, avoid: Iterable[int] = ()) -> None:
+        self._remember(message)
+        self._advance(_Forward(message, self._device.node_id, list(avoid)), now)
+
+    def lookup(self, key: int, now: float) -> int:
+        """Who is nearest to `key`? The answer comes as `on_lookup` with the number returned here, never before."""
+        lookup = _Lookup(self._requests.number(), key)
+        self._lookups[lookup.number] = lookup
+        self._device.set_timer((*LOOKUP, lookup.number), now)
+        return lookup.number
+
+    def on_timer(self, key: TimerKey, now: float) -> bool:
+        if key[:2] != LOOKUP:
+            return False
+        lookup = self._lookups.pop(key[2], None)  # type: ignore[call-overload]
+        if lookup is not None:
+            self._ask(lookup, now)
+        return True
+
+    def _ask(self, lookup: _Lookup, now: float) -> None:
+        number = self._requests.number()
+        timeout = partial(self._lookup_timeout, number)
+        patience_s = self._device.profile.lookup_timeout_s
+        if not self._device.joined or not self._requests.open(("lookup", number), 0, now, patience_s, timeout):
+            self._failed(lookup, now)
+            return
+        lookup.tries += 1
+        self._lookups[number] = lookup
+        first = self._next_hop(lookup.key, Scope.GLOBAL, lookup.avoid)
+        message = Route(number, lookup.key, self._device.contact, encode(Lookup()))
+        self._originate(message, now, lookup.avoid)
+        if first is not None:
+            lookup.avoid.add(first.node_id)
+
+    def _lookup_timeout(self, number: int, now: float) -> None:
+        lookup = self._lookups.pop(number)
+        if lookup.tries < LOOKUP_TRIES:
+            self._device.counters["lookup_retries"] += 1
+            self._ask(lookup, now)
+        else:
+            self._failed(lookup, now)
+
+    def _failed(self, lookup: _Lookup, now: float) -> None:
+        self._device.counters["lookups_failed"] += 1
+        self.on_lookup(lookup.number, None, 0, now)
+
+    def on_found(self, sender: Contact, message: Found, now: float) -> None:
+        lookup = self._lookups.get(message.request)
+        if lookup is not None and self._requests.close(("lookup", message.request), 0) is not None:
+            del self._lookups[message.request]
+            self.on_lookup(lookup.number, sender, message.hops, now)
+
+    # On the way
+
+    def on_route(self, sender: Contact, message: Route, now: float) -> None:
+        device = self._device
+        if not device.joined or message.hops >= ID_BITS:
+            return
+        if message.scope is Scope.ZONE and not device.contact.zone == sender.zone == message.origin.zone:
+            device.counters["zone_violations"] += 1
+            return
+        name = (message.origin.node_id, message.request)
+        if name not in self._seen:
+            if self._open_of[sender.node_id] >= MAX_FORWARDS_PER_PEER:
+                device.counters["forwards_refused"] += 1
+                return
+            device.send(sender, RouteAck(*name))
+            self._remember(message)
+            self._advance(_Forward(message, sender.node_id), now)
+        else:
+            device.send(sender, RouteAck(*name))
+
+    def on_route_ack(self, sender: Contact, message: RouteAck, now: float) -> None:
+        name = (message.origin, message.request)
+        opened_at = self._requests.close(("hop", *name), sender.node_id)
+        if opened_at is not None:
+            self._liveness.measured(sender.node_id, now - opened_at)
+            self._end(name)
+
+    def _advance(self, forward: _Forward, now: float) -> None:
+        """Send the request one hop on; deliver it here only if nobody nearer is believed to be alive."""
+        message = forward.message
+        name = (message.origin.node_id, message.request)
+        # With all nearer devices tried in vain, those not yet dropped are asked again: the acknowledgement may be
+        # what was lost, and an answer from the second nearest device would be a wrong answer.
+        peer = self._next_hop(message.key, message.scope, forward.tried) or self._next_hop(
+            message.key, message.scope, ()
+        )
+        if peer is None:
+            self._end(name)
+            self._deliver(message, now)
+            return
+        timeout_s, no_ack = self._liveness.timeout_s(peer.node_id), partial(self._no_ack, name)
+        if len(forward.tried) >= MAX_TRIES or not self._requests.open(
+            ("hop", *name), peer.node_id, now, timeout_s, no_ack
+        ):
+            self._device.counters["forwards_given_up"] += 1
+            self._end(name)
+            return
+        forward.tried.append(peer.node_id)
+        if name not in self._waiting:
+            self._waiting[name] = forward
+            self._open_of[forward.previous] += 1
+        self._device.counters["forwards"] += 1
+        self._device.send(peer.contact, replace(message, hops=message.hops + 1))
+
+    def _no_ack(self, name: tuple[int, int], now: float) -> None:
+        forward = self._waiting[name]
+        self._liveness.suspect(forward.tried[-1], now)
+        self._advance(forward, now)
+
+    def _end(self, name: tuple[int, int]) -> None:
+        forward = self._waiting.pop(name, None)
+        if forward is not None:
+            self._open_of[forward.previous] -= 1
+            if not self._open_of[forward.previous]:
+                del self._open_of[forward.previous]
+
+    def _next_hop(self, key: int, scope: Scope, tried: Container[int]) -> Peer | None:
+        own = self._device.contact
+        distance = own.node_id ^ key
+        nearer = [p for p in self._membership.members() if p.node_id ^ key < distance and p.node_id not in tried]
+        inside = [p for p in nearer if p.contact.zone == own.zone]
+        outside = [] if scope is Scope.ZONE else [p for p in nearer if p.contact.zone != own.zone]
+        trusted = min((p for p in inside if not p.suspect), key=lambda p: p.node_id ^ key, default=None)
+        if trusted is not None:
+            return trusted
+        return min(
+            outside + inside,
+            key=lambda p: (p.suspect, -shared_digits(p.node_id, key), ASSUMED_RTT_S if p.rtt_s is None else p.rtt_s),
+            default=None,
+        )
+
+    def _deliver(self, message: Route, now: float) -> None:
+        try:
+            body = decode(message.body)
+        except WireError:
+            self._device.counters["bad_bodies"] += 1
+            return
+        if isinstance(body, Lookup):
+            answer = Found(message.request, message.hops)
+            if message.origin.node_id == self._device.node_id:
+                self.on_found(self._device.contact, answer, now)
+            else:
+                self._device.send(message.origin, answer)
+        elif body is not None:
+            self.deliver(message, body, now)
+
+    def _remember(self, message: Route) -> None:
+        self._seen[message.origin.node_id, message.request] = None
+        if len(self._seen) > MAX_SEEN:
+            self._seen.popitem(last=False)

@@ -1,0 +1,383 @@
+"""The rendezvous: the owner of an application's id remembers its members and proposes parents.
+
+Theory of operation: soft state only. Members renew their lease; whoever owns the key answers from what it has. Changes
+are copied within a second, everything every minute, to the two contacts nearest to the key, one of which is the next
+owner; a device that appears nearer to the key gets a copy at once. A tracker that lost everything is whole again after
+one renewal of everybody. Entries that members report as dead are dropped, unless they have just renewed.
+
+At most 128 entries per application are kept: the 16 highest ranks, and of the rest so many that every zone keeps its
+highest. That is enough for any number of members, because a full parent names its children, so a newcomer finds its
+place downwards from the top. It also tells a root, or the head of a zone, when a newcomer outranks it; otherwise the
+newcomer would begin a second tree.
+
+The members of a zone find each other the same way, under the zone's key; there ids matter, not ranks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from edgefl.overlay.device import Device
+from edgefl.overlay.ids import clockwise, zone_key
+from edgefl.overlay.liveness import Peer
+from edgefl.overlay.membership import Membership
+from edgefl.overlay.rank import Rank, level, rank
+from edgefl.wire.contact import Contact
+from edgefl.wire.overlay import (
+    MAX_TRACKER_ENTRIES,
+    Candidates,
+    Route,
+    Scope,
+    Track,
+    TrackerCopy,
+    TrackerEntry,
+    Untrack,
+)
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from edgefl.effects import TimerKey
+
+MAX_APPS = 128
+"""Applications tracked by one device, copies included: 100 applications per device of the fleet is beyond any plan.
+With 128 entries of about 150 bytes each, at most 2.5 MB."""
+
+MAX_APPS_PER_MEMBER = 48
+"""Applications that one device may be tracked under at one tracker: its quota of the above."""
+
+MAX_COPIED_APPS = 48
+"""Applications that one neighbour may copy to us: its quota."""
+
+ALWAYS_KEPT = 16
+"""The highest ranks: with 12 children each, the top two levels of any tree."""
+
+COPIES = 2
+"""Neighbours that hold a copy: both and the owner die within one minute with probability 10^-4 at 1 % churn a minute."""
+
+TOP = 3
+"""Members of highest rank in every answer: the root and its runners-up."""
+
+ZONE_NEAREST, ZONE_RANDOM, OTHER_HEADS, OTHER_RANDOM = 4, 4, 6, 4
+"""A handful of each kind; with the top three at most 21 contacts, 480 bytes."""
+
+ZONE_SEEDS = 12
+"""Members of a zone proposed to one of them: half of them its nearest by id."""
+
+COPY: TimerKey = ("tracker", "copy")
+FULL: TimerKey = ("tracker", "full")
+
+
+@dataclass(slots=True)
+class _Entry:
+    member: Contact
+    expires_at: float
+    renewed_at: float
+
+
+@dataclass(slots=True)
+class _App:
+    entries: dict[int, _Entry] = field(default_factory=dict)
+    scope: Scope = Scope.GLOBAL
+    served_at: float = float("-inf")
+    changed: dict[int, Contact] = field(default_factory=dict)
+    source: int | None = None
+    """The neighbour that made us remember this application, None when members came to us themselves."""
+
+
+class Tracker:
+    """The applications whose members this device remembers."""
+
+    def __init__(self, device: Device, membership: Membership) -> None:
+        self._device = device
+        self._membership = membership
+        self._apps: dict[int, _App] = {}
+        self._memberships: Counter[int] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._apps)
+
+    def start(self, now: float) -> None:
+        self._device.set_timer(FULL, now + self._device.jittered(self._device.profile.copy_s))
+
+    def stop(self) -> None:
+        for key in (COPY, FULL):
+            self._device.effects.cancel_timer(key)
+
+    def members(self, app: int) -> list[Contact]:
+        """The members on record (for status and tests)."""
+        tracked = self._apps.get(app)
+        return [] if tracked is None else [entry.member for entry in tracked.entries.values()]
+
+    # Requests of members
+
+    def on_track(self, route: Route, message: Track, now: float) -> None:
+        origin, app = route.origin, message.app
+        tracked = self._serve(app, route.scope, now)
+        kept = False
+        before: list[Contact] = []
+        if tracked is not None:
+            self._drop_failed(app, tracked, message.failed, now)
+            before = self.members(app)
+            if not message.observer:
+                kept = self._keep(app, tracked, origin, now)
+        members = self.members(app)
+        if app == zone_key(origin.zone):
+            chosen = zone_seeds(members, origin.node_id, self._device.random)
+        else:
+            standing = rank(origin, app, message.observer)
+            chosen = propose(members, origin, app, standing, self._device.random, brief=message.renewal)
+            if kept and origin not in before:
+                self._tell_outranked(app, before, origin, members)
+        self._device.send(origin, Candidates(app, chosen, len(members), kept))
+
+    def on_untrack(self, route: Route, message: Untrack, now: float) -> None:
+        tracked = self._apps.get(message.app)
+        if tracked is not None:
+            self._drop(message.app, tracked, route.origin.node_id, now)
+
+    def forget_member(self, node_id: int, now: float) -> None:
+        """A device is known first-hand to be gone."""
+        if self._memberships[node_id]:
+            for app, tracked in list(self._apps.items()):
+                entry = tracked.entries.get(node_id)
+                if entry is not None and not self._renewed(entry, now):
+                    self._drop(app, tracked, node_id, now)
+
+    def zone_members(self, key: int, asker: int) -> list[Contact]:
+        """If `key` is that of a zone that we track: members worth knowing for the asker. Seeds a newcomer's zone ring."""
+        return list(zone_seeds(self.members(key), asker, self._device.random))
+
+    # Copies
+
+    def on_copy(self, sender: Contact, message: TrackerCopy, now: float) -> None:
+        if not self._membership.holds(sender.node_id):
+            return
+        tracked = self._apps.get(message.app)
+        if tracked is None:
+            from_sender = sum(1 for other in self._apps.values() if other.source == sender.node_id)
+            if from_sender >= MAX_COPIED_APPS or len(self._apps) >= MAX_APPS:
+                self._device.counters["tracker_refusals"] += 1
+                return
+            tracked = self._apps[message.app] = _App(source=sender.node_id)
+        for copied in message.entries:
+            self._merge(message.app, tracked, copied, now)
+        self._forget_if_empty(message.app, tracked)
+
+    def _merge(self, app: int, tracked: _App, copied: TrackerEntry, now: float) -> None:
+        member = copied.member
+        entry = tracked.entries.get(member.node_id)
+        lease_s = min(float(copied.lease_s), self._device.profile.lease_s)
+        if entry is not None:
+            if member.incarnation < entry.member.incarnation:
+                return
+            if copied.lease_s == 0:
+                if not self._renewed(entry, now):
+                    self._remove(tracked, member.node_id)
+                return
+            entry.member = member
+            entry.expires_at = max(entry.expires_at, now + lease_s)
+        elif copied.lease_s and self._memberships[member.node_id] < MAX_APPS_PER_MEMBER:
+            self._add(app, tracked, member, now + lease_s, float("-inf"))
+
+    def on_nearer(self, peer: Peer, now: float) -> None:
+        """A device has appeared: what it owns now, it must know."""
+        own_id = self._device.node_id
+        for app, tracked in self._apps.items():
+            if self._serves(tracked, now) and peer.node_id ^ app < own_id ^ app and self._in_scope(tracked, peer):
+                self._device.send(peer.contact, self._copy(app, tracked, self.members(app), now))
+
+    def on_timer(self, key: TimerKey, now: float) -> bool:
+        if key == COPY:
+            for app, tracked in self._apps.items():
+                if tracked.changed:
+                    changed, tracked.changed = list(tracked.changed.values()), {}
+                    self._copy_to_neighbours(app, tracked, changed, now)
+        elif key == FULL:
+            self._device.set_timer(FULL, now + self._device.jittered(self._device.profile.copy_s))
+            for app, tracked in list(self._apps.items()):
+                for node_id in [i for i, entry in tracked.entries.items() if entry.expires_at <= now]:
+                    self._remove(tracked, node_id)
+                if self._serves(tracked, now):
+                    self._copy_to_neighbours(app, tracked, self.members(app), now)
+                self._forget_if_empty(app, tracked)
+        else:
+            return False
+        return True
+
+    def _copy_to_neighbours(self, app: int, tracked: _App, members: Iterable[Contact], now: float) -> None:
+        copy = self._copy(app, tracked, members, now)
+        near = [peer for peer in self._membership.members() if not peer.suspect and self._in_scope(tracked, peer)]
+        for peer in sorted(near, key=lambda peer: peer.node_id ^ app)[:COPIES]:
+            self._device.send(peer.contact, copy)
+
+    def _copy(self, app: int, tracked: _App, members: Iterable[Contact], now: float) -> TrackerCopy:
+        """Entries as they are now; a member that is no longer there travels with an empty lease."""
+        entries = []
+        for member in members:
+            entry = tracked.entries.get(member.node_id)
+            if entry is None or entry.expires_at <= now:
+                entries.append(TrackerEntry(member, 0))
+            else:
+                entries.append(TrackerEntry(entry.member, max(1, int(entry.expires_at - now))))
+        return TrackerCopy(app, tuple(entries[:MAX_TRACKER_ENTRIES]))
+
+    # Entries
+
+    def _serve(self, app: int, scope: Scope, now: float) -> _App | None:
+        """The application's record, made if there is room; None if there is none."""
+        tracked = self._apps.get(app)
+        if tracked is None:
+            if len(self._apps) >= MAX_APPS and not self._sacrifice_copy():
+                self._device.counters["tracker_refusals"] += 1
+                return None
+            tracked = self._apps[app] = _App()
+        tracked.scope, tracked.served_at, tracked.source = scope, now, None
+        return tracked
+
+    def _sacrifice_copy(self) -> bool:
+        """What members bring to us goes before what neighbours copy to us."""
+        copied = next((app for app, tracked in self._apps.items() if tracked.source is not None), None)
+        if copied is None:
+            return False
+        tracked = self._apps[copied]
+        for node_id in list(tracked.entries):
+            self._remove(tracked, node_id)
+        del self._apps[copied]
+        return True
+
+    def _keep(self, app: int, tracked: _App, member: Contact, now: float) -> bool:
+        """Renew or add the member; False if there is no room for it."""
+        entry = tracked.entries.get(member.node_id)
+        expires_at = now + self._device.profile.lease_s
+        if entry is None:
+            if self._memberships[member.node_id] >= MAX_APPS_PER_MEMBER:
+                self._device.counters["tracker_refusals"] += 1
+                return False
+            kept = self._add(app, tracked, member, expires_at, now)
+            if kept:
+                self._note(tracked, member, now)
+            return kept
+        if member.incarnation < entry.member.incarnation:
+            return True
+        if member != entry.member:
+            self._note(tracked, member, now)
+        entry.member, entry.expires_at, entry.renewed_at = member, expires_at, now
+        return True
+
+    def _add(self, app: int, tracked: _App, member: Contact, expires_at: float, renewed_at: float) -> bool:
+        tracked.entries[member.node_id] = _Entry(member, expires_at, renewed_at)
+        self._memberships[member.node_id] += 1
+        if len(tracked.entries) > MAX_TRACKER_ENTRIES:
+            victim = least_needed([entry.member for entry in tracked.entries.values()], app)
+            self._remove(tracked, victim.node_id)
+        return member.node_id in tracked.entries
+
+    def _drop_failed(self, app: int, tracked: _App, failed: Iterable[int], now: float) -> None:
+        for node_id in failed:
+            entry = tracked.entries.get(node_id)
+            if entry is not None and not self._renewed(entry, now):
+                self._drop(app, tracked, node_id, now)
+
+    def _drop(self, app: int, tracked: _App, node_id: int, now: float) -> None:
+        entry = tracked.entries.get(node_id)
+        if entry is not None:
+            self._note(tracked, entry.member, now)
+            self._remove(tracked, node_id)
+
+    def _remove(self, tracked: _App, node_id: int) -> None:
+        del tracked.entries[node_id]
+        self._memberships[node_id] -= 1
+        if not self._memberships[node_id]:
+            del self._memberships[node_id]
+
+    def _note(self, tracked: _App, member: Contact, now: float) -> None:
+        """The copies must hear of this change."""
+        if not any(other.changed for other in self._apps.values()):
+            self._device.set_timer(COPY, now + self._device.profile.copy_batch_s)
+        if len(tracked.changed) < MAX_TRACKER_ENTRIES:
+            tracked.changed[member.node_id] = member
+
+    def _forget_if_empty(self, app: int, tracked: _App) -> None:
+        if not tracked.entries and not tracked.changed:
+            del self._apps[app]
+
+    def _renewed(self, entry: _Entry, now: float) -> bool:
+        return now - entry.renewed_at < self._device.profile.recently_heard_s
+
+    def _serves(self, tracked: _App, now: float) -> bool:
+        """Members have come to us lately: we act as the owner of this key."""
+        return now - tracked.served_at < self._device.profile.lease_s
+
+    def _in_scope(self, tracked: _App, peer: Peer) -> bool:
+        return tracked.scope is Scope.GLOBAL or peer.contact.zone == self._device.contact.zone
+
+    def _tell_outranked(self, app: int, before: Iterable[Contact], newcomer: Contact, members: list[Contact]) -> None:
+        """The root, and the head of the newcomer's zone, if they no longer are what they were."""
+        others = [member for member in before if member.node_id != newcomer.node_id]
+        heads = [highest(others, app), highest([m for m in others if m.zone == newcomer.zone], app)]
+        standing = rank(newcomer, app)
+        for head in {head.node_id: head for head in heads if head is not None}.values():
+            if standing > rank(head, app):
+                chosen = propose(members, head, app, rank(head, app), self._device.random, brief=True)
+                self._device.send(head, Candidates(app, chosen, len(members)))
+
+
+def highest(members: Iterable[Contact], app: int) -> Contact | None:
+    """The member of highest rank."""
+    return max(members, key=lambda member: rank(member, app), default=None)
+
+
+def least_needed(members: list[Contact], app: int) -> Contact:
+    """Whom a full tracker forgets: never one of the 16 highest; of the rest the lowest of the zone that has most."""
+    rest = sorted(members, key=lambda member: rank(member, app))[:-ALWAYS_KEPT]
+    sizes = Counter(member.zone for member in rest)
+    fullest = max(sizes.values())
+    return next(member for member in rest if sizes[member.zone] == fullest)
+
+
+def propose(
+    members: Iterable[Contact], asker: Contact, app: int, standing: Rank, random: Random, *, brief: bool
+) -> tuple[Contact, ...]:
+    """The members worth knowing for one of them: the three highest overall, and possible parents, which outrank it.
+
+    Of its own zone those of the nearest higher levels and a few at random; of other zones their heads and a few at
+    random. A renewal is answered briefly: the three highest, and the highest of its zone.
+    """
+    ranked = sorted(((rank(member, app), member) for member in members if member.node_id != asker.node_id), reverse=True)
+    top = [member for _, member in ranked[:TOP]]
+    zone = [(place, member) for place, member in ranked if member.zone == asker.zone and place > standing]
+    if brief:
+        chosen = top + [member for _, member in zone[:1]]
+    else:
+        above = [member for place, member in reversed(zone) if level(place) > level(standing)]
+        nearest = (above + [member for _, member in zone if member not in above])[:ZONE_NEAREST]
+        others: dict[int, list[Contact]] = {}
+        for place, member in ranked:
+            if member.zone != asker.zone and place > standing:
+                others.setdefault(member.zone, []).append(member)
+        heads = [members[0] for members in others.values()]
+        rest = [member for members in others.values() for member in members[1:]]
+        chosen = [
+            *top,
+            *nearest,
+            *_sample(random, [member for _, member in zone], ZONE_RANDOM),
+            *_sample(random, heads, OTHER_HEADS),
+            *_sample(random, rest, OTHER_RANDOM),
+        ]
+    return tuple({member.node_id: member for member in chosen}.values())
+
+
+def zone_seeds(members: Iterable[Contact], asker: int, random: Random) -> tuple[Contact, ...]:
+    """Members of a zone for one of them: its nearest by id on either side, and as many at random."""
+    ring = sorted((m for m in members if m.node_id != asker), key=lambda member: clockwise(asker, member.node_id))
+    side = ZONE_SEEDS // 4
+    chosen = [*ring[:side], *ring[-side:], *_sample(random, ring, ZONE_SEEDS // 2)]
+    return tuple({member.node_id: member for member in chosen}.values())
+
+
+def _sample(random: Random, items: list[Contact], count: int) -> list[Contact]:
+    return random.sample(items, min(count, len(items)))
