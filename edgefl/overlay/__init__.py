@@ -1,1 +1,41 @@
-"""Who talks to whom: the rings, the rendezvous, the trees. Pure state machines; the map follows as the room fills."""
+"""Who talks to whom: the rings, the rendezvous, the trees, the directory. Pure state machines without I/O.
+
+    node.py           Overlay: the components put together; the interface for the layers above
+    ids.py            64-bit ids and keys, digits, the two metrics
+    profile.py        every duration that may be tuned, with its reason
+    device.py         this device as its components see it
+    requests.py       open questions and deadlines; a slow device doubts itself first
+    quota.py          token buckets per peer
+    liveness.py       who is alive: first-hand knowledge, suspicion, verification, tombstones
+    routing_table.py  three contacts for every prefix, own zone first, nearest first
+    leaf_set.py       the nearest on either side of a ring
+    search.py         FindRows, and the iterative search made of it
+    joining.py        how a device finds its place
+    membership.py     keeping the rings and tables true at a constant cost
+    routing.py        requests to the owner of a key, inside the zone first
+    tracker.py        the owner of an application's id proposes parents to its members
+    rank.py           the order that makes cycles impossible and elections needless
+    rank_tree.py      one tree, as one device takes part in it
+    forest.py         all trees of a device
+    directory.py      signed adverts of applications, published, discovered and rumoured
+
+Dependencies point from the end of this list to its beginning (node.py knows them all). The study behind the numbers is
+cited as "overlay study" with its section.
+"""
+
+from edgefl.overlay.ids import zone_of_site
+from edgefl.overlay.node import Listener, Overlay
+from edgefl.overlay.profile import LAN, WAN, Profile
+from edgefl.overlay.rank_tree import ChildView, Position, TreeView
+
+__all__ = [
+    "LAN",
+    "WAN",
+    "ChildView",
+    "Listener",
+    "Overlay",
+    "Position",
+    "Profile",
+    "TreeView",
+    "zone_of_site",
+]

@@ -36,7 +36,8 @@ class Device:
         return self.effects.random
 
     def send(self, to: Contact, message: Message) -> None:
-        """Send; what is meant for ourselves (the owner of a key is often its own client) is handled after this event."""
+        """Send; what is meant for ourselves (the owner of a key is often its own client) is handled after this
+        event."""
         if to.node_id == self.contact.node_id:
             self.loopback.append(message)
         else:

@@ -1,7 +1,7 @@
 """Node ids, keys and the two metrics on them: XOR for routing, the circle for leaf sets.
 
-Ids and keys are 64 unsigned bits. A routing step fixes one digit of b = 3 bits, so there are 22 rows of eight slots; the
-last row holds the one bit that is left. Keys of things that are not devices are BLAKE2b hashes, told apart by their
+Ids and keys are 64 unsigned bits. A routing step fixes one digit of b = 3 bits, so there are 22 rows of eight slots;
+the last row holds the one bit that is left. Keys of things that are not devices are BLAKE2b hashes, told apart by their
 personalisation, so that no key of one kind can be chosen to hit one of another kind.
 """
 
@@ -40,7 +40,7 @@ def _hash64(person: bytes, data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8, person=person).digest(), "big")
 
 
-def zone_label(site: str) -> int:
+def zone_of_site(site: str) -> int:
     """The 16-bit zone of an operator's site name; 0, the zone of those without a site, for the empty name."""
     if not site:
         return 0

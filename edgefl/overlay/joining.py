@@ -156,9 +156,7 @@ class Joiner:
 
     def _find_zone(self, now: float) -> None:
         self._enter(Phase.ZONE, now)
-        self._walk(
-            self._device.node_id, self._zone_peers(), self._zone_placed, now, within=self._device.contact.zone
-        )
+        self._walk(self._device.node_id, self._zone_peers(), self._zone_placed, now, within=self._device.contact.zone)
 
     def _zone_placed(self, now: float) -> None:
         self._take_found(now)

@@ -1,8 +1,8 @@
 """Who is alive: first-hand knowledge of peers, suspicion, verification, tombstones.
 
 Two laws.
-*First hand only*: a `Peer` exists here only after the device itself has spoken to us as a joined member. What others say
-about a device (hearsay) can at most cause a ping to it; so dead devices cannot live on in gossip, and nobody can
+*First hand only*: a `Peer` exists here only after the device itself has spoken to us as a joined member. What others
+say about a device (hearsay) can at most cause a ping to it; so dead devices cannot live on in gossip, and nobody can
 overwrite what a device said about itself.
 *Suspect, verify, then drop*: one lost packet drops nobody.
 
@@ -111,6 +111,10 @@ class Liveness:
         """Known to be dead at this incarnation or a later one."""
         tombstone = self._tombstones.get(contact.node_id)
         return tombstone is not None and now < tombstone[1] and contact.incarnation <= tombstone[0]
+
+    def has_buried(self, node_id: int) -> bool:
+        """Found dead, and not heard of since."""
+        return node_id in self._tombstones
 
     def tombstones(self) -> int:
         return len(self._tombstones)

@@ -2,11 +2,12 @@
 
 Theory of operation, once joined:
 
-* *Rings.* Each device stands in two rings by id, that of its zone and that of the fleet, and beats to both neighbours of
-  each (10 s, 30 s). A neighbour silent for two and a half beats is suspect. The leaf set rides along when it changed,
-  and every sixth time anyway, because a list sent only on change is lost with the packet.
-* *Probes.* Every 5 s the contact not heard for longest is pinged. A death found makes the next probes follow quickly, for
-  as long as deaths keep being found: a lone failure costs nothing, the loss of half of the fleet is known in seconds.
+* *Rings.* Each device stands in two rings by id, that of its zone and that of the fleet, and beats to both neighbours
+  of each (10 s, 30 s). A neighbour silent for two and a half beats is suspect. The leaf set rides along when it
+  changed, and every sixth time anyway, because a list sent only on change is lost with the packet.
+* *Probes.* Every 5 s the contact not heard for longest is pinged. A death found makes the next probes follow quickly,
+  for as long as deaths keep being found: a lone failure costs nothing, the loss of half of the fleet is known in
+  seconds.
 * *Rows.* Every 30 s one routing table row is exchanged with a device of that row, the deepest rows first: that is how
   siblings hear of a newcomer that is the first in a slot (otherwise 3-5 % of lookups are wrong for minutes).
 * *Oneself.* After 5, 15, 60 .. 1800 s the device looks itself up and re-registers with its zone's tracker. A lost leaf
@@ -111,7 +112,8 @@ class Membership:
         self.on_joined: Callable[[float], None] = lambda now: None
         self.on_isolated: Callable[[float], None] = lambda now: None
         self.on_self_join: Callable[[float], None] = lambda now: None
-        self.zone_trackers: Callable[[int], Iterable[Contact]] = lambda target: ()
+        self.on_adopted: Callable[[Peer, float], None] = lambda peer, now: None
+        self.zone_members: Callable[[int, int], Iterable[Contact]] = lambda key, asker: ()
         self._timers: dict[TimerKey, Callable[[float], None]] = {
             KNOCK: self.joiner.on_knock_timer,
             ZONE_BEAT: lambda now: self._beat(Ring.ZONE, now),
@@ -218,6 +220,7 @@ class Membership:
             self._lost.pop(contact.node_id, None)
             if not knows_us and self._device.joined and self._device.contact.dialable:
                 self._device.send(contact, Announce())
+            self.on_adopted(peer, now)
 
     def _offer_to_ring(self, ring: Ring, peer: Peer, now: float) -> None:
         leaves = self._rings[ring].leaves
@@ -413,7 +416,7 @@ class Membership:
         """Tracked members of the asker's zone, the nearest of its zone, our leaf sets, and the rows that lead there."""
         members = self.members()
         near = sorted((p for p in members if p.contact.zone == zone), key=lambda p: p.node_id ^ target)
-        chosen: dict[int, Contact] = {contact.node_id: contact for contact in self.zone_trackers(target)}
+        chosen: dict[int, Contact] = {contact.node_id: contact for contact in self.zone_members(target, asker)}
         groups = [near[:NEAREST_IN_ANSWER], self.global_ring.peers(), self.zone_ring.peers()]
         groups += [self.table.row(row) for row in range(shared_digits(self._device.node_id, target), -1, -1)]
         for group in groups:

@@ -43,7 +43,9 @@ class Profile:
     # Tracker
     lease_s: float = 300.0  # two renewals may be lost
     renewal_s: float = 120.0
-    root_renewal_s: float = 30.0  # roots and the parentless: how long two trees of one application can live side by side
+    root_renewal_s: float = (
+        30.0  # roots and the parentless: how long two trees of one application can live side by side
+    )
     unkept_renewal_s: float = 1800.0  # the tracker is full of better ones; coming back often would change nothing
     copy_s: float = 60.0  # full copies to the neighbours nearest to the key
     copy_batch_s: float = 1.0  # changes wait for each other this long

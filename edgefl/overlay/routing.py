@@ -7,9 +7,9 @@ hold. A hop prefers the nearest device of its own zone; only the one that knows 
     each hop:  duplicate? acknowledge only --> acknowledge --> nobody nearer? deliver --> forward, wait for the ack
                no ack within max(0.5 s, 4 RTT): suspect that hop, try the next best; all dropped as dead: deliver
 
-A hop is acknowledged per request, not by "any message" (which loses requests). Duplicates, which retries make, are known
-by origin and request number. The answer goes straight to the origin. A lookup without an answer is repeated once, by
-another way, then reported as failed.
+A hop is acknowledged per request, not by "any message" (which loses requests). Duplicates, which retries make, are
+known by origin and request number. The answer goes straight to the origin. A lookup without an answer is repeated
+once, by another way, then reported as failed.
 """
 
 from __future__ import annotations

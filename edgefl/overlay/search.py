@@ -1,8 +1,8 @@
 """Asking others for their contacts, and the iterative search that is made of such questions.
 
 A search walks towards a key: ask the nearest device that is known and not asked yet, until nobody nearer than those who
-answered turns up. It leaves no state on the way and needs no standing: it is how a device finds its place before anybody
-knows it, looks after its place later, and (if it cannot be dialled) finds the owner of a key itself.
+answered turns up. It leaves no state on the way and needs no standing: it is how a device finds its place before
+anybody knows it, looks after its place later, and (if it cannot be dialled) finds the owner of a key itself.
 """
 
 from __future__ import annotations

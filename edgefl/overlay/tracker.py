@@ -56,7 +56,8 @@ ALWAYS_KEPT = 16
 """The highest ranks: with 12 children each, the top two levels of any tree."""
 
 COPIES = 2
-"""Neighbours that hold a copy: both and the owner die within one minute with probability 10^-4 at 1 % churn a minute."""
+"""Neighbours that hold a copy: both and the owner die within one minute with probability 10^-4 at 1 % churn a
+minute."""
 
 TOP = 3
 """Members of highest rank in every answer: the root and its runners-up."""
@@ -148,7 +149,8 @@ class Tracker:
                     self._drop(app, tracked, node_id, now)
 
     def zone_members(self, key: int, asker: int) -> list[Contact]:
-        """If `key` is that of a zone that we track: members worth knowing for the asker. Seeds a newcomer's zone ring."""
+        """If `key` is that of a zone that we track: members worth knowing for the asker. Seeds a newcomer's zone
+        ring."""
         return list(zone_seeds(self.members(key), asker, self._device.random))
 
     # Copies
@@ -347,7 +349,9 @@ def propose(
     Of its own zone those of the nearest higher levels and a few at random; of other zones their heads and a few at
     random. A renewal is answered briefly: the three highest, and the highest of its zone.
     """
-    ranked = sorted(((rank(member, app), member) for member in members if member.node_id != asker.node_id), reverse=True)
+    ranked = sorted(
+        ((rank(member, app), member) for member in members if member.node_id != asker.node_id), reverse=True
+    )
     top = [member for _, member in ranked[:TOP]]
     zone = [(place, member) for place, member in ranked if member.zone == asker.zone and place > standing]
     if brief:

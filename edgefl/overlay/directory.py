@@ -1,0 +1,315 @@
+"""The directory of applications: advertise and discover, without an outside service and without flooding.
+
+Theory of operation. An advert is signed by the application's owner; of two the higher version wins (of equal versions
+the one that stops more), and nothing unsigned is ever kept. Whoever holds the application's root publishes it every
+minute to the owner of the directory's key, that of the fleet or (zone scope) that of the zone, and it expires after
+three minutes without. Every device discovers after joining and then every minute: it sends a digest of what it has, so
+that in the usual case, nothing new, the answer is a few bytes, whatever the number of applications.
+
+News does not wait for that: whoever hears a new advert passes it on once, to four random contacts and to its successor
+in the ring (four alone would leave out e^-4 = 2 % of the devices). So a fleet knows within about a second.
+
+That an application has stopped is remembered for an hour: a device that comes back and still publishes the old advert
+is answered with the newer one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from edgefl.errors import WireError
+from edgefl.overlay.device import Device
+from edgefl.overlay.ids import directory_key
+from edgefl.overlay.membership import Membership
+from edgefl.overlay.requests import Requests
+from edgefl.overlay.routing import Router
+from edgefl.wire.application import Advert, AppState, pack_advert, unpack_advert
+from edgefl.wire.contact import Contact
+from edgefl.wire.overlay import MAX_PAGE_ADVERTS, Adverts, Discover, Publish, Route, Rumour, Scope
+
+if TYPE_CHECKING:
+    from edgefl.effects import TimerKey
+
+MAX_ADVERTS = 256
+"""Applications known at once, at most 6 KiB each: 1.5 MiB in the worst case, 250 kB as adverts are today."""
+
+MAX_ADVERTS_PER_OWNER = 64
+"""One owner's share of the directory: nobody else's place can be taken."""
+
+MAX_PAGES = MAX_ADVERTS // MAX_PAGE_ADVERTS + 1
+"""Pages of one discovery: an owner of the key that never ends is cut off."""
+
+RUMOUR_FANOUT = 4
+COPIES = 2
+"""Ring neighbours of the key that get a new advert at once, because one of them answers if the owner dies."""
+
+DISCOVER: TimerKey = ("directory", "discover")
+_ANSWER = ("directory", "answer")
+
+
+@dataclass(slots=True)
+class _Entry:
+    app: int
+    advert: Advert
+    data: bytes
+    scope: Scope
+    owner: bytes
+    digest: int
+    expires_at: float
+
+    @property
+    def stopped(self) -> bool:
+        return self.advert.state is AppState.STOPPED
+
+
+@dataclass(slots=True)
+class _Asking:
+    """A discovery under way: the scope it is about, and the pages so far."""
+
+    scope: Scope
+    after: int = 0
+    pages: int = 0
+
+
+class Directory:
+    """The applications that this device knows, its share in telling others, and the directory itself where it owns the
+    key."""
+
+    def __init__(
+        self,
+        device: Device,
+        requests: Requests,
+        membership: Membership,
+        router: Router,
+        verify: Callable[[Advert], bool],
+        on_advert: Callable[[Advert, float], None],
+    ) -> None:
+        self._device = device
+        self._requests = requests
+        self._membership = membership
+        self._router = router
+        self._verify = verify
+        self._on_advert = on_advert
+        self._entries: dict[int, _Entry] = {}
+        self._unpublished: set[int] = set()
+        self._asking: _Asking | None = None
+
+    def adverts(self) -> tuple[Advert, ...]:
+        """All applications known, also those that have stopped lately; by id."""
+        return tuple(self._entries[app].advert for app in sorted(self._entries))
+
+    # Life cycle
+
+    def on_overlay_joined(self, now: float) -> None:
+        for app in sorted(self._unpublished):
+            self._spread(self._entries[app])
+            self._send_to_owner(self._entries[app], now)
+        self._unpublished.clear()
+        self.discover(now)
+
+    def stop(self) -> None:
+        self._device.effects.cancel_timer(DISCOVER)
+
+    def on_timer(self, key: TimerKey, now: float) -> bool:
+        if key != DISCOVER:
+            return False
+        for app in [app for app, entry in self._entries.items() if entry.expires_at <= now]:
+            del self._entries[app]
+            self._unpublished.discard(app)
+        self.discover(now)
+        return True
+
+    # Advertise
+
+    def publish(self, advert: Advert, now: float) -> None:
+        """Make an advert known, or keep it known. One whose signature is wrong is dropped and counted."""
+        entry, new = self._accept(pack_advert(advert), now, refresh=True)
+        if entry is None:
+            return
+        if not self._device.joined:
+            self._unpublished.add(entry.app)
+            return
+        if new:
+            self._spread(entry)
+        self._send_to_owner(entry, now)
+
+    def _send_to_owner(self, entry: _Entry, now: float) -> None:
+        self._router.route(self._key(entry.scope), Publish(entry.data), now, scope=entry.scope)
+
+    def on_routed_publish(self, route: Route, message: Publish, now: float) -> None:
+        """We own the key: keep it, and see to it that the next owner has it."""
+        entry, new = self._accept(message.advert, now, refresh=True)
+        if entry is None:
+            return
+        if self._is_older(message.advert, entry):
+            self._device.send(route.origin, Rumour(entry.data))
+        elif new:
+            near = sorted(self._contacts(entry.scope), key=lambda contact: contact.node_id ^ route.key)
+            for contact in near[:COPIES]:
+                self._device.send(contact, Publish(entry.data))
+            self._spread(entry)
+
+    def on_publish(self, sender: Contact, message: Publish, now: float) -> None:
+        self._accept(message.advert, now, refresh=True)
+
+    def on_rumour(self, sender: Contact, message: Rumour, now: float) -> None:
+        entry, new = self._accept(message.advert, now, refresh=False)
+        if entry is None:
+            return
+        if new:
+            self._spread(entry, heard_from=sender.node_id)
+        elif self._is_older(message.advert, entry):
+            self._device.send(sender, Rumour(entry.data))
+
+    def _spread(self, entry: _Entry, heard_from: int | None = None) -> None:
+        ring = self._membership.global_ring if entry.scope is Scope.GLOBAL else self._membership.zone_ring
+        others = [contact for contact in self._contacts(entry.scope) if contact.node_id != heard_from]
+        chosen = self._device.random.sample(others, min(RUMOUR_FANOUT, len(others)))
+        successor = ring.successor()
+        if successor is not None and successor.node_id != heard_from:
+            chosen.append(successor.contact)
+        for contact in {contact.node_id: contact for contact in chosen}.values():
+            self._device.send(contact, Rumour(entry.data))
+
+    # Discover
+
+    def discover(self, now: float) -> None:
+        """Ask the directories of the fleet and of our zone, now and then every minute."""
+        self._device.set_timer(DISCOVER, now + self._device.jittered(self._device.profile.discover_s))
+        if self._device.joined and self._asking is None:
+            self._ask(_Asking(Scope.GLOBAL), now)
+
+    def _ask(self, asking: _Asking, now: float) -> None:
+        self._asking = asking
+        asking.pages += 1
+        patience_s = self._device.profile.lookup_timeout_s
+        if asking.pages > MAX_PAGES or not self._requests.open(_ANSWER, 0, now, patience_s, partial(self._end, asking)):
+            self._end(asking, now)
+            return
+        digest = self._digest(self._listed(asking.scope, asking.after))
+        self._router.route(self._key(asking.scope), Discover(asking.after, digest), now, scope=asking.scope)
+
+    def _end(self, asking: _Asking, now: float) -> None:
+        """This directory has answered, or will not: go on with the next."""
+        self._asking = None
+        if asking.scope is Scope.GLOBAL:
+            self._ask(_Asking(Scope.ZONE), now)
+
+    def on_discover(self, route: Route, message: Discover, now: float) -> None:
+        if route.key != self._key(route.scope):
+            return
+        listed = self._listed(route.scope, message.after)
+        if self._digest(listed) == message.digest:
+            answer = Adverts(same=True)
+        else:
+            page = listed[:MAX_PAGE_ADVERTS]
+            answer = Adverts(tuple(entry.data for entry in page), more=len(listed) > len(page))
+        self._device.send(route.origin, answer)
+
+    def on_adverts(self, sender: Contact, message: Adverts, now: float) -> None:
+        asking = self._asking
+        if asking is None or self._requests.close(_ANSWER, 0) is None:
+            return
+        if sender.node_id == self._device.node_id:
+            self._end(asking, now)  # we own the key: only publications keep adverts alive here
+            return
+        if message.same:
+            for entry in self._listed(asking.scope, asking.after):
+                entry.expires_at = now + self._device.profile.advert_lifetime_s
+        last = asking.after
+        for data in message.adverts:
+            entry, _ = self._accept(
+                data, now, refresh=True
+            )  # no rumour: what the directory knows, others can discover, too
+            if entry is not None:
+                last = max(last, entry.app)
+        if message.more and last > asking.after:
+            self._ask(_Asking(asking.scope, last, asking.pages), now)
+        else:
+            self._end(asking, now)
+
+    # Entries
+
+    def _accept(self, data: bytes, now: float, *, refresh: bool) -> tuple[_Entry | None, bool]:
+        """What we hold about this application after hearing `data`, and whether that was news. `refresh`: the word
+        comes from its publisher or the directory's owner, so the advert lives on.
+
+        None for adverts that are invalid, of another zone, or beyond somebody's share.
+        """
+        try:
+            advert = unpack_advert(data)
+            manifest = advert.decode_manifest()
+        except WireError:
+            self._device.counters["bad_adverts"] += 1
+            return None, False
+        if manifest.scope is Scope.ZONE and manifest.zone != self._device.contact.zone:
+            return None, False
+        profile, app = self._device.profile, manifest.app_id
+        held = self._entries.get(app)
+        if held is not None and (advert.version, advert.state) <= (held.advert.version, held.advert.state):
+            if refresh and _same(advert, held.advert) and not held.stopped:
+                held.expires_at = now + profile.advert_lifetime_s
+                held.advert, held.data = advert, data  # the hint who holds the artifacts may be new
+            return held, False
+        if not self._verify(advert):
+            self._device.counters["bad_adverts"] += 1
+            return None, False
+        if held is None and not self._has_room(manifest.owner):
+            self._device.counters["adverts_refused"] += 1
+            return None, False
+        stopped = advert.state is AppState.STOPPED
+        expires_at = now + (profile.stopped_lifetime_s if stopped else profile.advert_lifetime_s)
+        entry = _Entry(app, advert, data, manifest.scope, manifest.owner, _digest(advert), expires_at)
+        self._entries[app] = entry
+        self._on_advert(advert, now)
+        return entry, True
+
+    def _has_room(self, owner: bytes) -> bool:
+        if sum(1 for entry in self._entries.values() if entry.owner == owner) >= MAX_ADVERTS_PER_OWNER:
+            return False
+        if len(self._entries) >= MAX_ADVERTS:
+            stopped = next((app for app, entry in self._entries.items() if entry.stopped), None)
+            if stopped is None:
+                return False
+            del self._entries[stopped]
+        return True
+
+    def _is_older(self, data: bytes, held: _Entry) -> bool:
+        theirs = unpack_advert(data)
+        return (theirs.version, theirs.state) < (held.advert.version, held.advert.state)
+
+    def _listed(self, scope: Scope, after: int) -> list[_Entry]:
+        """What the directory of this scope lists beyond an id: everything that has not stopped."""
+        entries = [e for e in self._entries.values() if e.scope is scope and e.app > after and not e.stopped]
+        return sorted(entries, key=lambda entry: entry.app)
+
+    def _digest(self, entries: list[_Entry]) -> int:
+        total = 0
+        for entry in entries:
+            total ^= entry.digest
+        return total
+
+    def _key(self, scope: Scope) -> int:
+        return directory_key(None if scope is Scope.GLOBAL else self._device.contact.zone)
+
+    def _contacts(self, scope: Scope) -> list[Contact]:
+        zone = self._device.contact.zone
+        return [
+            peer.contact
+            for peer in self._membership.members()
+            if not peer.suspect and (scope is Scope.GLOBAL or peer.contact.zone == zone)
+        ]
+
+
+def _same(one: Advert, other: Advert) -> bool:
+    """Word for word what the owner has signed; only the hint may differ."""
+    return one.signature == other.signature and one.signed_bytes() == other.signed_bytes()
+
+
+def _digest(advert: Advert) -> int:
+    digest = hashlib.blake2b(advert.signed_bytes(), digest_size=8, person=b"edgefl advert").digest()
+    return int.from_bytes(digest, "big")

@@ -1,0 +1,232 @@
+"""All trees of one device: their messages, heartbeats and clocks.
+
+Trees cost per neighbour pair, not per tree: one TreeBeat every 15 s carries all edges that two devices share. What
+changes in between (members, height, depth, root) is sent at once, at most once a second. A neighbour that has said
+nothing about an edge for 17 s is verified by ping; alive but silent for a minute, it has lost the edge. An edge that
+the receiver does not know is answered with Detach, so both ends agree again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgefl.errors import UsageError
+from edgefl.overlay.device import Device
+from edgefl.overlay.liveness import Liveness
+from edgefl.overlay.rank_tree import RankTree, TreeListener, TreeView, TreeWorld
+from edgefl.overlay.requests import Requests
+from edgefl.overlay.routing import Router
+from edgefl.wire.contact import Contact
+from edgefl.wire.overlay import (
+    MAX_BEAT_TREES,
+    Attach,
+    Attached,
+    Candidates,
+    Detach,
+    Refusal,
+    Refused,
+    Scope,
+    Track,
+    TreeBeat,
+    TreeEdge,
+    Untrack,
+)
+
+if TYPE_CHECKING:
+    from edgefl.effects import TimerKey
+
+MAX_TREES = 128
+"""Applications that one device takes part in: two hundred times the planned mean; 13 neighbours and 48 contacts
+each."""
+
+MAX_DETACHES = 8
+"""Unknown edges answered per heartbeat: a forged one makes us send no more than it cost."""
+
+BEAT: TimerKey = ("tree", "beat")
+FLUSH: TimerKey = ("tree", "flush")
+WATCH: TimerKey = ("tree", "watch")
+RENEW = ("tree", "renew")
+
+
+class Forest:
+    """The trees that this device takes part in, by application."""
+
+    def __init__(
+        self, device: Device, requests: Requests, liveness: Liveness, router: Router, listener: TreeListener
+    ) -> None:
+        self._device = device
+        self._liveness = liveness
+        self._router = router
+        self._world = TreeWorld(device, requests, liveness, listener, self._ask_tracker, self._renew_at, self._touched)
+        self._flushed_at = float("-inf")
+        self._dirty: dict[int, RankTree] = {}
+        self._ticking = False
+        self.trees: dict[int, RankTree] = {}
+
+    # Life cycle
+
+    def join(self, app: int, now: float, *, observer: bool, scope: Scope) -> None:
+        """Take part in an application's tree. Raises UsageError beyond MAX_TREES."""
+        tree = self.trees.get(app)
+        if tree is not None:
+            if (tree.observer, tree.scope) == (observer, scope):
+                return
+            self.leave(app, now)
+        if len(self.trees) >= MAX_TREES:
+            raise UsageError(
+                f"this device already takes part in {MAX_TREES} applications", hint="leave one of them first"
+            )
+        tree = self.trees[app] = RankTree(self._world, app, scope, observer)
+        if not self._ticking:
+            self._ticking = True
+            profile = self._device.profile
+            self._device.set_timer(BEAT, now + profile.tree_beat_s)
+            self._device.set_timer(WATCH, now + profile.tree_silence_s)
+        tree.renew(now)
+
+    def leave(self, app: int, now: float) -> None:
+        """Leave a tree; unknown ones are fine."""
+        tree = self.trees.pop(app, None)
+        if tree is None:
+            return
+        tree.leave(now)
+        self._dirty.pop(app, None)
+        self._device.effects.cancel_timer((*RENEW, app))
+        if not tree.observer:
+            self._router.route(app, Untrack(app), now, scope=tree.scope)
+
+    def stop(self, now: float) -> None:
+        for app in list(self.trees):
+            self.leave(app, now)
+        for key in (BEAT, FLUSH, WATCH):
+            self._device.effects.cancel_timer(key)
+        self._ticking = False
+
+    def view(self, app: int) -> TreeView | None:
+        tree = self.trees.get(app)
+        return None if tree is None else tree.view()
+
+    def has_neighbour(self, node_id: int) -> bool:
+        """Is this device a parent or a child in some tree?"""
+        return any(
+            node_id in tree.children or (tree.parent is not None and tree.parent.node_id == node_id)
+            for tree in self.trees.values()
+        )
+
+    def neighbours(self) -> list[Contact]:
+        return list({c.node_id: c for tree in self.trees.values() for c in tree.neighbours()}.values())
+
+    # What trees ask for
+
+    def _ask_tracker(self, tree: RankTree, track: Track, now: float) -> None:
+        self._router.route(tree.app, track, now, scope=tree.scope)
+
+    def _renew_at(self, tree: RankTree, at: float) -> None:
+        self._device.set_timer((*RENEW, tree.app), at)
+
+    def _touched(self, tree: RankTree, now: float) -> None:
+        if not self._dirty:
+            self._device.set_timer(FLUSH, max(now, self._flushed_at + self._device.profile.tree_flush_s))
+        self._dirty[tree.app] = tree
+
+    # Events
+
+    def on_timer(self, key: TimerKey, now: float) -> bool:
+        if key[0] != "tree":
+            return False
+        if key == BEAT:
+            self._device.set_timer(BEAT, now + self._device.profile.tree_beat_s)
+            self._send_edges(list(self.trees.values()), changed_only=False)
+        elif key == FLUSH:
+            self._flushed_at = now
+            dirty, self._dirty = self._dirty, {}
+            self._send_edges(list(dirty.values()), changed_only=True)
+        elif key == WATCH:
+            self._watch(now)
+        elif key[:2] == RENEW:
+            tree = self.trees.get(key[2])  # type: ignore[call-overload]
+            if tree is not None:
+                tree.renew(now)
+        return True
+
+    def on_overlay_joined(self, now: float) -> None:
+        for tree in list(self.trees.values()):
+            tree.renew(now)
+
+    def on_gone(self, node_id: int, now: float) -> None:
+        for tree in list(self.trees.values()):
+            tree.on_gone(node_id, now)
+
+    def on_peer_changed(self, contact: Contact, now: float) -> None:
+        for tree in list(self.trees.values()):
+            tree.on_peer_changed(contact, now)
+
+    def on_own_contact_changed(self, now: float) -> None:
+        for tree in list(self.trees.values()):
+            tree.on_own_contact_changed(now)
+
+    def _send_edges(self, trees: list[RankTree], *, changed_only: bool) -> None:
+        by_neighbour: dict[int, tuple[Contact, list[TreeEdge]]] = {}
+        for tree in trees:
+            for contact, edge in tree.edges(changed_only=changed_only):
+                by_neighbour.setdefault(contact.node_id, (contact, []))[1].append(edge)
+        for contact, edges in by_neighbour.values():
+            for start in range(0, len(edges), MAX_BEAT_TREES):
+                self._device.send(contact, TreeBeat(tuple(edges[start : start + MAX_BEAT_TREES])))
+
+    def _watch(self, now: float) -> None:
+        """Verify neighbours that are silent about an edge; wake up when the next one may become silent."""
+        profile = self._device.profile
+        patience_s = profile.tree_silence_s + self._world.requests.stretch_s(now)
+        wake_at = now + profile.tree_silence_s
+        for tree in list(self.trees.values()):
+            for node_id, heard_at in tree.silent_since():
+                silent_s = now - heard_at
+                if silent_s < patience_s:
+                    wake_at = min(wake_at, heard_at + patience_s)
+                elif silent_s > profile.tree_edge_lifetime_s or node_id not in self._liveness.peers:
+                    tree.on_silence(node_id, now)
+                else:
+                    self._liveness.suspect(node_id, now)
+                    wake_at = min(wake_at, now + profile.tree_beat_s / 3)
+        self._device.set_timer(WATCH, max(wake_at, now + profile.tree_flush_s / 10))
+
+    # Messages
+
+    def on_candidates(self, sender: Contact, message: Candidates, now: float) -> None:
+        tree = self.trees.get(message.app)
+        if tree is not None:
+            tree.on_candidates(message, now)
+
+    def on_attach(self, sender: Contact, message: Attach, now: float) -> None:
+        tree = self.trees.get(message.app)
+        if tree is None:
+            self._device.send(sender, Refused(message.app, Refusal.NOT_A_MEMBER))
+        else:
+            tree.on_attach(sender, message, now)
+
+    def on_attached(self, sender: Contact, message: Attached, now: float) -> None:
+        tree = self.trees.get(message.app)
+        if tree is None:
+            self._device.send(sender, Detach(message.app, Refusal.NOT_A_MEMBER))
+        else:
+            tree.on_attached(sender, message, now)
+
+    def on_refused(self, sender: Contact, message: Refused, now: float) -> None:
+        tree = self.trees.get(message.app)
+        if tree is not None:
+            tree.on_refused(sender, message, now)
+
+    def on_detach(self, sender: Contact, message: Detach, now: float) -> None:
+        tree = self.trees.get(message.app)
+        if tree is not None:
+            tree.on_detach(sender, message, now)
+
+    def on_tree_beat(self, sender: Contact, message: TreeBeat, now: float) -> None:
+        answers = 0
+        for edge in message.edges:
+            tree = self.trees.get(edge.app)
+            if (tree is None or not tree.on_edge(sender, edge, now)) and answers < MAX_DETACHES:
+                answers += 1
+                reason = Refusal.NOT_A_MEMBER if tree is None else Refusal.SWITCHED
+                self._device.send(sender, Detach(edge.app, reason))

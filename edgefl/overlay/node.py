@@ -1,0 +1,341 @@
+"""The overlay of one device: its components put together, and the interface for the layers above.
+
+Everything enters through `on_message`, `on_timer`, `on_link_lost` and the calls of the owner, each with `now`;
+everything leaves through `Effects` and the `Listener`. A message is charged to its sender's quota, then handed to the
+one component that its type belongs to. What a peer sends can be useless, but it cannot raise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgefl.overlay.device import Device
+from edgefl.overlay.directory import Directory
+from edgefl.overlay.forest import Forest
+from edgefl.overlay.ids import zone_key
+from edgefl.overlay.liveness import Hooks, Liveness, Peer
+from edgefl.overlay.membership import Membership
+from edgefl.overlay.profile import WAN, Profile
+from edgefl.overlay.quota import Quota
+from edgefl.overlay.rank_tree import TreeListener, TreeView
+from edgefl.overlay.requests import TIMER as REQUESTS
+from edgefl.overlay.requests import Requests
+from edgefl.overlay.routing import Router
+from edgefl.overlay.search import RowQueries
+from edgefl.overlay.tracker import Tracker
+from edgefl.wire import overlay as wire
+from edgefl.wire.application import Advert
+from edgefl.wire.codec import Message
+from edgefl.wire.contact import Contact
+from edgefl.wire.overlay import Candidates, Leaving, Route, Scope, Track
+
+if TYPE_CHECKING:
+    from edgefl.effects import Effects, TimerKey
+
+MESSAGES_PER_S, MESSAGE_BURST = 200.0, 1000.0
+"""What one peer may send: 200 requests per second is the last hop before a tracker while 10^4 members join."""
+
+COST = {wire.Publish: 10.0, wire.Rumour: 10.0, wire.Adverts: 20.0, wire.Discover: 5.0, wire.FindRows: 4.0}
+"""Messages that cost more than one: a signature to verify (100 us), a long answer to send."""
+
+UNJOINED_MAY_SEND = (wire.FindRows, wire.Rows, wire.Ping, wire.Pong, wire.Leaving)
+"""All other messages come from joined members alone, so their senders may be learned. (Rows and Pong say it
+themselves.)"""
+
+ZONE_TRACK: TimerKey = ("overlay", "zone")
+
+
+class Listener(TreeListener, Protocol):
+    """Events out of the overlay; `now` in monotonic seconds. Beside these, those of the trees
+    (rank_tree.TreeListener)."""
+
+    def on_joined(self, now: float) -> None: ...
+    def on_isolated(self, now: float) -> None: ...
+    def on_lookup(self, request: int, owner: Contact | None, hops: int, now: float) -> None: ...
+    def on_advert(self, advert: Advert, now: float) -> None: ...
+
+
+class Phase(Enum):
+    """The life of an overlay: it is started once and left once."""
+
+    NEW = "new"
+    RUNNING = "running"
+    LEFT = "left"
+
+
+class Overlay:
+    """One device in the overlay. `verify` checks an advert's signature; it is called for news only."""
+
+    def __init__(
+        self,
+        contact: Contact,
+        effects: Effects,
+        listener: Listener,
+        *,
+        verify: Callable[[Advert], bool],
+        profile: Profile = WAN,
+    ) -> None:
+        self._device = device = Device(contact, effects, profile)
+        self._listener = listener
+        self._phase = Phase.NEW
+        self._quota = Quota(MESSAGES_PER_S, MESSAGE_BURST)
+        self._requests = requests = Requests(device)
+        self._liveness = liveness = Liveness(device, requests)
+        self._queries = queries = RowQueries(device, requests, liveness)
+        self._membership = membership = Membership(device, requests, liveness, queries)
+        self._router = router = Router(device, requests, liveness, membership)
+        self._tracker = Tracker(device, membership)
+        self._forest = Forest(device, requests, liveness, router, listener)
+        self._directory = Directory(device, requests, membership, router, verify, listener.on_advert)
+        self._connect()
+        self._handlers = self._make_handlers()
+
+    def _connect(self) -> None:
+        self._liveness.hooks = Hooks(self._appeared, self._changed, self._gone, self._pinned)
+        self._membership.on_joined = self._joined
+        self._membership.on_isolated = self._listener.on_isolated
+        self._membership.on_self_join = self._track_zone
+        self._membership.on_adopted = self._tracker.on_nearer
+        self._membership.zone_members = self._tracker.zone_members
+        self._router.deliver = self._deliver
+        self._router.on_lookup = self._listener.on_lookup
+
+    def _make_handlers(self) -> dict[type[Message], Callable[[Contact, Any, float], None]]:
+        membership, router, forest, directory = self._membership, self._router, self._forest, self._directory
+        return {
+            wire.FindRows: membership.on_find_rows,
+            wire.Rows: self._queries.on_rows,
+            wire.Announce: lambda sender, message, now: None,  # that it was sent is all it says
+            wire.Ping: self._liveness.on_ping,
+            wire.Pong: self._liveness.on_pong,
+            wire.Beat: membership.on_beat,
+            wire.RowGossip: membership.on_row_gossip,
+            wire.Leaving: self._on_leaving,
+            wire.Route: router.on_route,
+            wire.RouteAck: router.on_route_ack,
+            wire.Found: router.on_found,
+            wire.Candidates: self._on_candidates,
+            wire.TrackerCopy: self._tracker.on_copy,
+            wire.Attach: forest.on_attach,
+            wire.Attached: forest.on_attached,
+            wire.Refused: forest.on_refused,
+            wire.Detach: forest.on_detach,
+            wire.TreeBeat: forest.on_tree_beat,
+            wire.Publish: directory.on_publish,
+            wire.Adverts: directory.on_adverts,
+            wire.Rumour: directory.on_rumour,
+        }
+
+    # What is known
+
+    @property
+    def contact(self) -> Contact:
+        return self._device.contact
+
+    @property
+    def joined(self) -> bool:
+        return self._device.joined
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Events worth counting, by name; grows only."""
+        return self._device.counters
+
+    def contacts(self) -> tuple[Contact, ...]:
+        """Everybody in our tables."""
+        return tuple(peer.contact for peer in self._membership.members())
+
+    def zone_leaves(self) -> tuple[Contact, ...]:
+        return tuple(peer.contact for peer in self._membership.zone_ring.peers())
+
+    def global_leaves(self) -> tuple[Contact, ...]:
+        return tuple(peer.contact for peer in self._membership.global_ring.peers())
+
+    def rtt_s(self, node_id: int) -> float | None:
+        """Smoothed round-trip time in seconds; None if it was never measured."""
+        return self._liveness.rtt_s(node_id)
+
+    def is_suspect(self, node_id: int) -> bool:
+        return self._liveness.is_suspect(node_id)
+
+    def tree(self, app: int) -> TreeView | None:
+        """Our place in the application's tree; None if we take no part."""
+        return self._forest.view(app)
+
+    def trees(self) -> tuple[int, ...]:
+        return tuple(self._forest.trees)
+
+    def top_ranked(self, app: int, count: int) -> tuple[Contact, ...]:
+        """The best known other members that are not known to be dead, highest rank first (a root's runners-up)."""
+        tree = self._forest.trees.get(app)
+        return () if tree is None else tree.top_ranked(count)
+
+    def adverts(self) -> tuple[Advert, ...]:
+        """All applications known, by id."""
+        return self._directory.adverts()
+
+    # What the owner asks for
+
+    def start(self, now: float, *, first: bool = False) -> None:
+        """Join the overlay, or found it if this is the `first` device."""
+        if self._phase is Phase.NEW:
+            self._phase = Phase.RUNNING
+            self._membership.start(now, first=first)
+            self._drain(now)
+
+    def bootstrap(self, contacts: Iterable[Contact], now: float) -> None:
+        """Where to find the fleet; may be called at any time, the newest 16 are kept."""
+        self._membership.bootstrap(contacts, now)
+
+    def leave(self, now: float) -> None:
+        """Leave gracefully; the overlay is silent afterwards, for good."""
+        if self._phase is Phase.RUNNING:
+            self._forest.stop(now)
+            self._tracker.stop()
+            self._directory.stop()
+            self._membership.stop(now)
+            self._requests.clear()
+            for key in (REQUESTS, ZONE_TRACK):
+                self._device.effects.cancel_timer(key)
+            self._device.loopback.clear()
+            self._device.joined = False
+        self._phase = Phase.LEFT
+
+    def set_contact(self, contact: Contact, now: float) -> None:
+        """Our address, zone or class has changed. The incarnation must be higher and the node id the same."""
+        before = self._device.contact
+        if contact.node_id != before.node_id or contact.incarnation <= before.incarnation:
+            raise ValueError("a new contact needs the same node id and a higher incarnation")
+        self._device.contact = contact
+        if self._phase is Phase.RUNNING:
+            self._membership.on_own_contact_changed(before, now)
+            self._forest.on_own_contact_changed(now)
+            self._drain(now)
+
+    def lookup(self, key: int, now: float) -> int:
+        """Ask who is nearest to `key`; the answer is `on_lookup` with the number returned."""
+        return self._router.lookup(key, now)
+
+    def join_tree(self, app: int, now: float, *, observer: bool = False, scope: Scope = Scope.GLOBAL) -> None:
+        """Take part in an application's tree, or change the part taken. UsageError beyond forest.MAX_TREES."""
+        self._forest.join(app, now, observer=observer, scope=scope)
+        self._drain(now)
+
+    def leave_tree(self, app: int, now: float) -> None:
+        self._forest.leave(app, now)
+        self._drain(now)
+
+    def publish(self, advert: Advert, now: float) -> None:
+        """Make an advert known, and keep it known: the holder of the application's root repeats this every minute."""
+        self._directory.publish(advert, now)
+        self._drain(now)
+
+    def discover(self, now: float) -> None:
+        """Ask the directory now instead of within a minute."""
+        self._directory.discover(now)
+        self._drain(now)
+
+    # Events from the world
+
+    def on_message(self, sender: Contact, message: Message, now: float) -> bool:
+        """A message has arrived from an authenticated peer. False: it does not belong to the overlay."""
+        kind = type(message)
+        handler = self._handlers.get(kind)
+        if handler is None:
+            return isinstance(message, _BODIES)  # of ours, but it travels inside Route alone
+        if self._phase is not Phase.RUNNING or sender.node_id == self._device.node_id:
+            return True
+        if not self._quota.spend(sender.node_id, COST.get(kind, 1.0), now):
+            self._device.counters["over_quota"] += 1
+            return True
+        self._liveness.heard(sender, now)
+        if kind not in UNJOINED_MAY_SEND:
+            peer = self._liveness.learn(sender, now)
+            if peer is None:
+                return True  # of an earlier incarnation
+            self._membership.offer(peer, now, knows_us=True)
+        handler(sender, message, now)
+        self._drain(now)
+        return True
+
+    def on_timer(self, key: TimerKey, now: float) -> bool:
+        """A timer has fired. False: it does not belong to the overlay."""
+        handled = True
+        if key == REQUESTS:
+            self._requests.on_timer(now)
+        elif key == ZONE_TRACK:
+            self._track_zone(now)
+        else:
+            handled = any(
+                component.on_timer(key, now)
+                for component in (self._membership, self._forest, self._tracker, self._router, self._directory)
+            )
+        self._drain(now)
+        return handled
+
+    def on_link_lost(self, node_id: int, now: float) -> None:
+        """The transport has lost its link to this device: a hint that is verified at once."""
+        self._liveness.suspect(node_id, now)
+
+    # Between the components
+
+    def _joined(self, now: float) -> None:
+        self._tracker.start(now)
+        self._track_zone(now)
+        self._forest.on_overlay_joined(now)
+        self._directory.on_overlay_joined(now)
+        self._listener.on_joined(now)
+
+    def _appeared(self, peer: Peer, now: float) -> None:
+        self._membership.offer(peer, now, knows_us=False)
+
+    def _changed(self, peer: Peer, before: Contact, now: float) -> None:
+        self._membership.on_peer_changed(peer, before, now)
+        self._forest.on_peer_changed(peer.contact, now)
+
+    def _gone(self, peer: Peer, on_purpose: bool, now: float) -> None:
+        self._membership.on_peer_gone(peer, on_purpose, now)
+        self._tracker.forget_member(peer.node_id, now)
+        self._forest.on_gone(peer.node_id, now)
+
+    def _pinned(self, node_id: int) -> bool:
+        return self._membership.holds(node_id) or self._forest.has_neighbour(node_id)
+
+    def _track_zone(self, now: float) -> None:
+        """Be known to our zone's tracker; its answer names others of the zone."""
+        self._device.set_timer(ZONE_TRACK, now + self._device.jittered(self._device.profile.renewal_s))
+        key = zone_key(self._device.contact.zone)
+        self._router.route(key, Track(key), now)
+
+    def _on_leaving(self, sender: Contact, message: Leaving, now: float) -> None:
+        self._liveness.gone(sender.node_id, now, on_purpose=True)
+
+    def _on_candidates(self, sender: Contact, message: Candidates, now: float) -> None:
+        if message.app == zone_key(self._device.contact.zone):
+            for contact in message.members:
+                self._membership.consider(contact, sender.node_id, now)
+        else:
+            self._forest.on_candidates(sender, message, now)
+
+    def _deliver(self, route: Route, body: Message, now: float) -> None:
+        if isinstance(body, Track):
+            self._tracker.on_track(route, body, now)
+        elif isinstance(body, wire.Untrack):
+            self._tracker.on_untrack(route, body, now)
+        elif isinstance(body, wire.Publish):
+            self._directory.on_routed_publish(route, body, now)
+        elif isinstance(body, wire.Discover):
+            self._directory.on_discover(route, body, now)
+
+    def _drain(self, now: float) -> None:
+        """Handle what we have sent to ourselves."""
+        loopback = self._device.loopback
+        while loopback:
+            message = loopback.popleft()
+            self._handlers[type(message)](self._device.contact, message, now)
+
+
+_BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover)
