@@ -93,6 +93,8 @@ def build(
             f"no valid training graph comes out of this model: {str(error).strip()[:300]}",
             hint="every tensor between the trained weights and the output must be float32",
         ) from error
+    except MemoryError as error:
+        raise ModelError(f"the training graph does not fit into memory: {error}", hint="use a smaller model") from error
     _write(Path(out), manifest, files)
     return manifest
 
@@ -113,8 +115,9 @@ def _build(
     loss = LOSSES[loss_name]
     output = source.outputs[0]
     if output.dtype != "float32" or output.name not in source.per_sample:
+        shape = f"{output.dtype}{shown(output.shape)}"
         raise ModelError(
-            f"output {output.name!r} is {output.dtype}{shown(output.shape)}; a loss needs float32, one row per sample",
+            f"output {output.name!r} is {shape}; a loss needs float32, one row per sample{source.end_of_batch()}",
             hint="export the model with a dynamic batch dimension, and the output to train as its first",
         )
     goal, stripped = _logits(source, output.name) if loss_name == "cross-entropy" else (output.name, "")

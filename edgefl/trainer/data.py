@@ -185,7 +185,8 @@ def _read_csv(path: Path) -> Dataset:
                     hint="the first line names the columns; the label's is y, label or target, or the last one",
                 )
             label = next((header.index(name) for name in LABEL_COLUMNS if name in header), len(header) - 1)
-            table = np.array(list(_numbers(path, rows, header)), np.float64)
+            # fromiter holds 8 bytes a cell, where a list of rows would hold more than 32
+            table = np.fromiter(_cells(path, rows, header), np.float64).reshape(-1, len(header))
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path} is not a readable .csv file: {error}", hint="save it as UTF-8 text") from error
     if not len(table):
@@ -197,7 +198,7 @@ def _read_csv(path: Path) -> Dataset:
         return Dataset(x.astype(np.float32), y.astype(np.int64) if whole else y.astype(np.float32), str(path))
 
 
-def _numbers(path: Path, rows: Any, header: list[str]) -> Iterator[list[float]]:
+def _cells(path: Path, rows: Any, header: list[str]) -> Iterator[float]:
     room = MAX_SOURCE_BYTES // 8
     for row in rows:
         if not row:
@@ -211,7 +212,7 @@ def _numbers(path: Path, rows: Any, header: list[str]) -> Iterator[list[float]]:
                 hint="give every line one value per column",
             )
         try:
-            yield [float(cell) for cell in row]
+            yield from map(float, row)
         except ValueError as error:
             raise DataError(
                 f"{path}: line {rows.line_num}: {error}", hint="every value must be a number; number the labels from 0"

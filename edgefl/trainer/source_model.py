@@ -50,6 +50,16 @@ class SourceModel:
     def names(self) -> set[str]:
         return {name for node in self.nodes for name in (*node.input, *node.output)} | set(self.initializers)
 
+    def end_of_batch(self) -> str:
+        """For an error message: the node that makes the first output independent of the batch size, if one does."""
+        needed = {self.outputs[0].name}
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output) and not any(None in self.shapes.get(name, ()) for name in node.output):
+                if any(None in self.shapes.get(name, ()) for name in node.input):
+                    return f" ({node.op_type} node {node.name!r} fixes the batch size)"
+                needed.update(node.input)
+        return ""
+
 
 def read_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> SourceModel:
     """Read a file, its bytes, or a model in memory. Raises ModelError, or UnsupportedOperatorError naming the node."""
@@ -118,6 +128,13 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
     onnx.checker.check_model(proto)
     if proto.graph.sparse_initializer:
         raise ModelError("the model has sparse initializers", hint="export it with dense weights")
+    for tensor in proto.graph.initializer:
+        try:
+            numpy_helper.to_array(tensor)
+        except ValueError as error:
+            raise ModelError(
+                f"initializer {tensor.name!r} is broken: {error}", hint="export the model again"
+            ) from error
     names = [*(t.name for t in proto.graph.initializer), *(v.name for v in (*proto.graph.input, *proto.graph.output))]
     for name in names:
         if not name.isprintable() or not 0 < len(name) <= MAX_NAME_LENGTH:

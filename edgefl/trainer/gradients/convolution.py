@@ -24,6 +24,8 @@ def _conv(n: Node, dy: Value) -> list[Value]:
     x, w, *bias = n.operands
     channels_out, channels_in, *kernel = fixed(n, w, range(w.rank))
     window, groups = window_of(n, tuple(kernel)), n.attribute("group", 1)
+    if fixed(n, x, [1]) != (groups * channels_in,) or channels_out % groups:
+        raise n.unsupported("its channels, weights and groups do not fit each other")
     dx = n.graph.op(
         "ConvTranspose",
         dy,

@@ -1,0 +1,146 @@
+"""A device's share of a round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgefl import trainer
+from edgefl.datasets import digits, models
+from edgefl.errors import ConfigError
+from edgefl.trainer.local import TrainingDivergedError
+from edgefl.trainer.session import TrainingCancelledError
+
+
+@pytest.fixture(scope="module")
+def s(tmp_path_factory: pytest.TempPathFactory) -> trainer.Session:
+    out = tmp_path_factory.mktemp("local")
+    trainer.build(models.mlp(hidden=16), loss="cross-entropy", optimizer="momentum", out=out)
+    return trainer.Session(out, threads=1)
+
+
+@pytest.fixture(scope="module")
+def start(s: trainer.Session) -> Any:
+    return s.vector()
+
+
+def data(samples: int = 70) -> trainer.Dataset:
+    x, y = digits()
+    return trainer.Dataset(x[:samples], y[:samples])
+
+
+def test_the_result_is_the_change_of_the_weights(s: trainer.Session, start: Any) -> None:
+    s.load_vector(start)
+    result = trainer.train_local(s, data(), trainer.LocalSpec(local_epochs=2, batch=32, lr=0.05), seed=1)
+    np.testing.assert_allclose(start + result.delta, s.vector(), atol=1e-7)
+    assert result.delta.dtype == np.float32
+    assert result.samples == 70
+    assert result.steps == 6  # 32 + 32 + 6, twice
+    assert 0 < result.loss < 5
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(s: trainer.Session, start: Any) -> None:
+    deltas = []
+    for seed in (7, 7, 8):
+        s.load_vector(start)
+        deltas.append(trainer.train_local(s, data(), trainer.LocalSpec(2, 16, 0.05), seed=seed).delta.tobytes())
+    assert deltas[0] == deltas[1] != deltas[2]
+
+
+def test_every_epoch_uses_every_sample_once_in_a_new_order(s: trainer.Session, start: Any) -> None:
+    s.load_vector(start)
+    seen: list[list[int]] = []
+
+    class Watched:
+        manifest = s.manifest
+        reset_optimizer, vector = s.reset_optimizer, s.vector
+
+        def step(self, batch: Any, lr: float) -> float:
+            seen.append(batch["target"].tolist())
+            return 1.0
+
+    labels = trainer.Dataset(np.zeros((10, 64), np.float32), np.arange(10))
+    result = trainer.train_local(Watched(), labels, trainer.LocalSpec(3, 4, 0.1), seed=0)  # type: ignore[arg-type]
+    assert [len(batch) for batch in seen] == [4, 4, 2] * 3
+    epochs = [[*seen[i], *seen[i + 1], *seen[i + 2]] for i in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert result.loss == 1.0
+
+
+def test_should_stop_is_asked_before_every_step(s: trainer.Session, start: Any) -> None:
+    s.load_vector(start)
+    answers = iter([False, False, True])
+    with pytest.raises(TrainingCancelledError, match="after 2 steps"):
+        trainer.train_local(s, data(), trainer.LocalSpec(1, 8), seed=0, should_stop=lambda: next(answers))
+
+
+def test_divergence_is_named_with_the_learning_rate(s: trainer.Session, start: Any) -> None:
+    s.load_vector(start)
+    with pytest.raises(TrainingDivergedError) as caught:
+        trainer.train_local(s, data(), trainer.LocalSpec(5, 32, 1e30), seed=0)
+    assert caught.value.name == "training-diverged"
+    assert "1e+30" in caught.value.hint
+    s.load_vector(start)  # the session is usable again
+
+
+def test_divergence_in_the_last_step_is_found_too(s: trainer.Session, start: Any) -> None:
+    s.load_vector(start)
+    loud = trainer.Dataset(1e4 * data(8).x, data(8).y)
+    with pytest.raises(TrainingDivergedError, match="after 1 steps"):
+        trainer.train_local(s, loud, trainer.LocalSpec(1, 8, 3e38), seed=0)
+
+
+def test_evaluation_gives_sums_that_add_up(s: trainer.Session, start: Any) -> None:
+    s.load_vector(start)
+    whole = s.evaluate({"x": data().x, "target": data().y})
+    sums = trainer.evaluate_local(s, data(), batch=32)
+    assert sums["samples"] == 70
+    assert sums["accuracy"] == round(whole["accuracy"] * 70)
+    assert sums["loss"] / 70 == pytest.approx(whole["loss"], rel=1e-5)
+    parts = [trainer.evaluate_local(s, data().take(i)) for i in (np.arange(20), np.arange(20, 70))]
+    assert sum(p["loss"] for p in parts) == pytest.approx(sums["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [{"local_epochs": 0}, {"batch": 0}, {"lr": 0.0}, {"lr": float("nan")}, {"lr": -1.0}])
+def test_a_spec_that_makes_no_sense_is_refused(bad: Any) -> None:
+    with pytest.raises(ConfigError):
+        trainer.LocalSpec(**bad)
+
+
+def test_eight_uneven_devices_learn_together_what_none_learns_alone(tmp_path: Path) -> None:
+    """Federated averaging in miniature: the whole room at work."""
+    from edgefl.datasets import partition
+
+    x, y = digits()
+    train, test = trainer.Dataset(x, y).split(0.2, seed=0)
+    trainer.build(models.mlp(seed=0), loss="cross-entropy", out=tmp_path)
+    s = trainer.Session(tmp_path, threads=1)
+    spec = trainer.LocalSpec(local_epochs=2, batch=8, lr=0.3)
+    parts = partition.dirichlet(train.y, 8, 0.3, np.random.default_rng(0), minimum=10)
+    devices = [train.take(part) for part in parts]
+    weights = start = s.vector()
+    for round_ in range(6):
+        total = np.zeros(len(weights))
+        for i, device in enumerate(devices):
+            s.load_vector(weights)
+            result = trainer.train_local(s, device, spec, seed=100 * round_ + i)
+            total += result.samples * result.delta
+        weights = (weights + total / len(train)).astype(np.float32)
+
+    def accuracy(vector: Any) -> float:
+        s.load_vector(vector)
+        sums = trainer.evaluate_local(s, test)
+        return sums["accuracy"] / sums["samples"]
+
+    together = accuracy(weights)
+    alone = []
+    for device in devices:
+        s.load_vector(start)
+        trainer.train_local(s, device, trainer.LocalSpec(12, 8, 0.3), seed=0)
+        alone.append(accuracy(s.vector()))
+    assert together > 0.9
+    assert together > np.mean(alone) + 0.2
