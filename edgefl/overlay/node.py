@@ -165,6 +165,11 @@ class Overlay:
         """Our place in the application's tree; None if we take no part."""
         return self._forest.view(app)
 
+    def parent_of(self, app: int) -> int | None:
+        """The node id of our parent in that tree, if we have one; cheaper than a view."""
+        tree = self._forest.trees.get(app)
+        return None if tree is None or tree.parent is None else tree.parent.node_id
+
     def trees(self) -> tuple[int, ...]:
         return tuple(self._forest.trees)
 

@@ -1,0 +1,1 @@
+"""The map of this room follows as it fills."""

@@ -1,0 +1,153 @@
+"""A network under virtual time that loses, repeats, reorders and cuts, and devices on it.
+
+A `SimNode` is the world of one device: it implements the `Effects` of the core, and hands messages and timers to its
+handlers in turn, the first that knows them takes them (the overlay, then whatever is built on top). Everything random
+comes from seeded generators, one per device and one for the network, so the same seed gives the same run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from edgefl.sim.clock import Clock
+from edgefl.sim.rtt_model import Place, RttModel
+from edgefl.wire import Contact, Message, decode, encode
+
+if TYPE_CHECKING:
+    from edgefl.effects import TimerKey
+
+PACKET_OVERHEAD_BYTES = 52
+"""Per message on the wire: UDP/IPv4 28, session and counter 8, AEAD 16 (overlay study 1.6)."""
+
+
+class Handler(Protocol):
+    """A part of a device that takes messages and timers. Both answer False for what is not theirs."""
+
+    def on_message(self, sender: Contact, message: Message, now: float) -> bool: ...
+    def on_timer(self, key: TimerKey, now: float) -> bool: ...
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong, as probabilities per message; may be changed while running."""
+
+    loss: float = 0.0
+    duplicate: float = 0.0
+    reorder: float = 0.0
+    reorder_s: float = 0.2
+    jitter: float = 0.1  # of the one-way delay
+
+
+class Network:
+    """Carries messages between the devices that are registered by their address."""
+
+    def __init__(self, clock: Clock, model: RttModel, random: Random, *, wire: bool = False) -> None:
+        """With `wire`, every message is really encoded and decoded; without, it is only encoded to be counted."""
+        self.clock = clock
+        self.model = model
+        self.faults = Faults()
+        self.sides: Callable[[SimNode], int] | None = None
+        """While set, messages pass only between devices of the same side."""
+        self.messages = 0
+        self.bytes = 0
+        self.by_type: Counter[str] = Counter()
+        self._random = random
+        self._wire = wire
+        self._nodes: dict[tuple[str, int], SimNode] = {}
+
+    def attach(self, node: SimNode) -> None:
+        self._nodes[node.contact.host, node.contact.port] = node
+
+    def detach(self, node: SimNode) -> None:
+        if self._nodes.get((node.contact.host, node.contact.port)) is node:
+            del self._nodes[node.contact.host, node.contact.port]
+
+    def send(self, origin: SimNode, to: Contact, message: Message) -> None:
+        data = encode(message)
+        size_bytes = len(data) + PACKET_OVERHEAD_BYTES
+        self.messages += 1
+        self.bytes += size_bytes
+        self.by_type[type(message).__name__] += size_bytes
+        origin.sent_bytes += size_bytes
+        node = self._nodes.get((to.host, to.port))
+        if node is None or node.contact.node_id != to.node_id:
+            return
+        random, faults = self._random.random, self.faults
+        if faults.loss and random() < faults.loss:
+            return
+        if self._wire:
+            decoded = decode(data)
+            if decoded is None:
+                raise ValueError(f"{type(message).__name__} does not survive the wire")
+            message = decoded
+        delay_s = self.model.rtt_s(origin.place, node.place) / 2 * (1 + faults.jitter * random())
+        if faults.reorder and random() < faults.reorder:
+            delay_s += faults.reorder_s * random()
+        self.clock.at(self.clock.now + delay_s + node.slow_s, self._arrive, origin, node, origin.contact, message)
+        if faults.duplicate and random() < faults.duplicate:
+            again_s = delay_s + faults.reorder_s * random()
+            self.clock.at(self.clock.now + again_s + node.slow_s, self._arrive, origin, node, origin.contact, message)
+
+    def _arrive(self, origin: SimNode, node: SimNode, sender: Contact, message: Message) -> None:
+        if self.sides is None or self.sides(origin) == self.sides(node):
+            node.receive(sender, message)
+
+
+class SimNode:
+    """One device: where it stands, its timers, its handlers. Implements `Effects`."""
+
+    def __init__(self, network: Network, contact: Contact, place: Place, seed: int) -> None:
+        self.network = network
+        self.contact = contact
+        self.place = place
+        self.alive = True
+        self.slow_s = 0.0
+        """How late this device gets round to messages and timers: a busy or weak device."""
+        self.sent_bytes = 0
+        self.handlers: list[Handler] = []
+        self._random = Random(seed)
+        self._timers: dict[TimerKey, int] = {}
+        self._serial = 0
+        network.attach(self)
+
+    # Effects
+
+    @property
+    def random(self) -> Random:
+        return self._random
+
+    def send(self, to: Contact, message: Message) -> None:
+        if self.alive:
+            self.network.send(self, to, message)
+
+    def set_timer(self, key: TimerKey, at: float) -> None:
+        self._serial += 1
+        self._timers[key] = self._serial
+        clock = self.network.clock
+        clock.at(max(at, clock.now) + self.slow_s, self._fire, key, self._serial)
+
+    def cancel_timer(self, key: TimerKey) -> None:
+        self._timers.pop(key, None)
+
+    # Events
+
+    def receive(self, sender: Contact, message: Message) -> None:
+        if self.alive:
+            now = self.network.clock.now
+            any(handler.on_message(sender, message, now) for handler in self.handlers)
+
+    def die(self) -> None:
+        """Vanish without a word."""
+        self.alive = False
+        self._timers.clear()
+        self.network.detach(self)
+
+    def _fire(self, key: TimerKey, serial: int) -> None:
+        if self.alive and self._timers.get(key) == serial:
+            del self._timers[key]
+            now = self.network.clock.now
+            any(handler.on_timer(key, now) for handler in self.handlers)
