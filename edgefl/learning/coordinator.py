@@ -272,7 +272,7 @@ class Coordinator:
         tree = app.tree
         self.phase = Phase.RUNNING
         self.problem = ""
-        self._expected = max(1, tree.members) if tree is not None else 1
+        self._expected = max(1, tree.members if tree is not None else 1, self._took_part_last())
         last = self._target_reached or app.ledger.round >= app.manifest.rounds or app.advert.state is AppState.STOPPED
         kind = RoundKind.EVALUATE if last else RoundKind.TRAIN
         self._begin(kind, now)
@@ -311,6 +311,12 @@ class Coordinator:
         self._record_training(round_, now)
         self.phase = Phase.KEEPING
         self.app.effects.keep(self.app.id, ("model", round_.tag), new)
+
+    def _took_part_last(self) -> int:
+        """Participants of the newest round that is done. A part of the fleet that is cut off from the rest must not
+        train on by itself as if it were the whole: the quorum counts those who were there before, too."""
+        record = self.app.ledger.history.get(self.app.ledger.round)
+        return record.participants if record is not None else 0
 
     def _quorum(self) -> int:
         return max(1, math.ceil(self.app.manifest.quorum * self._expected - 1e-9))

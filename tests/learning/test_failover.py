@@ -210,6 +210,21 @@ def test_a_root_is_followed_when_the_further_model_cannot_be_had() -> None:
     assert world.devices[2].app.counters["round_backwards"] > MAX_OBJECTIONS
 
 
+def test_a_part_of_the_fleet_that_is_cut_off_does_not_train_on_by_itself() -> None:
+    world = World(5, manifest=make_manifest(rounds=30, deadline_s=5.0))
+    world.start({2: 1, 3: 1, 4: 1, 5: 1})
+    world.run(lambda: world.devices[1].app.ledger.round == 2)
+    for others in (2, 3, 4):
+        world.kill(others)
+    world.run_for(100)
+    assert world.devices[1].app.ledger.round <= 3
+    assert "2 of 5 devices delivered, 3 are needed" in world.devices[1].app.coordinator.problem
+    for others in (2, 3, 4):
+        world.restart(others)
+    world.heal()
+    world.run(world.finished)
+
+
 def test_everybody_restarts_after_a_power_cut() -> None:
     world = World(4, manifest=make_manifest(rounds=6))
     seen = watch_rounds(world)
@@ -296,6 +311,10 @@ def test_any_schedule_of_deaths_and_returns(seed: int, size: int, pauses: list[f
             world.kill(world.random.choice(alive))
         world.run_for(0.3)
         world.heal()
+    for number, device in list(world.devices.items()):
+        if not device.alive:
+            world.restart(number)  # too few might be left for a quorum
+    world.heal()
     world.run(world.finished, limit_s=3000)
     rounds = {device.app.ledger.round for device in world.devices.values() if device.alive}
     assert rounds == {6}
