@@ -40,7 +40,7 @@ def smooth(before: float | None, sample: float, elapsed_s: float) -> float:
     """Exponential moving average with HALF_LIFE_S; the first sample counts in full."""
     if before is None:
         return sample
-    keep = 0.5 ** (elapsed_s / HALF_LIFE_S)
+    keep: float = 0.5 ** (elapsed_s / HALF_LIFE_S)
     return keep * before + (1 - keep) * sample
 
 
