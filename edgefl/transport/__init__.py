@@ -1,0 +1,36 @@
+"""The only room with sockets: how devices let each other in, talk, and move models. It knows no message but its own.
+
+    transport.py      Transport: everything below, put together; the interface to the rest of the house
+
+    door.py           the port for strangers: a small TCP service, few places, a deadline
+    door_exchange.py  what is said there: a mutually authenticated, sealed exchange of fixed-size frames (no sockets)
+    zap.py            the allow list at ZeroMQ's own ports
+    cards.py          what we know about other devices' doors
+
+    links.py          messages: ROUTER in, DEALER out, Hello, Bye, losses
+    dial.py           one outbound connection as a state machine: knock, connect, up, lost
+    outbox.py         messages that wait for a connection
+    inbound.py        who is connected to a bound socket, and how to cut one off
+    penalties.py      peers that send nonsense
+
+    blobs.py          blobs at hand: cache, files, what is arriving
+    assembly.py       one arriving blob, checked chunk by chunk
+    pull.py           asking for blobs, source after source
+    serve.py          answering those who ask
+    broadcast.py      pushing to children, chunk by chunk as it arrives
+    feeds.py          taking what parents push
+    flight.py         chunks that ZeroMQ has not let go of
+
+    zmq_socket.py     a ZeroMQ socket on the asyncio loop that loses no signal
+    curve.py          all socket options in one place; CURVE always
+    timing.py         every duration      counters.py  every count
+
+One asyncio loop, one Python thread. Threads that are not ours to avoid: ZeroMQ's I/O thread and reaper, pyzmq's
+collector of zero-copy buffers (started by the first chunk that is sent), and the executor that is handed in.
+"""
+
+from edgefl.transport.blobs import BlobFiles
+from edgefl.transport.timing import Timing
+from edgefl.transport.transport import Observed, Transport, TransportListener
+
+__all__ = ["BlobFiles", "Observed", "Timing", "Transport", "TransportListener"]

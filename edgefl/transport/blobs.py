@@ -1,0 +1,298 @@
+"""Blobs on this device: a bounded cache in memory, files behind it, and those that are still arriving.
+
+    add      a blob made here                              -> cache
+    arrive   an assembly that is complete (assembly.py)    -> cache
+    find     cache, else files, where the content is checked against its name before anybody sees it
+    discard  forget it everywhere
+
+The cache holds what was added or fetched until it is discarded. Beyond its limit the least recently used blobs move to
+the file store, if there is one; blobs that were pushed and never asked for are simply dropped. Files are only touched
+on the executor: an SD card may take seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from edgefl.errors import EdgeflError, TryAgainError
+from edgefl.transport.assembly import Assembly
+from edgefl.transport.counters import Counters
+from edgefl.wire.blob import CHUNK_BYTES, BlobRef, blob_ref, hash_chunks
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+MAX_CACHE_BYTES = 128 * 1024 * 1024
+"""Blobs in memory: five models of 25 MB. A single larger blob is still held, alone."""
+
+MAX_ASSEMBLY_BYTES = 128 * 1024 * 1024
+"""Blobs that are arriving; a fetch beyond it waits its turn. A single larger blob still arrives, alone."""
+
+MAX_ASSEMBLIES = 64
+"""Arriving blobs, however small."""
+
+LOOSE_S = 30.0
+"""A pushed blob that nobody asks for and that has stopped arriving is dropped after this."""
+
+INLINE_HASH_BYTES = 2 * CHUNK_BYTES
+"""Hashing this much takes 2 ms on a small device; more goes to the executor."""
+
+
+class BlobFiles(Protocol):
+    """A store of blobs on disk. Every method may block: they are called on the executor."""
+
+    def get(self, blob_id: bytes) -> memoryview | None:
+        """The content, or None. It is checked by the caller."""
+        ...
+
+    def put(self, blob_id: bytes, data: memoryview) -> None:
+        """Keep the content. Raises StorageError."""
+        ...
+
+    def remove(self, blob_id: bytes) -> None:
+        """Forget what `put` has kept; anything else stays."""
+        ...
+
+
+class NoFiles:
+    """A device without room on disk: beyond the cache's limit the least recently used blob is lost."""
+
+    def get(self, blob_id: bytes) -> memoryview | None:
+        return None
+
+    def put(self, blob_id: bytes, data: memoryview) -> None:
+        raise TryAgainError("no file store")
+
+    def remove(self, blob_id: bytes) -> None:
+        return
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A whole blob at hand. `loose`: pushed to us, nobody has asked for it. `on_disk`: files have it as well."""
+
+    ref: BlobRef
+    hashes: bytes
+    view: memoryview
+    loose: bool = False
+    on_disk: bool = False
+
+    def chunk(self, index: int) -> memoryview:
+        return self.view[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+
+    def has(self, index: int) -> bool:
+        return 0 <= index < self.ref.chunks
+
+
+class Blobs:
+    """The blobs of one device."""
+
+    def __init__(
+        self, files: BlobFiles, executor: Executor, counters: Counters, *, max_cache_bytes: int = MAX_CACHE_BYTES
+    ) -> None:
+        self._files = files
+        self._executor = executor
+        self._counters = counters
+        self._max_cache_bytes = max_cache_bytes
+        self._held: dict[bytes, Held] = {}
+        self._moving: dict[bytes, Held] = {}
+        self._spilled: set[bytes] = set()
+        self._loading: dict[bytes, asyncio.Task[Held | None]] = {}
+        self._assemblies: dict[bytes, Assembly] = {}
+        self._room: list[asyncio.Future[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.cached_bytes = 0
+        self.arriving_bytes = 0
+
+    # Whole blobs
+
+    async def add(self, data: bytes | bytearray | memoryview) -> BlobRef:
+        """Hold this content, which must not change any more, and return its name."""
+        view = memoryview(data).cast("B").toreadonly()
+        if len(view) <= INLINE_HASH_BYTES:
+            hashes = hash_chunks(view)
+        else:
+            hashes = await self._off_loop(hash_chunks, view)
+        held = Held(blob_ref(len(view), hashes), hashes, view)
+        self._hold(held)
+        assembly = self._assemblies.get(held.ref.id)
+        if assembly is not None:
+            self._end(assembly, held.view)
+        return held.ref
+
+    def peek(self, blob_id: bytes) -> Held | None:
+        """The blob, if it is in memory."""
+        held = self._held.pop(blob_id, None)
+        if held is not None:
+            self._held[blob_id] = held  # most recently used last
+        return held or self._moving.get(blob_id)
+
+    async def find(self, blob_id: bytes) -> Held | None:
+        """The blob, from memory or from the files. Raises StorageError."""
+        held = self.peek(blob_id)
+        if held is None:
+            task = self._loading.get(blob_id)
+            if task is None:
+                task = self._loading[blob_id] = asyncio.ensure_future(self._load(blob_id))
+                task.add_done_callback(lambda _: self._loading.pop(blob_id, None))
+            held = await asyncio.shield(task)
+        return held
+
+    def has(self, blob_id: bytes) -> bool:
+        """Whether the blob is in memory, or was moved to the files from there."""
+        return self.peek(blob_id) is not None or blob_id in self._spilled
+
+    def discard(self, blob_id: bytes) -> None:
+        """Forget a blob. Views of it that were handed out stay valid; a fetch that is under way goes on."""
+        held = self._held.pop(blob_id, None)
+        if held is not None:
+            self.cached_bytes -= held.ref.size
+        self._moving.pop(blob_id, None)
+        if blob_id in self._spilled:
+            self._spilled.discard(blob_id)
+            self._soon(self._off_loop(self._files.remove, blob_id))
+
+    # Arriving blobs
+
+    def assembly(self, blob_id: bytes) -> Assembly | None:
+        return self._assemblies.get(blob_id)
+
+    def open(self, ref: BlobRef, now: float, *, wanted: bool) -> Assembly | None:
+        """The assembly of a blob, new if need be; None when there is no room now.
+
+        A blob that somebody wants takes the place of pushed ones that nobody has asked for.
+        """
+        assembly = self._assemblies.get(ref.id)
+        if assembly is not None:
+            return assembly if assembly.ref == ref else None
+        if wanted:
+            for other in list(self._assemblies.values()):
+                if not self._full(ref.size):
+                    break
+                if not other.wanted:
+                    self.give_up(other, TryAgainError("its place was needed"))
+        if self._full(ref.size):
+            return None
+        assembly = self._assemblies[ref.id] = Assembly(ref, now)
+        self.arriving_bytes += ref.size
+        return assembly
+
+    async def room(self) -> None:
+        """Wait until an assembly has ended."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._room.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._room.remove(waiter)
+
+    def arrived(self, assembly: Assembly) -> None:
+        """Every chunk is here: hold the blob and hand it to everybody who waits."""
+        if not assembly.ended and assembly.hashes is not None:
+            held = Held(assembly.ref, assembly.hashes, assembly.view, loose=not assembly.wanted)
+            self._hold(held)
+            self._end(assembly, held.view)
+
+    def give_up(self, assembly: Assembly, error: EdgeflError) -> None:
+        """The blob will not come; everybody who waits gets the error."""
+        if not assembly.ended:
+            self._end(assembly, error)
+
+    def sweep(self, now: float) -> None:
+        """Drop pushed blobs that nobody asked for and that no longer arrive. Call about once a second."""
+        for assembly in list(self._assemblies.values()):
+            if not assembly.wanted and now - assembly.touched > LOOSE_S:
+                self.give_up(assembly, TryAgainError("nobody asked for it"))
+
+    async def close(self) -> None:
+        for assembly in list(self._assemblies.values()):
+            self.give_up(assembly, TryAgainError("this daemon is stopping"))
+        await asyncio.gather(*self._tasks, *self._loading.values(), return_exceptions=True)
+
+    # Details
+
+    def _full(self, size: int) -> bool:
+        too_many = len(self._assemblies) >= MAX_ASSEMBLIES
+        return bool(self._assemblies) and (too_many or self.arriving_bytes + size > MAX_ASSEMBLY_BYTES)
+
+    def _end(self, assembly: Assembly, outcome: memoryview | EdgeflError) -> None:
+        if self._assemblies.pop(assembly.ref.id, None) is not None:
+            self.arriving_bytes -= assembly.ref.size
+        assembly.end(outcome)
+        for waiter in self._room:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _hold(self, held: Held) -> None:
+        known = self._held.pop(held.ref.id, None)
+        if known is not None:
+            known.loose = known.loose and held.loose
+            self._held[held.ref.id] = known
+            return
+        self._held[held.ref.id] = held
+        self.cached_bytes += held.ref.size
+        while self.cached_bytes > self._max_cache_bytes and len(self._held) > 1:
+            self._evict(held)
+
+    def _evict(self, newest: Held) -> None:
+        others = [item for item in self._held.values() if item is not newest]
+        victim = next((item for item in others if item.loose), others[0])
+        del self._held[victim.ref.id]
+        self.cached_bytes -= victim.ref.size
+        if not victim.loose and not victim.on_disk:
+            self._moving[victim.ref.id] = victim
+            self._soon(self._spill(victim))
+
+    async def _spill(self, held: Held) -> None:
+        blob_id = held.ref.id
+        try:
+            await self._off_loop(self._files.put, blob_id, held.view)
+        except EdgeflError as error:
+            self._counters["blobs.evicted"] += 1
+            log.error("a blob of %d bytes had to go: memory is full and %s", held.ref.size, error.cause)
+        else:
+            if blob_id in self._moving:
+                self._spilled.add(blob_id)
+            else:  # discarded meanwhile
+                await self._off_loop(self._files.remove, blob_id)
+        self._moving.pop(blob_id, None)
+
+    async def _load(self, blob_id: bytes) -> Held | None:
+        found = await self._off_loop(self._read, blob_id)
+        if found is None:
+            return None
+        present = self.peek(blob_id)
+        if present is not None:
+            return present
+        view, hashes = found
+        ref = blob_ref(len(view), hashes)
+        if ref.id != blob_id:
+            self._counters["blobs.rotten"] += 1
+            return None
+        held = Held(ref, hashes, view, on_disk=True)
+        self._hold(held)
+        return held
+
+    def _read(self, blob_id: bytes) -> tuple[memoryview, bytes] | None:
+        data = self._files.get(blob_id)
+        if data is None:
+            return None
+        view = memoryview(data).cast("B").toreadonly()
+        return view, hash_chunks(view)
+
+    async def _off_loop(self, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
+        call = partial(function, *arguments, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

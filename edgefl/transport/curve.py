@@ -1,0 +1,117 @@
+"""ZeroMQ socket options: the one place that sets them. CURVE is always on; there is no plaintext mode.
+
+No CONNECT_ROUTING_ID (a clash aborts the process), no ipc:// (it aborts at the descriptor limit), no reconnecting by
+ZeroMQ itself: a peer that was restarted has other ports, which only its door knows, so each outbound socket lives for
+one connection and dial.py makes the next one.
+"""
+
+from __future__ import annotations
+
+import zmq
+
+from edgefl.identity.keys import DeviceKeys
+from edgefl.transport.timing import Timing
+from edgefl.wire.blob import CHUNK_BYTES
+from edgefl.wire.codec import MAX_MESSAGE_BYTES
+
+ZAP_DOMAIN = b"edgefl"
+
+MAX_FRAME_BYTES = max(CHUNK_BYTES, MAX_MESSAGE_BYTES) + 128
+"""The largest frame that a peer may announce: a chunk, and CURVE's 33 bytes around it."""
+
+LINK_HIGH_WATER = 64
+"""Messages in each direction of a link inside ZeroMQ: at most 4 MB of control messages; beyond it our own queue, which
+is bounded in bytes, takes over. TCP holds back a peer that sends faster than we read."""
+
+SUBSCRIBER_HIGH_WATER = 32
+"""Pushed chunks waiting in a subscriber: 8 MiB. Beyond it TCP holds back the parent, whose queue refers to shared
+memory."""
+
+SUBSCRIPTION_HIGH_WATER = 64
+"""Subscriptions from one child waiting to be read by us: bounds what a flood of them can do before it is cut."""
+
+
+def open_link_server(context: zmq.Context[zmq.Socket[bytes]], keys: DeviceKeys, timing: Timing) -> zmq.Socket[bytes]:
+    """A ROUTER for inbound links."""
+    socket = _server(context, zmq.ROUTER, keys, timing)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.SNDHWM, LINK_HIGH_WATER)
+    socket.setsockopt(zmq.RCVHWM, LINK_HIGH_WATER)
+    return socket
+
+
+def open_broadcast_server(
+    context: zmq.Context[zmq.Socket[bytes]], keys: DeviceKeys, timing: Timing
+) -> zmq.Socket[bytes]:
+    """An XPUB that reports every subscription, drops nothing silently, and never copies."""
+    socket = _server(context, zmq.XPUB, keys, timing)
+    socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, SUBSCRIPTION_HIGH_WATER)
+    return socket
+
+
+def open_link(
+    context: zmq.Context[zmq.Socket[bytes]], keys: DeviceKeys, timing: Timing, server_key: bytes
+) -> zmq.Socket[bytes]:
+    """A DEALER to one peer."""
+    socket = _client(context, zmq.DEALER, keys, timing, server_key)
+    socket.setsockopt(zmq.SNDHWM, LINK_HIGH_WATER)
+    socket.setsockopt(zmq.RCVHWM, LINK_HIGH_WATER)
+    return socket
+
+
+def open_subscriber(
+    context: zmq.Context[zmq.Socket[bytes]], keys: DeviceKeys, timing: Timing, server_key: bytes
+) -> zmq.Socket[bytes]:
+    """A SUB to one parent. Its own queue of subscriptions is unbounded: a bound drops them silently, for good."""
+    socket = _client(context, zmq.SUB, keys, timing, server_key)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, SUBSCRIBER_HIGH_WATER)
+    return socket
+
+
+def endpoint(host: str, port: int | str) -> str:
+    """A ZeroMQ endpoint; IPv6 addresses in brackets."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def _server(context: zmq.Context[zmq.Socket[bytes]], kind: int, keys: DeviceKeys, timing: Timing) -> zmq.Socket[bytes]:
+    socket = _any(context, kind, timing)
+    public, secret = keys.curve_z85()
+    socket.setsockopt(zmq.CURVE_SERVER, 1)
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
+    socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+    return socket
+
+
+def _client(
+    context: zmq.Context[zmq.Socket[bytes]], kind: int, keys: DeviceKeys, timing: Timing, server_key: bytes
+) -> zmq.Socket[bytes]:
+    from zmq.utils import z85
+
+    socket = _any(context, kind, timing)
+    public, secret = keys.curve_z85()
+    socket.setsockopt(zmq.CURVE_SERVERKEY, z85.encode(server_key))
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
+    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    return socket
+
+
+def _any(context: zmq.Context[zmq.Socket[bytes]], kind: int, timing: Timing) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, _ms(timing.handshake))
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _ms(timing.heartbeat))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _ms(timing.heartbeat_timeout))
+    socket.setsockopt(zmq.HEARTBEAT_TTL, _ms(timing.heartbeat_timeout))
+    socket.setsockopt(zmq.TCP_MAXRT, _ms(timing.stall))
+    return socket
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

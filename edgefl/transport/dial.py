@@ -1,0 +1,205 @@
+"""One outbound ZeroMQ connection to a peer, kept up for as long as it is wanted: a state machine.
+
+             want                    card                   handshake
+    IDLE ───────────> KNOCKING ───────────────> CONNECTING ───────────> UP
+      │                 │  ^                       │  │                  │
+      │ want, with card │  └─ failed, card was old ┘  │                  │
+      └─────────────────┼───────> CONNECTING          │                  │
+                        │ door shut                   │ failed           │ disconnected
+                        v                             v                  v
+                       LOST <─────────────────────────┴──────────────────┘
+                        │ after the back-off: wanted -> KNOCKING, else -> IDLE
+
+    close() leads to IDLE from everywhere.
+
+Each ZeroMQ socket lives for one connection: a peer that was restarted has other ports and perhaps another key, and a
+peer that has forgotten us refuses the handshake with 400, after which ZeroMQ never tries again. Both are cured by its
+door. `on_lost` is called on every way into LOST, with the error if the door gave one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from random import Random
+
+import zmq
+
+from edgefl.errors import EdgeflError
+from edgefl.identity.keys import DeviceKeys
+from edgefl.transport.cards import Cards
+from edgefl.transport.counters import Counters
+from edgefl.transport.curve import endpoint
+from edgefl.transport.door import Card
+from edgefl.transport.timing import Timing
+from edgefl.transport.zmq_socket import LoopSocket, Monitor, Parts
+from edgefl.wire.contact import Contact
+
+STEADY_S = 5.0
+"""A connection that lasted this long was a good one: the next back-off starts from the beginning."""
+
+
+class State(Enum):
+    """Where a dial stands."""
+
+    IDLE = "idle"
+    KNOCKING = "knocking"
+    CONNECTING = "connecting"
+    UP = "up"
+    LOST = "lost"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.IDLE: frozenset({State.KNOCKING, State.CONNECTING}),
+    State.KNOCKING: frozenset({State.CONNECTING, State.LOST, State.IDLE}),
+    State.CONNECTING: frozenset({State.UP, State.KNOCKING, State.LOST, State.IDLE}),
+    State.UP: frozenset({State.LOST, State.IDLE}),
+    State.LOST: frozenset({State.KNOCKING, State.CONNECTING, State.IDLE}),
+}
+
+
+@dataclass(slots=True)
+class Station:
+    """What every part of one transport shares."""
+
+    context: zmq.Context[zmq.Socket[bytes]]
+    keys: DeviceKeys
+    cards: Cards
+    timing: Timing
+    counters: Counters
+    clock: Callable[[], float]
+    random: Random
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What differs between a link and a subscription: the socket, the port, and who listens."""
+
+    open_socket: Callable[[Card], zmq.Socket[bytes]]
+    port: Callable[[Card], int]
+    on_parts: Callable[[Parts], None]
+    on_up: Callable[[], None]
+    on_lost: Callable[[EdgeflError | None], None]
+    on_writable: Callable[[], None]
+    wanted: Callable[[], bool]
+
+
+class Dial:
+    """An outbound connection to `contact`."""
+
+    def __init__(self, station: Station, contact: Contact, line: Line) -> None:
+        self.contact = contact
+        self.state = State.IDLE
+        self.socket: LoopSocket | None = None
+        self._station = station
+        self._line = line
+        self._monitor: Monitor | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._failures = 0
+        self._up_since = 0.0
+        self._asked = 0
+        self._card_is_fresh = False
+
+    def want(self, contact: Contact | None = None) -> None:
+        """The connection is needed, at this contact if it is news. An answer comes through `on_up` or `on_lost`."""
+        moved = False
+        if contact is not None and contact.incarnation >= self.contact.incarnation:
+            moved = (contact.host, contact.port) != (self.contact.host, self.contact.port)
+            self.contact = contact
+        if self.state is State.IDLE or (self.state is State.LOST and moved):
+            card = self._station.cards.get(self.contact.node_id)
+            if card is not None and card.contact.incarnation >= self.contact.incarnation:
+                self._connect(card, fresh=False)
+            else:
+                self._knock()
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Give the connection up without calling anybody."""
+        if self.state is not State.IDLE:
+            self._enter(State.IDLE, linger_s=linger_s)
+
+    def _enter(self, state: State, *, linger_s: float = 0.0) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise RuntimeError(f"no way from {self.state} to {state}")
+        self.state = state
+        self._asked += 1  # an answer from the door to an earlier question is no longer of interest
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if state is not State.UP:
+            self._drop_socket(linger_s)
+
+    def _knock(self) -> None:
+        self._enter(State.KNOCKING)
+        asked = self._asked
+        self._station.cards.ask(self.contact, lambda outcome: self._on_card(asked, outcome))
+
+    def _on_card(self, asked: int, outcome: Card | EdgeflError) -> None:
+        if asked != self._asked:
+            return
+        if isinstance(outcome, Card):
+            self._connect(outcome, fresh=True)
+        else:
+            self._lose(outcome)
+
+    def _connect(self, card: Card, *, fresh: bool) -> None:
+        station = self._station
+        self._enter(State.CONNECTING)
+        self._card_is_fresh = fresh
+        self._timer = asyncio.get_running_loop().call_later(station.timing.connect, self._fail)
+        socket = self._line.open_socket(card)
+        self._monitor = Monitor(station.context, socket, self._on_event)
+        self.socket = LoopSocket(socket, self._line.on_parts, on_writable=self._line.on_writable)
+        try:
+            socket.connect(endpoint(card.host, self._line.port(card)))
+        except zmq.ZMQError:
+            self._fail()
+
+    def _on_event(self, event: int, _value: int) -> None:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED and self.state is State.CONNECTING:
+            self._enter(State.UP)
+            self._up_since = self._station.clock()
+            self._line.on_up()
+        elif event in (zmq.EVENT_CONNECTED, zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_ACCEPTED):
+            pass
+        elif self.state is State.UP:
+            self._lose(None)
+        elif self.state is State.CONNECTING:
+            self._fail()
+
+    def _fail(self) -> None:
+        """No connection with this card."""
+        self._station.cards.forget(self.contact.node_id)
+        if self._card_is_fresh:
+            self._lose(None)
+        else:
+            self._knock()
+
+    def _lose(self, error: EdgeflError | None) -> None:
+        station = self._station
+        if self.state is State.UP and station.clock() - self._up_since > STEADY_S:
+            self._failures = 0
+        self._enter(State.LOST)
+        delay = min(station.timing.backoff_max, station.timing.backoff_first * 2.0 ** min(self._failures, 16))
+        self._failures += 1
+        # Spread over half the delay: the neighbours of a device that returns must not all knock in the same instant.
+        delay *= 0.5 + 0.5 * station.random.random()
+        self._timer = asyncio.get_running_loop().call_later(delay, self._on_backoff_over)
+        self._line.on_lost(error)
+
+    def _on_backoff_over(self) -> None:
+        self._timer = None
+        if self._line.wanted():
+            self._knock()
+        else:
+            self._enter(State.IDLE)
+
+    def _drop_socket(self, linger_s: float) -> None:
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
+        if self.socket is not None:
+            self.socket.close(linger_s)
+            self.socket = None

@@ -1,0 +1,205 @@
+"""Who is connected to a bound ZeroMQ socket, one entry per TCP connection, and how to cut one off.
+
+ZeroMQ's monitor reports a lost connection by its descriptor alone; every frame that is received carries the descriptor
+that it came through (ZMQ_SRCFD) and the authenticated User-Id. Putting the two together names the peer that was lost,
+at once, whether its link or its subscription broke. It also lets us end a connection, which ZeroMQ cannot do for bound
+sockets: shutting the descriptor down makes its I/O thread see the end of the stream and release everything queued.
+
+That is how a revoked peer goes, and how each of these stays bounded:
+
+    connections in all, and per peer                     the least recently used goes
+    connections that never say who they are              cut after a time (strangers in a handshake, mostly)
+    bytes taken in but not delivered to us               a message of endlessly many parts, which ZeroMQ would buffer
+                                                         without limit (524 MB in the study); read from TCP_INFO
+
+A descriptor can be reused between the I/O thread's close and our hearing of it. Events are drained before every cut,
+which leaves microseconds, in which the worst that happens is that another connection is cut and opened again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import zmq
+
+from edgefl.transport.counters import Counters
+from edgefl.transport.timing import Timing
+from edgefl.transport.zmq_socket import Monitor
+
+MAX_CONNECTIONS = 512
+"""Connections to one bound socket: about 40 kB each."""
+
+MAX_PER_PEER = 4
+"""A peer needs one; a second and third exist for a moment around a restart."""
+
+MAX_ANONYMOUS = 128
+"""Connections that have not said who they are: all that strangers on the open port can have at a time."""
+
+MAX_UNDELIVERED_BYTES = 24 * 1024 * 1024
+"""Received by ZeroMQ and not delivered: a full queue of 64 messages with a chunk each is 20 MB, anything more is a
+message that never ends."""
+
+FRAME_OVERHEAD_BYTES = 256
+"""Allowed per delivered message for framing and encryption, so that many small messages do not look undelivered."""
+
+KEEPALIVE_BYTES_S = 1024
+"""Allowed per second of a connection's age for heartbeats in both directions."""
+
+_TCP_INFO_BYTES_ACKED = 120
+_TCP_INFO_BYTES = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received (linux/tcp.h)
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One TCP connection to a bound socket. `node_id` is the authenticated peer, None until its first frame."""
+
+    descriptor: int
+    since: float
+    used: float
+    node_id: int | None = None
+    route: bytes = b""
+    delivered: int = 0
+    pushed: int = 0
+    topics: set[bytes] = field(default_factory=set)
+    cut: bool = False
+    said_bye: bool = False
+
+
+class Inbound:
+    """The connections of one bound socket.
+
+    `on_lost(connection)` is called when a connection that had said who it is has ended.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        bound: zmq.Socket[bytes],
+        timing: Timing,
+        counters: Counters,
+        clock: Callable[[], float],
+        on_lost: Callable[[Connection], None],
+    ) -> None:
+        self._timing = timing
+        self._counters = counters
+        self._clock = clock
+        self._on_lost = on_lost
+        self._connections: dict[int, Connection] = {}
+        self._anonymous: dict[int, Connection] = {}
+        self._monitor = Monitor(context, bound, self._on_event)
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def attribute(self, frame: zmq.Frame) -> Connection | None:
+        """The connection that this frame came through, with its authenticated peer; None if it has none."""
+        try:
+            node_id = int(str(frame.get("User-Id")), 16)
+            descriptor = int(frame.get("__fd"))  # what frame.get(zmq.SRCFD) reads, without the integer option detour
+        except (zmq.ZMQError, ValueError):
+            return None
+        # Events first: an older connection with the same descriptor is then gone before this one takes its place.
+        connection = self._connections.get(descriptor)
+        if connection is None or connection.node_id != node_id:
+            self._monitor.drain()
+            now = self._clock()
+            connection = self._connections.get(descriptor)
+            if connection is None:
+                connection = self._connections[descriptor] = Connection(descriptor, now, now)
+            connection.node_id = node_id
+            self._anonymous.pop(descriptor, None)
+            self._bound_peer(node_id)
+        return connection
+
+    def of(self, node_id: int) -> list[Connection]:
+        """The connections of a peer, oldest first."""
+        return [item for item in self._connections.values() if item.node_id == node_id]
+
+    def connections(self) -> list[Connection]:
+        return list(self._connections.values())
+
+    def cut(self, connection: Connection) -> None:
+        """End a connection; `on_lost` follows when ZeroMQ has noticed."""
+        self._monitor.drain()
+        if connection.cut or self._connections.get(connection.descriptor) is not connection:
+            return
+        self._shut(connection)
+
+    def unacknowledged(self, connection: Connection) -> int:
+        """Bytes pushed into this connection that the peer's TCP has not acknowledged (0 if unknown)."""
+        counts = _tcp_counts(connection.descriptor)
+        return 0 if counts is None else max(0, connection.pushed - counts[0])
+
+    def sweep(self) -> None:
+        """Cut what has outstayed its welcome. Call about once a second."""
+        now = self._clock()
+        for connection in list(self._anonymous.values()):
+            if now - connection.since > self._timing.hello:
+                self._counters["refused.silent"] += 1
+                self.cut(connection)
+        known = sorted((item for item in self._connections.values() if item.node_id is not None), key=lambda c: c.used)
+        for at, connection in enumerate(known):
+            if at < len(known) - MAX_CONNECTIONS:
+                self.cut(connection)
+            elif self._undelivered(connection, now) > MAX_UNDELIVERED_BYTES:
+                self._counters["dropped.endless-message"] += 1
+                self.cut(connection)
+
+    def close(self) -> None:
+        self._monitor.close()
+
+    def _undelivered(self, connection: Connection, now: float) -> float:
+        counts = _tcp_counts(connection.descriptor)
+        if counts is None:
+            return 0
+        return counts[1] - connection.delivered - KEEPALIVE_BYTES_S * (now - connection.since + 1)
+
+    def _bound_peer(self, node_id: int) -> None:
+        for connection in self.of(node_id)[:-MAX_PER_PEER]:
+            self.cut(connection)
+
+    def _on_event(self, event: int, value: int) -> None:
+        now = self._clock()
+        if event == zmq.EVENT_ACCEPTED:
+            self._forget(value)
+            self._connections[value] = self._anonymous[value] = Connection(value, now, now)
+            if len(self._anonymous) > MAX_ANONYMOUS:
+                # At once: a flood would use up the descriptors before the next sweep.
+                self._counters["refused.crowd"] += 1
+                self._shut(self._anonymous.pop(next(iter(self._anonymous))))
+        elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
+            self._forget(value)
+        elif event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL):
+            self._counters["refused.handshake"] += 1
+
+    def _shut(self, connection: Connection) -> None:
+        connection.cut = True
+        self._counters["connections_cut"] += 1
+        with contextlib.suppress(OSError), _borrow(connection.descriptor) as tcp:
+            tcp.shutdown(socket.SHUT_RDWR)
+
+    def _forget(self, descriptor: int) -> None:
+        self._anonymous.pop(descriptor, None)
+        connection = self._connections.pop(descriptor, None)
+        if connection is not None and connection.node_id is not None:
+            self._on_lost(connection)
+
+
+def _borrow(descriptor: int) -> socket.socket:
+    """The connection behind ZeroMQ's descriptor, through a descriptor of our own. Raises OSError."""
+    return socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)
+
+
+def _tcp_counts(descriptor: int) -> tuple[int, int] | None:
+    """Bytes (acknowledged by the peer, received from it) on a connection; None where the kernel does not tell."""
+    try:
+        with _borrow(descriptor) as tcp:
+            info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        acked, received = _TCP_INFO_BYTES.unpack_from(info, _TCP_INFO_BYTES_ACKED)
+    except (OSError, struct.error):
+        return None
+    return acked, received

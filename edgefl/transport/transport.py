@@ -1,0 +1,384 @@
+"""The transport of one device, put together: door, links, broadcast, blobs.
+
+    port     the door: strangers, then members who need to know where we are
+    port + 1 links: messages, and blobs that are asked for
+    port + 2 broadcast: blobs that are pushed to children
+
+With port 0 all three are chosen by the system; peers learn them at the door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+import zmq
+
+from edgefl.errors import ConfigError, EdgeflError
+from edgefl.identity.admission import Admission
+from edgefl.identity.keys import DeviceKeys
+from edgefl.identity.revocation import RevocationList, pack_revocations
+from edgefl.transport.blobs import MAX_CACHE_BYTES, BlobFiles, Blobs, NoFiles
+from edgefl.transport.broadcast import Broadcast
+from edgefl.transport.cards import Cards
+from edgefl.transport.counters import Counters
+from edgefl.transport.curve import endpoint
+from edgefl.transport.dial import Station
+from edgefl.transport.door import Card, Door, Knocked
+from edgefl.transport.feeds import Feeds
+from edgefl.transport.links import Links
+from edgefl.transport.penalties import Penalties
+from edgefl.transport.pull import Pulls
+from edgefl.transport.serve import Serving
+from edgefl.transport.timing import Timing
+from edgefl.transport.zap import Zap
+from edgefl.wire.blob import BlobRef
+from edgefl.wire.codec import Message
+from edgefl.wire.contact import Contact
+from edgefl.wire.link import BlobChunk, BlobGet, BlobHeader, BlobMissing, Revoked
+
+log = logging.getLogger(__name__)
+
+MAX_SOCKETS = 2048
+"""ZeroMQ sockets of one process: two per link and per parent (the monitor), with room; ZeroMQ's default is 1,023."""
+
+MAX_PORT = 65_535 - 2
+
+
+class TransportListener(Protocol):
+    """Who is told what the transport hears. Called on the loop; exceptions are logged and go no further."""
+
+    def on_message(self, sender: Contact, message: Message) -> None:
+        """A message of any type but wire/link.py's own, from an authenticated peer."""
+        ...
+
+    def on_link_lost(self, node_id: int) -> None:
+        """The last connection with this peer has broken, or its door did not open. A hint, and a prompt one."""
+        ...
+
+    def on_admission_changed(self) -> None:
+        """The admission's `export` has changed: write it down."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the last door that opened told about ourselves: the address it saw us from, the one we used, and whether it
+    could dial us back (None: it was not asked to)."""
+
+    seen: str
+    local: str
+    reachable: bool | None
+
+
+class Transport:
+    """One device's transport, on the running asyncio loop. Create, `start`, use, `close`.
+
+    counters   counts by name (counters.py)
+    observed   what the last knock told about our own address, or None
+    contact    our own contact as it is told to peers
+    """
+
+    def __init__(
+        self,
+        keys: DeviceKeys,
+        admission: Admission,
+        listener: TransportListener,
+        *,
+        executor: Executor,
+        listen: tuple[str, int] = ("0.0.0.0", 0),  # noqa: S104 - a peer-to-peer daemon is there to be reached
+        advertise: tuple[str, int] | None = None,
+        files: BlobFiles | None = None,
+        timing: Timing | None = None,
+        max_cache_bytes: int = MAX_CACHE_BYTES,
+    ) -> None:
+        self.counters: Counters = Counters()
+        self.observed: Observed | None = None
+        self.contact = Contact(keys.node_id, "0.0.0.0", 1)  # noqa: S104 - "unknown", until `start`
+        self._keys = keys
+        self._admission = admission
+        self._listener = listener
+        self._listen = listen
+        self._advertise = advertise
+        self._executor = executor
+        self._files = files if files is not None else NoFiles()
+        self._timing = timing or Timing()
+        self._max_cache_bytes = max_cache_bytes
+        self._door = Door(admission, self._own_card, self._on_visitor, self._timing, self.counters, executor)
+        self._ports = (0, 0)
+        self._housekeeping: asyncio.TimerHandle | None = None
+        self._change_reported = False
+        self._revoked_by: int | None = None
+        self._packed: tuple[RevocationList | None, bytes] = (None, b"")
+        self._started = False
+
+    # Life
+
+    async def start(self) -> tuple[str, int]:
+        """Open the ports. The host and port to tell others. Raises ConfigError."""
+        host, port = self._listen
+        address = _literal(host)
+        if not 0 <= port <= MAX_PORT:
+            raise ConfigError(
+                f"port {port} is not possible", hint=f"use 1 to {MAX_PORT}: the next two are needed as well"
+            )
+        loop = asyncio.get_running_loop()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context.setsockopt(zmq.MAX_SOCKETS, MAX_SOCKETS)
+        self._assemble(loop.time)
+        try:
+            door_port = await self._door.open(address, port)
+            link_port = _bind(self._links.bind, address, port and port + 1)
+            broadcast_port = _bind(self._broadcast.bind, address, port and port + 2)
+        except ConfigError:
+            await self.close()
+            raise
+        told_host, told_port = self._advertise or (address, door_port)
+        # Behind a router that forwards ports, the three stay side by side.
+        shift = told_port - door_port if port else 0
+        self._ports = (link_port + shift, broadcast_port + shift)
+        self.contact = Contact(self._keys.node_id, _literal(told_host), told_port)
+        self._links.set_contact(self.contact)
+        self._admission.on_change = self._on_admission_change
+        self._admission.on_revoked = self._on_revoked
+        self._housekeeping = loop.call_later(self._timing.housekeeping, self._sweep)
+        log.info("listening on %s, ports %d, %d and %d", address, door_port, link_port, broadcast_port)
+        return self.contact.host, self.contact.port
+
+    def _assemble(self, clock: Callable[[], float]) -> None:
+        self._cards = Cards(self._knock_for_card)
+        station = Station(
+            context=self._context,
+            keys=self._keys,
+            cards=self._cards,
+            timing=self._timing,
+            counters=self.counters,
+            clock=clock,
+            random=Random(self._keys.node_id),
+        )
+        self._penalties = Penalties(clock, self._timing.penalty)
+        self._penalties.on_excess = self._cut
+        self._zap = Zap(self._context, self._allowed, self.counters)
+        self._links = Links(station, self._penalties, self.contact, _LinkEvents(self))
+        self._blobs = Blobs(self._files, self._executor, self.counters, max_cache_bytes=self._max_cache_bytes)
+        self._pulls = Pulls(self._blobs, station, self._links.send)
+        self._serving = Serving(self._blobs, station, self._links.send_now, self._links.connected)
+        self._broadcast = Broadcast(station, self._blobs, self._penalties, self._on_hint_of_loss)
+        self._feeds = Feeds(station, self._blobs, self._pulls, self._broadcast, self._on_hint_of_loss)
+        self._started = True
+
+    async def close(self) -> None:
+        """Close everything. What is already on its way is sent for a moment longer (Timing.linger)."""
+        if not self._started:
+            return
+        self._started = False
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+        self._admission.on_change = self._admission.on_revoked = None
+        await self._door.close()
+        await self._cards.close()
+        self._feeds.close()
+        await self._serving.close()
+        await self._broadcast.close(self._timing.linger)
+        await self._blobs.close()
+        self._links.close(self._timing.linger)
+        self._zap.close()
+        # Waits for what lingers, so not on the loop.
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._context.term)
+
+    # Messages
+
+    def set_contact(self, contact: Contact) -> None:
+        """Our own contact from now on; connected peers are told."""
+        if contact.node_id != self._keys.node_id:
+            raise ValueError("a contact of another device")
+        self.contact = contact
+        self._links.set_contact(contact)
+
+    async def knock(self, host: str, port: int, *, expect: int | None = None, dial_back: bool = False) -> Contact:
+        """Knock at a door; the contact of the device there. Both sides then admit each other.
+
+        With `dial_back` the device there tries to reach our own door (see `observed`). Raises UnreachableError,
+        TryAgainError, WireError and NotAdmittedError, each with its next step.
+        """
+        knocked = await self._door.knock(host, port, expect=expect, dial_back=dial_back)
+        self._learn(knocked)
+        return knocked.card.contact
+
+    def send(self, to: Contact, message: Message) -> None:
+        """Send, best effort: at most once, or not at all. Never waits, never raises."""
+        self._links.send(to, message)
+
+    # Blobs
+
+    def subscribe(self, app: int, parent: Contact, max_bytes: int) -> None:
+        """Take the blobs of at most `max_bytes` that `parent` pushes for `app`; they are pushed on to our children."""
+        self._feeds.subscribe(app, parent, max_bytes)
+
+    def unsubscribe(self, app: int) -> None:
+        self._feeds.unsubscribe(app)
+
+    def publish(self, app: int, blob: BlobRef) -> None:
+        """Push a blob to the children of `app`."""
+        self._broadcast.publish(app, blob)
+
+    async def add_blob(self, data: bytes | bytearray | memoryview) -> BlobRef:
+        """Hold a blob, which must not change any more, for whoever asks, until it is discarded. Returns its name."""
+        return await self._blobs.add(data)
+
+    async def fetch(
+        self, blob: BlobRef, sources: Sequence[Contact], *, app: int | None = None, max_bytes: int
+    ) -> memoryview:
+        """The content of a blob: from here, from the parent's push if `app` is given, or from one of `sources`.
+
+        It is then held until it is discarded. Raises WireError (larger than `max_bytes`, or every source lied),
+        UnreachableError (nobody known has it), TryAgainError (no source sent it), StorageError.
+        """
+        parent = None if app is None else self._feeds.parent(app)
+        everybody = list(sources) if parent is None else [parent, *sources]
+        return await self._pulls.fetch(blob, everybody, pushed_soon=parent is not None, max_bytes=max_bytes)
+
+    def has_blob(self, blob: BlobRef | bytes) -> bool:
+        """Whether the blob is at hand without asking anybody (in memory, or moved to disk by us)."""
+        return self._blobs.has(_blob_id(blob))
+
+    def discard_blob(self, blob: BlobRef | bytes) -> None:
+        """Forget a blob. Views of it stay valid."""
+        self._blobs.discard(_blob_id(blob))
+
+    # Events
+
+    def _on_visitor(self, card: Card) -> None:
+        self._cards.learn(card)
+
+    async def _knock_for_card(self, host: str, port: int, node_id: int) -> Knocked:
+        knocked = await self._door.knock(host, port, expect=node_id)
+        self._observe(knocked)
+        return knocked
+
+    def _learn(self, knocked: Knocked) -> None:
+        self._cards.learn(knocked.card)
+        self._observe(knocked)
+
+    def _observe(self, knocked: Knocked) -> None:
+        reachable = knocked.reachable
+        if reachable is None and self.observed is not None:
+            reachable = self.observed.reachable
+        self.observed = Observed(knocked.seen, knocked.local, reachable)
+
+    def _own_card(self) -> Card:
+        return Card(self.contact, self.contact.host, self._keys.curve_public, *self._ports)
+
+    def _allowed(self, curve_key: bytes) -> int | None:
+        node_id = self._admission.allowed(curve_key)
+        return None if node_id is None or self._penalties.excluded(node_id) else node_id
+
+    def _on_admission_change(self) -> None:
+        if not self._change_reported:
+            self._change_reported = True
+            asyncio.get_running_loop().call_soon(self._report_change)
+
+    def _report_change(self) -> None:
+        self._change_reported = False
+        self._listener.on_admission_changed()
+
+    def _on_revoked(self, lost: frozenset[int]) -> None:
+        revocations = self._admission.revocations
+        if revocations is None:
+            return
+        for node_id in lost.union(revocations.nodes):
+            self._cut(node_id)
+        self._links.broadcast(Revoked(self._revocations()[1]), but=self._revoked_by)
+
+    def _cut(self, node_id: int) -> None:
+        """End every connection with a peer: revoked, or kept out for a while."""
+        self._cards.forget(node_id)
+        self._feeds.cut(node_id)
+        self._broadcast.cut(node_id)
+        self._links.cut(node_id)
+
+    def _on_hint_of_loss(self, node_id: int) -> None:
+        if not self._links.connected(node_id):
+            asyncio.get_running_loop().call_soon(self._on_link_lost, node_id)
+
+    def _on_link_lost(self, node_id: int) -> None:
+        if self._started:
+            self._pulls.on_link_lost(node_id)
+            self._serving.on_link_lost(node_id)
+            self._listener.on_link_lost(node_id)
+
+    def _on_blob_message(self, node_id: int, message: Message, bulk: zmq.Frame | None) -> None:
+        if isinstance(message, BlobGet):
+            self._serving.on_get(node_id, message)
+        elif isinstance(message, BlobHeader | BlobChunk | BlobMissing):
+            self._pulls.on_message(node_id, message, bulk)
+
+    def _on_revocations(self, node_id: int, data: bytes) -> None:
+        self._revoked_by = node_id
+        try:
+            self._admission.merge_revocations(data)
+        except EdgeflError as error:
+            log.debug("revocations from %016x: %s", node_id, error.cause)
+            self.counters["dropped.revocations"] += 1
+            self._penalties.garbage(node_id)
+        finally:
+            self._revoked_by = None
+
+    def _revocations(self) -> tuple[int, bytes]:
+        known = self._admission.revocations
+        if known is not self._packed[0]:
+            self._packed = (known, b"" if known is None else pack_revocations(known))
+        return 0 if known is None else known.version, self._packed[1]
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._housekeeping = loop.call_later(self._timing.housekeeping, self._sweep)
+        self._links.sweep()
+        self._broadcast.sweep()
+        self._serving.sweep()
+        self._blobs.sweep(loop.time())
+
+
+class _LinkEvents:
+    """What the links report, handed on to where it belongs."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.on_message = transport._listener.on_message
+        self.on_blob_message = transport._on_blob_message
+        self.on_revocations = transport._on_revocations
+        self.on_link_lost = transport._on_link_lost
+        self.revocations = transport._revocations
+
+
+def _literal(host: str) -> str:
+    """`host` as an IP address. Raises ConfigError."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise ConfigError(f"{host} is no address of this device: {error.strerror}", hint="give an IP address") from None
+
+
+def _bind(bind: Callable[[str], int], host: str, port: int) -> int:
+    try:
+        return bind(endpoint(host, port or "*"))
+    except zmq.ZMQError as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror}",
+            hint="a device needs three ports in a row: choose another --listen address",
+        ) from None
+
+
+def _blob_id(blob: BlobRef | bytes) -> bytes:
+    return blob.id if isinstance(blob, BlobRef) else blob
