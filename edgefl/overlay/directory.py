@@ -222,11 +222,9 @@ class Directory:
                 entry.expires_at = now + self._device.profile.advert_lifetime_s
         last = asking.after
         for data in message.adverts:
-            entry, _ = self._accept(
-                data, now, refresh=True
-            )  # no rumour: what the directory knows, others can discover, too
-            if entry is not None:
-                last = max(last, entry.app)
+            held, _ = self._accept(data, now, refresh=True)  # no rumour: others can discover it, too
+            if held is not None:
+                last = max(last, held.app)
         if message.more and last > asking.after:
             self._ask(_Asking(asking.scope, last, asking.pages), now)
         else:

@@ -25,13 +25,14 @@ class LeafSet:
         self._side = side
         self._after: list[tuple[int, Peer]] = []
         self._before: list[tuple[int, Peer]] = []
+        self._ids: set[int] = set()
         self.version = 0
 
     def __len__(self) -> int:
-        return len(self.peers())
+        return len(self._ids)
 
     def __contains__(self, node_id: int) -> bool:
-        return any(p.node_id == node_id for _, p in self._after) or any(p.node_id == node_id for _, p in self._before)
+        return node_id in self._ids
 
     def peers(self) -> list[Peer]:
         """Everybody in it, once: those after us, then those before us, nearest first."""
@@ -46,11 +47,9 @@ class LeafSet:
 
     def wants(self, node_id: int) -> bool:
         """Would a device with this id be in?"""
-        if node_id == self._own_id or node_id in self:
-            return False
-        return self._fits(self._after, clockwise(self._own_id, node_id)) or self._fits(
-            self._before, clockwise(node_id, self._own_id)
-        )
+        after, before = clockwise(self._own_id, node_id), clockwise(node_id, self._own_id)
+        fits = self._fits(self._after, after) or self._fits(self._before, before)
+        return fits and node_id not in self._ids and after != 0
 
     def offer(self, peer: Peer) -> bool:
         """Put the peer where it belongs. True when that changed the set."""
@@ -58,6 +57,7 @@ class LeafSet:
             return False
         self._insert(self._after, clockwise(self._own_id, peer.node_id), peer)
         self._insert(self._before, clockwise(peer.node_id, self._own_id), peer)
+        self._ids = {other.node_id for side in (self._after, self._before) for _, other in side}
         self.version += 1
         return True
 
@@ -72,6 +72,7 @@ class LeafSet:
         """Start again from these peers."""
         self._after.clear()
         self._before.clear()
+        self._ids.clear()
         self.version += 1
         for peer in pool:
             self.offer(peer)

@@ -53,10 +53,10 @@ class Peer:
     heard_at: float
     rtt_s: float | None = None
     suspect: bool = False
+    node_id: int = field(init=False)
 
-    @property
-    def node_id(self) -> int:
-        return self.contact.node_id
+    def __post_init__(self) -> None:
+        self.node_id = self.contact.node_id
 
 
 Then = Callable[["Peer | None", float], None]
@@ -71,7 +71,7 @@ def _nothing(*_: object) -> None:
 class Hooks:
     """What the other components do about news of peers."""
 
-    appeared: Callable[[Peer, float], None] = _nothing  # a ping found it joined; it may not know us
+    appeared: Callable[[Peer, bool, float], None] = _nothing  # a new one; True when it has spoken to us by itself
     changed: Callable[[Peer, Contact, float], None] = _nothing  # new contact of a known device; the old one given
     gone: Callable[[Peer, bool, float], None] = _nothing  # dropped; True when it said so itself
     pinned: Callable[[int], bool] = field(default=lambda _: False)  # some table refers to it
@@ -133,20 +133,15 @@ class Liveness:
         return peer
 
     def learn(self, sender: Contact, now: float) -> Peer | None:
-        """A device speaks as a joined member: know it from now on. None for ourselves and for stale messages."""
-        if sender.node_id == self._device.node_id:
-            return None
+        """A device speaks to us as a joined member: know it from now on. None if the message is of an earlier
+        incarnation."""
         peer = self.peers.get(sender.node_id)
         if peer is None:
-            peer = Peer(sender, now)
-            self.peers[sender.node_id] = peer
-            self._tombstones.pop(sender.node_id, None)
-            if len(self.peers) > MAX_PEERS:
-                self._make_room(peer)
+            peer = self._new(sender, now)
+            self.hooks.appeared(peer, True, now)
             return peer
-        if sender.incarnation < peer.contact.incarnation:
+        if self.heard(sender, now) is None:
             return None
-        peer.heard_at = now
         if sender.incarnation > peer.contact.incarnation:
             before, peer.contact = peer.contact, sender
             self.hooks.changed(peer, before, now)
@@ -154,12 +149,21 @@ class Liveness:
 
     def meet(self, sender: Contact, rtt_s: float, now: float) -> Peer | None:
         """A joined member answers our question: learn and measure it. It may not know us."""
-        new = sender.node_id not in self.peers
-        peer = self.learn(sender, now)
-        if peer is not None:
+        if sender.node_id in self.peers:
+            peer = self.learn(sender, now)
             self.measured(sender.node_id, rtt_s)
-            if new:
-                self.hooks.appeared(peer, now)
+        else:
+            peer = self._new(sender, now)
+            peer.rtt_s = rtt_s
+            self.hooks.appeared(peer, False, now)
+        return peer
+
+    def _new(self, sender: Contact, now: float) -> Peer:
+        peer = Peer(sender, now)
+        self.peers[sender.node_id] = peer
+        self._tombstones.pop(sender.node_id, None)
+        if len(self.peers) > MAX_PEERS:
+            self._make_room(peer)
         return peer
 
     def measured(self, node_id: int, rtt_s: float) -> None:

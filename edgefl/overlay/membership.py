@@ -21,6 +21,7 @@ us with an Announce. A device that has lost everybody goes back to joining.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
@@ -29,7 +30,7 @@ from edgefl.overlay.joining import KNOCK, Joiner
 from edgefl.overlay.leaf_set import GLOBAL_SIDE, ZONE_SIDE, LeafSet
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.requests import Requests
-from edgefl.overlay.routing_table import RoutingTable
+from edgefl.overlay.routing_table import CONTACTS_PER_SLOT, RoutingTable
 from edgefl.overlay.search import RowQueries
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
@@ -107,6 +108,7 @@ class Membership:
         self._next_row = 0
         self._self_joins = 0
         self._corrected: dict[int, float] = {}
+        self._members: dict[int, Peer] | None = None
         self.table = RoutingTable(own.node_id, own.zone)
         self.joiner = Joiner(device, liveness, queries, self.remembered, self._on_placed)
         self.on_joined: Callable[[float], None] = lambda now: None
@@ -136,13 +138,18 @@ class Membership:
 
     def members(self) -> list[Peer]:
         """Everybody in the table or a leaf set, once."""
-        known = {peer.node_id: peer for peer in self.table}
-        for state in self._rings.values():
-            known.update((peer.node_id, peer) for peer in state.leaves.peers())
-        return list(known.values())
+        return list(self._index().values())
 
     def holds(self, node_id: int) -> bool:
-        return node_id in self.table or node_id in self.zone_ring or node_id in self.global_ring
+        """Is this device in the table or a leaf set?"""
+        return node_id in self._index()
+
+    def _index(self) -> dict[int, Peer]:
+        if self._members is None:
+            self._members = {peer.node_id: peer for peer in self.table}
+            for state in self._rings.values():
+                self._members.update((peer.node_id, peer) for peer in state.leaves.peers())
+        return self._members
 
     def remembered(self) -> list[Contact]:
         """Where to knock: bootstrap contacts, then devices that we knew once."""
@@ -199,6 +206,7 @@ class Membership:
             peers = list(self._liveness.peers.values())
             self.table.rebuild(zone, peers)
             self.zone_ring.rebuild(peer for peer in peers if peer.contact.zone == zone)
+            self._members = None
         if self._device.joined:
             self.announce()
             self._look_after_myself(now)
@@ -212,21 +220,24 @@ class Membership:
             return
         if self.holds(contact.node_id):
             return
-        self.table.offer(peer)
-        self._offer_to_ring(Ring.GLOBAL, peer, now)
+        adopted = self.table.offer(peer)
+        adopted |= self._offer_to_ring(Ring.GLOBAL, peer, now)
         if contact.zone == self._device.contact.zone:
-            self._offer_to_ring(Ring.ZONE, peer, now)
-        if self.holds(contact.node_id):
+            adopted |= self._offer_to_ring(Ring.ZONE, peer, now)
+        if adopted:
+            self._members = None
             self._lost.pop(contact.node_id, None)
             if not knows_us and self._device.joined and self._device.contact.dialable:
                 self._device.send(contact, Announce())
             self.on_adopted(peer, now)
 
-    def _offer_to_ring(self, ring: Ring, peer: Peer, now: float) -> None:
+    def _offer_to_ring(self, ring: Ring, peer: Peer, now: float) -> bool:
         leaves = self._rings[ring].leaves
-        neighbours = leaves.neighbours()
-        if leaves.offer(peer) and self._device.joined and leaves.neighbours() != neighbours:
+        if not leaves.offer(peer):
+            return False
+        if self._device.joined and peer in leaves.neighbours():
             self._beat_soon(ring, now)
+        return True
 
     def _beat_soon(self, ring: Ring, now: float) -> None:
         """New neighbours should hear from us; a burst of changes makes one beat."""
@@ -240,8 +251,6 @@ class Membership:
         if peer is not None:
             if contact.incarnation > peer.contact.incarnation:
                 self._liveness.check(contact, informant, now)
-            elif not self.holds(contact.node_id):
-                self.offer(peer, now, knows_us=False)
         elif (
             self.table.wants(contact)
             or self.global_ring.wants(contact.node_id)
@@ -276,12 +285,10 @@ class Membership:
     def _take_out(self, peer: Peer, now: float) -> bool:
         """Remove from all tables; True when it was in one."""
         node_id, zone = peer.node_id, self._device.contact.zone
+        if not self.holds(node_id):
+            return False
         pool = [other for other in self._liveness.peers.values() if other.contact.dialable]
-        was_in = self.table.remove(node_id)
-        if was_in:
-            for other in pool:
-                if other.node_id != node_id and not self.holds(other.node_id):
-                    self.table.offer(other)
+        if self.table.remove(node_id, pool):
             row = shared_digits(self._device.node_id, node_id)
             if not self._thin_rows and self._device.joined:
                 self._device.set_timer(GOSSIP, now + self._device.profile.quick_gossip_s)
@@ -289,13 +296,12 @@ class Membership:
         for ring, state in self._rings.items():
             neighbours = state.leaves.neighbours()
             members = (p for p in pool if ring is Ring.GLOBAL or p.contact.zone == zone)
-            if state.leaves.remove(node_id, members):
-                was_in = True
-                if self._device.joined:
-                    if state.leaves.neighbours() != neighbours:
-                        self._beat_soon(ring, now)
-                    self._look_after_myself(now)
-        return was_in
+            if state.leaves.remove(node_id, members) and self._device.joined:
+                if state.leaves.neighbours() != neighbours:
+                    self._beat_soon(ring, now)
+                self._look_after_myself(now)
+        self._members = None
+        return True
 
     # Timers
 
@@ -326,9 +332,7 @@ class Membership:
         device, profile = self._device, self._device.profile
         self._quick_probes = max(0, self._quick_probes - 1)
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
-        stalest = min(
-            (peer for peer in self.members() if not peer.suspect), key=lambda peer: peer.heard_at, default=None
-        )
+        stalest = min((p for p in self._index().values() if not p.suspect), key=attrgetter("heard_at"), default=None)
         if stalest is not None and now - stalest.heard_at > fresh_s:
             self._liveness.probe(stalest, now)
         else:
@@ -349,12 +353,17 @@ class Membership:
             partners = [peer for r in rows if r >= row for peer in self.table.row(r) if not peer.suspect]
             if partners:
                 partner = device.random.choice(partners)
-                device.send(partner.contact, RowGossip(row, False, self._row_contacts(row, partner)))
+                device.send(partner.contact, RowGossip(row, False, self._row_for(row, partner.node_id)))
         wait_s = profile.quick_gossip_s if self._thin_rows else profile.gossip_s
         device.set_timer(GOSSIP, now + device.jittered(wait_s))
 
-    def _row_contacts(self, row: int, receiver: Peer) -> tuple[Contact, ...]:
-        return _contacts([p for p in self.table.row(row) if p is not receiver], MAX_ROW_CONTACTS)
+    def _row_for(self, row: int, receiver: int) -> tuple[Contact, ...]:
+        """A row for somebody else. One contact stands for a full slot: its owner's siblings will hardly need more."""
+        chosen: list[Peer] = []
+        for slot in self.table.slots(row):
+            others = [peer for peer in slot if peer.node_id != receiver]
+            chosen += [self._device.random.choice(others)] if len(others) == CONTACTS_PER_SLOT else others
+        return _contacts(chosen, MAX_ROW_CONTACTS)
 
     def _look_after_myself(self, now: float) -> None:
         """Something near us changed: start the series of self-joins again."""
@@ -385,7 +394,7 @@ class Membership:
                 for other in rows.contacts:
                     self.consider(other, contact.node_id, now)
 
-        self._queries.ask(contact, self._device.node_id, now, answered)
+        self._queries.ask(contact, self._device.node_id, now, answered, brief=True)
 
     def _reunion(self, now: float) -> None:
         device = self._device
@@ -409,16 +418,17 @@ class Membership:
         if not self._device.joined:
             self._device.send(sender, Rows(message.request, False))
             return
-        contacts = self._rows_for(message.target, message.zone, sender.node_id)
+        contacts = self._rows_for(message, sender.node_id)
         self._device.send(sender, Rows(message.request, True, contacts))
 
-    def _rows_for(self, target: int, zone: int, asker: int) -> tuple[Contact, ...]:
+    def _rows_for(self, question: FindRows, asker: int) -> tuple[Contact, ...]:
         """Tracked members of the asker's zone, the nearest of its zone, our leaf sets, and the rows that lead there."""
-        members = self.members()
-        near = sorted((p for p in members if p.contact.zone == zone), key=lambda p: p.node_id ^ target)
+        target = question.target
+        near = sorted((p for p in self.members() if p.contact.zone == question.zone), key=lambda p: p.node_id ^ target)
         chosen: dict[int, Contact] = {contact.node_id: contact for contact in self.zone_members(target, asker)}
         groups = [near[:NEAREST_IN_ANSWER], self.global_ring.peers(), self.zone_ring.peers()]
-        groups += [self.table.row(row) for row in range(shared_digits(self._device.node_id, target), -1, -1)]
+        deepest = shared_digits(self._device.node_id, target)
+        groups += [self.table.row(row) for row in range(deepest, deepest - 1 if question.brief else -1, -1)]
         for group in groups:
             chosen.update((peer.node_id, peer.contact) for peer in group)
         chosen.pop(asker, None)
@@ -451,8 +461,7 @@ class Membership:
         if shared_digits(own_id, sender.node_id) < message.row:
             return  # its row is about other prefixes than ours
         if not message.reply:
-            row = [p for p in self.table.row(message.row) if p.node_id != sender.node_id]
-            self._device.send(sender, RowGossip(message.row, True, _contacts(row, MAX_ROW_CONTACTS)))
+            self._device.send(sender, RowGossip(message.row, True, self._row_for(message.row, sender.node_id)))
         for contact in message.contacts:
             self.consider(contact, sender.node_id, now)
         self._measure_one(message.contacts, sender.node_id, now)

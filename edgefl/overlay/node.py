@@ -8,7 +8,7 @@ one component that its type belongs to. What a peer sends can be useless, but it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,7 +41,7 @@ MESSAGES_PER_S, MESSAGE_BURST = 200.0, 1000.0
 COST = {wire.Publish: 10.0, wire.Rumour: 10.0, wire.Adverts: 20.0, wire.Discover: 5.0, wire.FindRows: 4.0}
 """Messages that cost more than one: a signature to verify (100 us), a long answer to send."""
 
-UNJOINED_MAY_SEND = (wire.FindRows, wire.Rows, wire.Ping, wire.Pong, wire.Leaving)
+UNJOINED_MAY_SEND = frozenset((wire.FindRows, wire.Rows, wire.Ping, wire.Pong, wire.Leaving))
 """All other messages come from joined members alone, so their senders may be learned. (Rows and Pong say it
 themselves.)"""
 
@@ -86,12 +86,19 @@ class Overlay:
         self._liveness = liveness = Liveness(device, requests)
         self._queries = queries = RowQueries(device, requests, liveness)
         self._membership = membership = Membership(device, requests, liveness, queries)
-        self._router = router = Router(device, requests, liveness, membership)
+        self._router = router = Router(device, requests, liveness, membership, queries)
         self._tracker = Tracker(device, membership)
         self._forest = Forest(device, requests, liveness, router, listener)
         self._directory = Directory(device, requests, membership, router, verify, listener.on_advert)
         self._connect()
         self._handlers = self._make_handlers()
+        self._timers: dict[Hashable, Callable[[TimerKey, float], bool]] = {
+            "membership": membership.on_timer,
+            "routing": router.on_timer,
+            "tracker": self._tracker.on_timer,
+            "tree": self._forest.on_timer,
+            "directory": self._directory.on_timer,
+        }
 
     def _connect(self) -> None:
         self._liveness.hooks = Hooks(self._appeared, self._changed, self._gone, self._pinned)
@@ -217,6 +224,9 @@ class Overlay:
         self._device.contact = contact
         if self._phase is Phase.RUNNING:
             self._membership.on_own_contact_changed(before, now)
+            if contact.zone != before.zone:
+                self._router.route(zone_key(before.zone), wire.Untrack(zone_key(before.zone)), now)
+                self._track_zone(now)
             self._forest.on_own_contact_changed(now)
             self._drain(now)
 
@@ -256,14 +266,13 @@ class Overlay:
         if not self._quota.spend(sender.node_id, COST.get(kind, 1.0), now):
             self._device.counters["over_quota"] += 1
             return True
-        self._liveness.heard(sender, now)
-        if kind not in UNJOINED_MAY_SEND:
-            peer = self._liveness.learn(sender, now)
-            if peer is None:
-                return True  # of an earlier incarnation
-            self._membership.offer(peer, now, knows_us=True)
+        if kind in UNJOINED_MAY_SEND:
+            self._liveness.heard(sender, now)
+        elif self._liveness.learn(sender, now) is None:
+            return True  # of an earlier incarnation
         handler(sender, message, now)
-        self._drain(now)
+        if self._device.loopback:
+            self._drain(now)
         return True
 
     def on_timer(self, key: TimerKey, now: float) -> bool:
@@ -274,10 +283,8 @@ class Overlay:
         elif key == ZONE_TRACK:
             self._track_zone(now)
         else:
-            handled = any(
-                component.on_timer(key, now)
-                for component in (self._membership, self._forest, self._tracker, self._router, self._directory)
-            )
+            component = self._timers.get(key[0])
+            handled = component is not None and component(key, now)
         self._drain(now)
         return handled
 
@@ -294,8 +301,8 @@ class Overlay:
         self._directory.on_overlay_joined(now)
         self._listener.on_joined(now)
 
-    def _appeared(self, peer: Peer, now: float) -> None:
-        self._membership.offer(peer, now, knows_us=False)
+    def _appeared(self, peer: Peer, knows_us: bool, now: float) -> None:
+        self._membership.offer(peer, now, knows_us=knows_us)
 
     def _changed(self, peer: Peer, before: Contact, now: float) -> None:
         self._membership.on_peer_changed(peer, before, now)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 MAX_BUCKETS = 1024
 """Peers whose spending is remembered; a forgotten one starts again with a full bucket."""
 
@@ -14,18 +12,22 @@ class Quota:
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
         self._burst = burst
-        self._buckets: OrderedDict[int, tuple[float, float]] = OrderedDict()
+        self._buckets: dict[int, list[float]] = {}
 
     def __len__(self) -> int:
         return len(self._buckets)
 
     def spend(self, peer: int, cost: float, now: float) -> bool:
         """Take `cost` from the peer's bucket; False, and nothing taken, when it holds less."""
-        left, at = self._buckets.get(peer, (self._burst, now))
-        left = min(self._burst, left + (now - at) * self._rate)
+        bucket = self._buckets.get(peer)
+        if bucket is None:
+            bucket = self._buckets[peer] = [self._burst, now]
+            if len(self._buckets) > MAX_BUCKETS:
+                del self._buckets[next(iter(self._buckets))]
+        left = bucket[0] + (now - bucket[1]) * self._rate
+        if left > self._burst:
+            left = self._burst
         allowed = left >= cost
-        self._buckets[peer] = (left - cost if allowed else left, now)
-        self._buckets.move_to_end(peer)
-        if len(self._buckets) > MAX_BUCKETS:
-            self._buckets.popitem(last=False)
+        bucket[0] = left - cost if allowed else left
+        bucket[1] = now
         return allowed

@@ -10,6 +10,9 @@ hold. A hop prefers the nearest device of its own zone; only the one that knows 
 A hop is acknowledged per request, not by "any message" (which loses requests). Duplicates, which retries make, are
 known by origin and request number. The answer goes straight to the origin. A lookup without an answer is repeated
 once, by another way, then reported as failed.
+
+A device that cannot be dialled would not get the answer: it walks to the owner itself (search.py), because answers come
+back on links that it has dialled.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.membership import Membership
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.routing_table import ASSUMED_RTT_S
+from edgefl.overlay.search import RowQueries, Search
 from edgefl.wire.codec import Message, decode, encode
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import Found, Lookup, Route, RouteAck, Scope
@@ -73,11 +77,14 @@ OnLookup = Callable[[int, "Contact | None", int, float], None]
 class Router:
     """Forwards, delivers and originates routed requests for one device."""
 
-    def __init__(self, device: Device, requests: Requests, liveness: Liveness, membership: Membership) -> None:
+    def __init__(
+        self, device: Device, requests: Requests, liveness: Liveness, membership: Membership, queries: RowQueries
+    ) -> None:
         self._device = device
         self._requests = requests
         self._liveness = liveness
         self._membership = membership
+        self._queries = queries
         self._seen: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._waiting: dict[tuple[int, int], _Forward] = {}
         self._open_of: Counter[int] = Counter()
@@ -94,7 +101,25 @@ class Router:
 
     def _originate(self, message: Route, now: float, avoid: Iterable[int] = ()) -> None:
         self._remember(message)
-        self._advance(_Forward(message, self._device.node_id, list(avoid)), now)
+        forward = _Forward(message, self._device.node_id, list(avoid))
+        if self._device.contact.dialable:
+            self._advance(forward, now)
+        else:
+            self._walk(forward, now)
+
+    def _walk(self, forward: _Forward, now: float) -> None:
+        """Nobody can send us an answer unless we have dialled it: find the owner and ask it ourselves."""
+        message = forward.message
+        seeds = [peer.contact for peer in self._membership.members() if not peer.suspect]
+
+        def found(now: float) -> None:
+            owner = None if search.nearest is None else self._liveness.peers.get(search.nearest.node_id)
+            if owner is not None:
+                self._forward(forward, owner, now)
+
+        within = message.origin.zone if message.scope is Scope.ZONE else None
+        search = Search(self._device, self._queries, message.key, seeds, found, within=within, brief=True)
+        search.step(now)
 
     def lookup(self, key: int, now: float) -> int:
         """Who is nearest to `key`? The answer comes as `on_lookup` with the number returned here, never before."""
@@ -183,7 +208,12 @@ class Router:
         if peer is None:
             self._end(name)
             self._deliver(message, now)
-            return
+        else:
+            self._forward(forward, peer, now)
+
+    def _forward(self, forward: _Forward, peer: Peer, now: float) -> None:
+        message = forward.message
+        name = (message.origin.node_id, message.request)
         timeout_s, no_ack = self._liveness.timeout_s(peer.node_id), partial(self._no_ack, name)
         if len(forward.tried) >= MAX_TRIES or not self._requests.open(
             ("hop", *name), peer.node_id, now, timeout_s, no_ack
@@ -201,7 +231,10 @@ class Router:
     def _no_ack(self, name: tuple[int, int], now: float) -> None:
         forward = self._waiting[name]
         self._liveness.suspect(forward.tried[-1], now)
-        self._advance(forward, now)
+        if self._device.contact.dialable:
+            self._advance(forward, now)
+        else:
+            self._end(name)  # whoever asked for this repeats it
 
     def _end(self, name: tuple[int, int]) -> None:
         forward = self._waiting.pop(name, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from edgefl.overlay.ids import DIGITS, ROWS, digit, shared_digits
+from edgefl.overlay.ids import DIGIT_BITS, DIGITS, ID_BITS, ROWS, digit, shared_digits
 from edgefl.overlay.liveness import Peer
 from edgefl.wire.contact import Contact
 
@@ -48,7 +48,11 @@ class RoutingTable:
 
     def row(self, row: int) -> list[Peer]:
         """All contacts that share exactly `row` digits with us."""
-        return [peer for at in range(row * DIGITS, row * DIGITS + DIGITS) for peer in self._slots.get(at, ())]
+        return [peer for slot in self.slots(row) for peer in slot]
+
+    def slots(self, row: int) -> list[list[Peer]]:
+        """The slots of one row, by digit."""
+        return [self._slots.get(at, []) for at in range(row * DIGITS, row * DIGITS + DIGITS)]
 
     def rows(self) -> list[int]:
         """The rows that hold anybody, deepest first."""
@@ -78,14 +82,19 @@ class RoutingTable:
         slot.append(peer)
         return True
 
-    def remove(self, node_id: int) -> bool:
-        """Take a device out. True when it was in."""
-        slot = self.slot(node_id)
-        for peer in slot:
-            if peer.node_id == node_id:
-                slot.remove(peer)
-                return True
-        return False
+    def remove(self, node_id: int, pool: Iterable[Peer]) -> bool:
+        """Take a device out and refill its slot from everybody else who is known. True when it was in."""
+        at = self._index(node_id)
+        slot = self._slots.get(at, [])
+        left = [peer for peer in slot if peer.node_id != node_id]
+        if len(left) == len(slot):
+            return False
+        self._slots[at] = left
+        below = max(0, ID_BITS - (at // DIGITS + 1) * DIGIT_BITS)  # bits that may differ within the slot
+        for peer in pool:
+            if (peer.node_id ^ node_id) >> below == 0 and peer.node_id != node_id:
+                self.offer(peer)
+        return True
 
     def rebuild(self, zone: int, pool: Iterable[Peer]) -> None:
         """Fill all slots again after our own zone has changed."""

@@ -38,8 +38,8 @@ class RowQueries:
         self._liveness = liveness
         self._then: dict[int, RowsThen] = {}
 
-    def ask(self, contact: Contact, target: int, now: float, then: RowsThen) -> None:
-        """Ask for the contacts near `target`, in our zone above all."""
+    def ask(self, contact: Contact, target: int, now: float, then: RowsThen, *, brief: bool = False) -> None:
+        """Ask for the contacts near `target`, in our zone above all; without the upper rows if `brief`."""
         number = self._requests.number()
         timeout_s = self._liveness.timeout_s(contact.node_id)
         unanswered = partial(self._unanswered, number)
@@ -47,7 +47,7 @@ class RowQueries:
             then(None, now)
             return
         self._then[number] = then
-        self._device.send(contact, FindRows(number, target, self._device.contact.zone))
+        self._device.send(contact, FindRows(number, target, self._device.contact.zone, brief))
 
     def on_rows(self, sender: Contact, message: Rows, now: float) -> None:
         opened_at = self._requests.close(("rows", message.request), sender.node_id)
@@ -62,7 +62,10 @@ class RowQueries:
 
 
 class Search:
-    """One walk towards `target`; with `within` it asks devices of that zone alone. `on_done(now)` ends it."""
+    """One walk towards `target`; `within` a zone it asks devices of that zone alone, `brief` it collects no upper rows.
+
+    `on_done(now)` ends it; then `nearest` is the nearest joined device that answered.
+    """
 
     def __init__(
         self,
@@ -73,7 +76,9 @@ class Search:
         on_done: Callable[[float], None],
         *,
         within: int | None = None,
+        brief: bool = False,
     ) -> None:
+        self._brief = brief
         self._device = device
         self._queries = queries
         self._target = target
@@ -93,7 +98,7 @@ class Search:
         while not self._over and self._open < PARALLEL and (contact := self._next()) is not None:
             self._asked.add(contact.node_id)
             self._open += 1
-            self._queries.ask(contact, self._target, now, partial(self._answered, contact))
+            self._queries.ask(contact, self._target, now, partial(self._answered, contact), brief=self._brief)
         if self._open == 0 and not self._over:
             self._over = True
             self._on_done(now)

@@ -24,7 +24,7 @@ from edgefl.overlay.device import Device
 from edgefl.overlay.ids import clockwise, zone_key
 from edgefl.overlay.liveness import Peer
 from edgefl.overlay.membership import Membership
-from edgefl.overlay.rank import Rank, level, rank
+from edgefl.overlay.rank import Rank, can_be_parent, level, rank
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
     MAX_TRACKER_ENTRIES,
@@ -353,15 +353,16 @@ def propose(
         ((rank(member, app), member) for member in members if member.node_id != asker.node_id), reverse=True
     )
     top = [member for _, member in ranked[:TOP]]
-    zone = [(place, member) for place, member in ranked if member.zone == asker.zone and place > standing]
+    parents = [(place, member) for place, member in ranked if place > standing and can_be_parent(place)]
+    zone = [(place, member) for place, member in parents if member.zone == asker.zone]
     if brief:
         chosen = top + [member for _, member in zone[:1]]
     else:
         above = [member for place, member in reversed(zone) if level(place) > level(standing)]
         nearest = (above + [member for _, member in zone if member not in above])[:ZONE_NEAREST]
         others: dict[int, list[Contact]] = {}
-        for place, member in ranked:
-            if member.zone != asker.zone and place > standing:
+        for _, member in parents:
+            if member.zone != asker.zone:
                 others.setdefault(member.zone, []).append(member)
         heads = [members[0] for members in others.values()]
         rest = [member for members in others.values() for member in members[1:]]

@@ -1,1 +1,17 @@
-"""The map of this room follows as it fills."""
+"""The shipped overlay (and what is built on it) under virtual time: deterministic, with every fault of a real network.
+
+    clock.py       virtual time
+    rtt_model.py   how far apart devices are: cities, sites, devices
+    network.py     loss, repetition, reordering, partitions, slow and dead devices; one device's world
+    event_log.py   what an overlay has reported
+    world.py       a fleet of devices, and the questions that only an onlooker can answer
+    fleet.py       the scenario of `edgefl sim fleet`
+    solo.py        one device whose peers are played by a test
+
+The same seed gives the same run, whatever PYTHONHASHSEED says.
+"""
+
+from edgefl.sim.fleet import run_fleet
+from edgefl.sim.world import Member, World
+
+__all__ = ["Member", "World", "run_fleet"]

@@ -74,8 +74,11 @@ class Network:
         self.by_type[type(message).__name__] += size_bytes
         origin.sent_bytes += size_bytes
         node = self._nodes.get((to.host, to.port))
+        origin.dialled.add(to.node_id)
         if node is None or node.contact.node_id != to.node_id:
             return
+        if not node.contact.dialable and origin.contact.node_id not in node.dialled:
+            return  # behind a NAT: there is no link that it has dialled
         random, faults = self._random.random, self.faults
         if faults.loss and random() < faults.loss:
             return
@@ -108,6 +111,7 @@ class SimNode:
         self.slow_s = 0.0
         """How late this device gets round to messages and timers: a busy or weak device."""
         self.sent_bytes = 0
+        self.dialled: set[int] = set()
         self.handlers: list[Handler] = []
         self._random = Random(seed)
         self._timers: dict[TimerKey, int] = {}
@@ -138,7 +142,9 @@ class SimNode:
     def receive(self, sender: Contact, message: Message) -> None:
         if self.alive:
             now = self.network.clock.now
-            any(handler.on_message(sender, message, now) for handler in self.handlers)
+            for handler in self.handlers:
+                if handler.on_message(sender, message, now):
+                    return
 
     def die(self) -> None:
         """Vanish without a word."""
@@ -150,4 +156,6 @@ class SimNode:
         if self.alive and self._timers.get(key) == serial:
             del self._timers[key]
             now = self.network.clock.now
-            any(handler.on_timer(key, now) for handler in self.handlers)
+            for handler in self.handlers:
+                if handler.on_timer(key, now):
+                    return

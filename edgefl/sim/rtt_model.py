@@ -1,10 +1,10 @@
 """How far apart devices are: a synthetic world of cities, sites and devices, or a measured city matrix.
 
-RTT of two devices = cities + access legs of both sites + legs of both devices; within a site 0.3 ms + the devices' legs.
-Access legs are lognormal with a median of 4 ms, device legs with 1 ms. Cities have Zipf(1) weights and stand in a plane
-of a few dense continents, so that the median of city pairs is 66 ms, like the 227 cities of the WonderNetwork data that
-the overlay study used; a lognormal factor of 15 % on each pair violates the triangle inequality about as often (5 %).
-Regions, the zones of the simulated operator, are groups of cities within 30 ms of each other.
+RTT of two devices = cities + access legs of both sites + legs of both devices; within a site 0.3 ms + the devices'
+legs. Access legs are lognormal with a median of 4 ms, device legs with 1 ms. Cities have Zipf(1) weights and stand in
+a plane of a few dense continents, so that the median of city pairs is 66 ms, like the 227 cities of the WonderNetwork
+data that the overlay study used; a lognormal factor of 15 % on each pair violates the triangle inequality about as
+often (5 %). Regions, the zones of the simulated operator, are groups of cities within 30 ms of each other.
 """
 
 from __future__ import annotations

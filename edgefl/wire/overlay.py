@@ -53,11 +53,12 @@ MAX_PAGE_ADVERTS = 8
 @message(10)
 @dataclass(frozen=True, slots=True)
 class FindRows(Message):
-    """Ask for the contacts nearest to `target` and for the rows that lead there."""
+    """Ask for the contacts nearest to `target`, and (unless `brief`) for the rows that lead there."""
 
     request: Annotated[int, 1, U32]
     target: Annotated[int, 2, U64]
     zone: Annotated[int, 3, U16] = 0
+    brief: Annotated[bool, 4, BOOL] = False
 
 
 @message(11)

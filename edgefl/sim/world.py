@@ -1,0 +1,221 @@
+"""A fleet of simulated devices: the shipped overlay on the faulty network.
+
+`World` builds devices, lets them join, kills and restarts them, and answers questions that only somebody who sees
+everything can answer: who owns this key, is each tree one tree. Further layers are put on top with `equip`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from edgefl.overlay import WAN, Overlay, Profile, zone_of_site
+from edgefl.sim.clock import Clock
+from edgefl.sim.event_log import EventLog
+from edgefl.sim.network import Handler, Network, SimNode
+from edgefl.sim.rtt_model import RttModel
+from edgefl.wire import Contact
+
+if TYPE_CHECKING:
+    from edgefl.wire.application import Advert
+
+BOOTSTRAP_CONTACTS = 3
+"""Addresses that a device is given: what a join token carries."""
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One device of the fleet."""
+
+    world: World
+    node: SimNode
+    log: EventLog = field(init=False)
+    overlay: Overlay = field(init=False)
+
+    @property
+    def node_id(self) -> int:
+        return self.node.contact.node_id
+
+
+@dataclass(frozen=True, slots=True)
+class TreeReport:
+    """One application's tree, seen from above."""
+
+    app: int
+    members: int
+    attached: int
+    roots: int
+    depths: tuple[int, ...]
+    counted: int
+
+    @property
+    def whole(self) -> bool:
+        """Every member reaches the one root."""
+        return self.attached == self.members and self.roots == 1
+
+    def as_dict(self) -> dict[str, Any]:
+        depths = self.depths or (0,)
+        return {
+            "app": f"{self.app:016x}",
+            "members": self.members,
+            "attached": self.attached,
+            "roots": self.roots,
+            "counted_by_root": self.counted,
+            "depth": {"mean": round(sum(depths) / len(depths), 3), "max": max(depths)},
+        }
+
+
+class World:
+    """Devices with overlays under virtual time. Nothing happens until `run`."""
+
+    def __init__(
+        self,
+        *,
+        devices: int = 64,
+        seed: int = 1,
+        profile: Profile = WAN,
+        zones: bool = True,
+        wire: bool = False,
+        matrix: Sequence[Sequence[float]] | None = None,
+        verify: Callable[[Advert], bool] = lambda advert: True,
+        equip: Callable[[Member], Sequence[Handler]] = lambda member: (),
+    ) -> None:
+        """`devices`: how many are planned (shapes the world). `equip` gives each device further handlers; it may also
+        append to `member.log.listeners`."""
+        self.random = Random(seed)
+        self.clock = Clock()
+        self.model = RttModel(Random(self.random.getrandbits(64)), devices, matrix)
+        self.network = Network(self.clock, self.model, Random(self.random.getrandbits(64)), wire=wire)
+        self.members: dict[int, Member] = {}
+        self.cycles = 0
+        self._profile = profile
+        self._zones = zones
+        self._verify = verify
+        self._equip = equip
+        self._addresses = 0
+
+    # Devices
+
+    def add(self, contact: Contact | None = None, **changes: Any) -> Member:
+        """A new device that has not started. `changes` override fields of its random contact."""
+        place = self.model.place()
+        if contact is None:
+            self._addresses += 1
+            zone = zone_of_site(self.model.region(place)) if self._zones else 0
+            host = f"10.{self._addresses >> 16}.{self._addresses >> 8 & 255}.{self._addresses & 255}"
+            fields = {"node_id": self.random.getrandbits(64), "host": host, "port": 7000, "zone": zone}
+            contact = Contact(**{**fields, **changes})
+        member = Member(self, SimNode(self.network, contact, place, self.random.getrandbits(64)))
+        member.log = EventLog(partial(self._check_for_cycle, member))
+        member.overlay = Overlay(contact, member.node, member.log, verify=self._verify, profile=self._profile)
+        member.node.handlers = [member.overlay, *self._equip(member)]
+        self.members[contact.node_id] = member
+        return member
+
+    def start(self, member: Member, *, first: bool = False) -> None:
+        """Start a device now; unless it is the first, it knows some devices that have started before."""
+        others = [m for m in self.alive() if m is not member and m.overlay.contact.dialable]
+        known = self.random.sample(others, min(BOOTSTRAP_CONTACTS, len(others)))
+        member.overlay.bootstrap([m.overlay.contact for m in known], self.clock.now)
+        member.overlay.start(self.clock.now, first=first)
+
+    def grow(
+        self, devices: int, over_s: float, changes: Callable[[Random], dict[str, Any]] = lambda random: {}
+    ) -> None:
+        """Add devices and start them one after the other, evenly over some time; the very first founds the fleet.
+        `changes` overrides fields of each contact."""
+        start = self.clock.now
+        for index in range(devices):
+            self.clock.run(start + over_s * index / devices)
+            first = not self.members
+            self.start(self.add(**changes(self.random)), first=first)
+        self.clock.run(start + over_s)
+
+    def alive(self) -> list[Member]:
+        return [member for member in self.members.values() if member.node.alive]
+
+    def kill(self, members: Sequence[Member]) -> None:
+        """Let devices vanish silently, all at once."""
+        for member in members:
+            member.node.die()
+
+    def restart(self, member: Member) -> Member:
+        """A killed device comes back: same id and address, higher incarnation, nothing remembered but some contacts."""
+        old = member.overlay.contact
+        contact = Contact(old.node_id, old.host, old.port, old.zone, old.incarnation + 1, old.capacity, old.role)
+        again = self.add(contact)
+        again.node.place = member.node.place
+        self.start(again)
+        return again
+
+    def change_contact(self, member: Member, contact: Contact) -> None:
+        """A device's address, zone or class changes while it runs."""
+        self.network.detach(member.node)
+        member.node.contact = contact
+        self.network.attach(member.node)
+        member.overlay.set_contact(contact, self.clock.now)
+
+    def run(self, seconds: float) -> None:
+        self.clock.run(self.clock.now + seconds)
+
+    # Seen from above
+
+    def owner(self, key: int) -> int:
+        """The live, joined device that is truly nearest to a key."""
+        return min((m.node_id for m in self.alive() if m.overlay.joined), key=lambda node_id: node_id ^ key)
+
+    def lookups(self, count: int, *, wait_s: float = 12.0) -> float:
+        """Send lookups of random keys from random devices over a second; the share that named the true owner."""
+        asked = []
+        start = self.clock.now
+        alive = self.alive()
+        for index in range(count):
+            self.clock.run(start + index / count)
+            member = self.random.choice(alive)
+            key = self.random.getrandbits(64)
+            asked.append((member, member.overlay.lookup(key, self.clock.now), key))
+        self.clock.run(start + wait_s)
+        right = 0
+        for member, request, key in asked:
+            owner, _ = member.log.lookups.get(request, (None, 0))
+            right += owner is not None and owner.node_id == self.owner(key)
+        return right / count
+
+    def tree(self, app: int) -> TreeReport:
+        """Follow every member's parents up to a root."""
+        views = {}
+        for member in self.alive():
+            view = member.overlay.tree(app)
+            if view is not None and not view.observer:
+                views[member.node_id] = view
+        roots = [node_id for node_id, view in views.items() if view.is_root]
+        depths = []
+        for node_id in views:
+            at, depth = node_id, 0
+            while at in views and views[at].parent is not None and depth <= len(views):
+                parent = views[at].parent
+                below = at
+                at = parent.node_id if parent is not None else 0
+                if at not in views or all(child.contact.node_id != below for child in views[at].children):
+                    break
+                depth += 1
+            if at in views and views[at].is_root:
+                depths.append(depth)
+        counted = sum(views[root].members for root in roots)
+        return TreeReport(app, len(views), len(depths), len(roots), tuple(depths), counted)
+
+    def _check_for_cycle(self, member: Member, app: int) -> None:
+        """After every change of a parent: walking up from it must not come back."""
+        seen = {member.node_id}
+        at: Member | None = member
+        while at is not None and at.node.alive:
+            tree = at.overlay.parent_of(app)
+            at = None if tree is None else self.members.get(tree)
+            if at is not None and at.node_id in seen:
+                self.cycles += 1
+                return
+            if at is not None:
+                seen.add(at.node_id)
