@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from edgefl.cli import main
 from edgefl.datasets import models
@@ -83,6 +84,18 @@ def test_check_fails_on_wrong_gradients(built: Path, monkeypatch: pytest.MonkeyP
     assert result.exit_code == 1
     assert "WRONG" in result.stdout
     assert json.loads(run("check", built, "--json").stdout)["ok"] is False
+
+
+def test_check_of_a_model_with_absurd_weights_is_an_error(tmp_path: Path) -> None:
+    model = models.mlp(hidden=8)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, 1e30, np.float32), tensor.name))
+    onnx.save(model, tmp_path / "model.onnx")
+    run("build", tmp_path / "model.onnx", "--loss", "cross-entropy", "-o", tmp_path / "out")
+    result = run("check", tmp_path / "out", "--json")
+    assert result.exit_code == 78
+    assert result.stdout == ""
+    assert "infinite or NaN" in result.stderr
 
 
 def test_show_lists_parameters_and_files(built: Path) -> None:

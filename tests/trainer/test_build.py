@@ -205,6 +205,14 @@ def test_weights_in_a_file_beside_the_model_are_taken_in(tmp_path: Path) -> None
         trainer.build(path, loss="cross-entropy", out=tmp_path / "out")
 
 
+def test_weights_beside_the_model_count_towards_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(models.mlp(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    monkeypatch.setattr("edgefl.trainer.source_model.MAX_MODEL_BYTES", 10_000)
+    with pytest.raises(ModelError, match="weights are over the limit of 10000"):
+        trainer.build(path, loss="cross-entropy", out=tmp_path / "out")
+
+
 def test_functions_of_the_model_are_inlined(onnx_model: Any, session: Any) -> None:
     model = onnx_model([helper.make_node("Gemm", ["x", "w"], ["h"])], {"w": np.ones((4, 2), np.float32)}, outputs=["h"])
     body = [helper.make_node("Relu", ["a"], ["b"])]
@@ -250,6 +258,24 @@ REFUSED = {
         lambda m: m.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.full(3, np.nan, np.float32), "b")),
         "infinities or NaN",
     ),
+    "double precision weights": (
+        lambda m: (
+            [
+                t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(t).astype(np.float64), t.name))
+                for t in m.graph.initializer
+            ],
+            setattr(m.graph.output[0].type.tensor_type, "elem_type", TensorProto.DOUBLE),
+            m.graph.node.insert(0, helper.make_node("Cast", ["x"], ["d"], to=TensorProto.DOUBLE)),
+            m.graph.node[1].input.__setitem__(0, "d"),
+        ),
+        "float64",
+    ),
+    "broken initializer": (lambda m: m.graph.initializer[0].dims.__setitem__(0, 2), "initializer 'w' is broken"),
+    "no input": (
+        lambda m: m.graph.initializer.append(numpy_helper.from_array(np.ones((1, 4), np.float32), "x")),
+        "no input",
+    ),
+    "sparse weights": (lambda m: m.graph.sparse_initializer.add(), "sparse|not a valid"),
     "unprintable name": (
         lambda m: (setattr(m.graph.input[0], "name", "x\n"), m.graph.node[0].input.__setitem__(0, "x\n")),
         "unprintable",

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from edgefl.trainer.gradients import RULES, Node
-from edgefl.trainer.gradients.rule import sum_to
+from edgefl.trainer.gradients import RULES, Node, UnsupportedOperatorError
+from edgefl.trainer.gradients.rule import shaped_like, sum_to
+from edgefl.trainer.gradients.window import window_of
 from edgefl.trainer.graph import Graph, Value
 from edgefl.trainer.manifest import Tensor
 
@@ -146,8 +147,10 @@ def test_gradient_matches_finite_differences(case: Case, onnx_model: Any, sessio
     s = session(model, trainable=trained)
     for batch in (1, 7):
         x = rng.normal(size=(batch, *case.x)).astype(np.float32)
-        shape = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0].shape
-        target = rng.normal(size=shape).astype(np.float32)
+        y = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+        if ReferenceEvaluator(model).run(None, {"x": x})[0].shape != y.shape:
+            pytest.skip("the reference implementation of this onnx version pads wrongly")
+        target = rng.normal(size=y.shape).astype(np.float32)
         found = s.gradients({"x": x, "target": target})
         expected = finite_differences(model, x, target, trained)
         for name in trained:
@@ -290,6 +293,23 @@ def test_relu_passes_nothing_at_zero_and_everything_above() -> None:
     assert run(graph, {"y": y, "dy": np.full(6, 2, np.float32)}, dx, 1).tolist() == [0, 2, 2, 2, 2, 2]
 
 
+def test_a_shape_with_two_open_dimensions_is_read_from_the_tensor() -> None:
+    graph = Graph(taken={"dy", "x"})
+    x = np.zeros((2, 3, 2), np.float32)
+    shaped = shaped_like(Value(graph, "dy"), Value(graph, "x", (None, 3, None)))
+    assert run(graph, {"dy": np.zeros((3, 4), np.float32), "x": x}, shaped, 3).shape == x.shape
+
+
+def test_a_window_that_contradicts_its_input_is_refused() -> None:
+    x = Value(Graph(), "x", (None, 1, 4, 4))
+    for attributes in ({"strides": [1]}, {"pads": [1, 1]}, {"pads": [-1, 0, 0, 0]}, {"dilations": [1, 1, 1]}):
+        with pytest.raises(UnsupportedOperatorError, match="do not fit"):
+            window_of(Node(x.graph, "Conv", "conv", (x,), (x,), attributes), (3, 3))
+    wide = Value(Graph(), "x", (None, 1, None, 4))
+    with pytest.raises(UnsupportedOperatorError, match="not fixed"):
+        window_of(Node(wide.graph, "Conv", "conv", (wide,), (wide,), {}), (3, 3))
+
+
 @pytest.mark.parametrize(
     ("case", "what"),
     [
@@ -300,8 +320,6 @@ def test_relu_passes_nothing_at_zero_and_everything_above() -> None:
     ids=["ceil", "storage-order", "vector"],
 )
 def test_a_form_without_a_rule_is_refused_by_name(case: Case, what: str, onnx_model: Any, session: Any) -> None:
-    from edgefl.trainer.gradients import UnsupportedOperatorError
-
     with pytest.raises(UnsupportedOperatorError, match=what) as caught:
         session(build_case(case, onnx_model, np.random.default_rng(0)))
     assert "under_test" in caught.value.cause

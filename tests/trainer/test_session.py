@@ -297,6 +297,21 @@ def test_a_graph_that_onnx_runtime_refuses_is_a_model_error(built: Path, tmp_pat
         trainer.Session(replaced(built, tmp_path, TRAINING, b"not a model"))
 
 
+@pytest.mark.parametrize("operator", ["MatMul", "Max"])
+def test_a_graph_that_reads_files_of_the_device_is_refused(operator: str, built: Path, tmp_path: Path) -> None:
+    """Weights in a file of the attacker's choice would leave the device with the next update."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(64 * 64 * 4))
+    tensor = onnx.TensorProto(name="stolen", data_type=1, dims=[64, 64], data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=str(secret))
+    model = onnx.load(built / TRAINING)
+    model.graph.initializer.append(tensor)
+    model.graph.node.insert(0, helper.make_node(operator, ["x", "stolen"], ["leak"]))
+    model.graph.output.append(helper.make_tensor_value_info("leak", 1, ["batch", 64]))
+    with pytest.raises(ModelError, match="cannot load"):
+        trainer.Session(replaced(built, tmp_path, TRAINING, model.SerializeToString()))
+
+
 def test_a_failure_inside_a_run_is_a_model_error(onnx_model: Any, session: Any) -> None:
     """Gather with an index from the data: only the run itself can find out."""
     nodes = [
