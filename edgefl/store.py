@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import mmap
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from typing import IO
 from edgefl.errors import ConfigError, EdgeflError, StorageError
 from edgefl.learning.effects import Progress
 from edgefl.wire import Contact
+from edgefl.wire.application import Artifact
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.codec import decode_record, encode_record
 from edgefl.wire.contact import pack_contact, unpack_contact
@@ -69,10 +71,12 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._blobs = directory / "blobs"
+        self._spill = directory / "spill"
         self._records: dict[int, dict[int, RoundRecord]] = {}
         with _disk_errors(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._blobs.mkdir(mode=0o700, exist_ok=True)
+            shutil.rmtree(self._spill, ignore_errors=True)  # memory of the process before
             self._lock = self._take_lock()
             self._db = sqlite3.connect(
                 directory / "edgefl.db", isolation_level=None, check_same_thread=False, timeout=5.0
@@ -119,20 +123,20 @@ class Store:
                     self._db.execute("rollback")
                 raise
 
-    def get(self, key: str) -> bytes | None:
+    def read_setting(self, key: str) -> bytes | None:
         """A setting, or None."""
         with _disk_errors(self.directory):
             row = self._db.execute("select value from settings where key = ?", (key,)).fetchone()
         return bytes(row[0]) if row else None
 
-    def set(self, key: str, value: bytes) -> None:
+    def write_setting(self, key: str, value: bytes) -> None:
         with self._commit() as db:
             db.execute("insert or replace into settings values (?, ?)", (key, value))
 
     def next_incarnation(self) -> int:
         """A number above all that this device has used; durable before it is returned."""
-        number = int.from_bytes(self.get("incarnation") or b"", "big") + 1
-        self.set("incarnation", number.to_bytes(4, "big"))
+        number = int.from_bytes(self.read_setting("incarnation") or b"", "big") + 1
+        self.write_setting("incarnation", number.to_bytes(4, "big"))
         return number
 
     def save_contacts(self, contacts: Iterable[Contact]) -> None:
@@ -164,6 +168,7 @@ class Store:
                 db.execute(f"delete from {table} where app_id = ?", (_id(app_id),))  # noqa: S608  (constant names)
             db.execute("delete from files where owner in (?, ?)", (_artifacts(app_id), _model(app_id)))
         self._records.pop(app_id, None)
+        shutil.rmtree(self.artifact_path(app_id), ignore_errors=True)
         self._sweep()
 
     def applications(self) -> list[StoredApplication]:
@@ -225,19 +230,48 @@ class Store:
         with self._commit() as db:
             db.execute("insert or replace into files values (?, ?, ?)", (ref.id, ref.size, _artifacts(app_id)))
 
+    def has_blob(self, ref: BlobRef) -> bool:
+        """Whether the blob is stored and whole."""
+        return self.read_blob(ref) is not None
+
+    def artifact_path(self, app_id: int) -> Path:
+        """Where an application's artifacts are (artifact_directory makes it)."""
+        return self.directory / "applications" / f"{app_id:016x}"
+
+    def artifact_directory(self, app_id: int, artifacts: Iterable[Artifact]) -> Path:
+        """A directory with an application's artifacts under their names: links to the stored files, no copies."""
+        directory = self.artifact_path(app_id)
+        with _disk_errors(self.directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for artifact in artifacts:
+                link = directory / artifact.name
+                link.unlink(missing_ok=True)
+                link.hardlink_to(self._path(artifact.blob.id))
+        return directory
+
     def read_blob(self, ref: BlobRef) -> memoryview | None:
         """The content of a stored blob, mapped read-only and checked against its name; None when it is not (whole)
         there. Hashes the file: about 0.7 ns a byte."""
-        try:
-            with self._path(ref.id).open("rb") as file:
-                if os.fstat(file.fileno()).st_size != ref.size:
-                    return None
-                if ref.size == 0:
-                    return memoryview(b"")
-                view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except OSError:
+        view = _map(self._path(ref.id))
+        if view is None or view.nbytes != ref.size:
             return None
         return view if ref_of(view) == ref else None
+
+    def get(self, blob_id: bytes) -> memoryview | None:
+        """The content of a file by its blob id alone, for the transport, which checks it."""
+        return _map(self._path(blob_id)) or _map(self._spill / blob_id.hex())
+
+    def put(self, blob_id: bytes, data: memoryview) -> None:
+        """Take a blob out of memory, where there is no more room, until the process ends. Not synced: it is lost with
+        the process anyway. Raises StorageError."""
+        with _disk_errors(self.directory):
+            self._spill.mkdir(mode=0o700, exist_ok=True)
+            (self._spill / blob_id.hex()).write_bytes(data)
+
+    def remove(self, blob_id: bytes) -> None:
+        """Forget what `put` has kept; what a record names stays."""
+        with contextlib.suppress(OSError):
+            (self._spill / blob_id.hex()).unlink(missing_ok=True)
 
     def _path(self, blob_id: bytes) -> Path:
         return self._blobs / blob_id.hex()
@@ -279,6 +313,17 @@ def _artifacts(app_id: int) -> str:
 
 def _model(app_id: int) -> str:
     return f"model of {app_id:016x}"
+
+
+def _map(path: Path) -> memoryview | None:
+    """A file mapped read-only; None when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError:
+        return None
 
 
 def _sync_directory(directory: Path) -> None:

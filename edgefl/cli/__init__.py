@@ -17,7 +17,20 @@ from edgefl import __version__
 
 # verb -> (module, attribute, one-line help). The help stands here so that `edgefl --help` imports no verb.
 VERBS: dict[str, tuple[str, str, str]] = {
+    "demo": ("edgefl.cli.demo", "demo", "The main job on this machine: a throw-away fleet trains the digits."),
+    "fleet": ("edgefl.cli.fleet", "fleet", "Make a fleet; invite, approve and revoke its devices."),
+    "join": ("edgefl.cli.join", "join", "Run this device's daemon: join a fleet and take part."),
+    "status": ("edgefl.cli.status", "status", "Identity, neighbours, applications, load and problems of this device."),
+    "peers": ("edgefl.cli.status", "peers", "The devices that this one knows."),
+    "lookup": ("edgefl.cli.status", "lookup", "Which device is responsible for a key?"),
+    "tree": ("edgefl.cli.status", "tree", "This device's place in an application's tree."),
+    "wait": ("edgefl.cli.status", "wait", "Wait until the daemon, a round or an application is there."),
     "artifacts": ("edgefl.cli.artifacts", "artifacts", "Make an ONNX model trainable on stock ONNX Runtime."),
+    "app": ("edgefl.cli.app", "app", "Create, watch, steer and pull applications."),
+    "sim": ("edgefl.cli.sim", "sim", "The shipped overlay and learning code under virtual time."),
+    "token": ("edgefl.cli.about", "token", "What a join token says."),
+    "paths": ("edgefl.cli.about", "paths", "Where edgefl keeps things on this machine."),
+    "version": ("edgefl.cli.about", "version", "Versions of edgefl and what it stands on."),
 }
 
 

@@ -1,0 +1,232 @@
+"""`edgefl app`: create, watch, steer and pull applications."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgefl.cli.daemon_option import client, state_option
+from edgefl.cli.output import emit_json, emit_pairs, emit_table, json_option, note, report_errors
+from edgefl.cli.status import APPLICATION_HEADER, application_row
+from edgefl.pictures import round_line
+
+
+@click.group()
+def app() -> None:
+    """Create, watch, steer and pull applications."""
+
+
+@app.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--name", required=True, help="Name of the application.")
+@click.option("--data", required=True, metavar="NAME", help="Data source that a device must have to take part.")
+@click.option("--topology", default="forest", help="How the devices work together: forest.")
+@click.option("--strategy", default="fedavg", help="How updates become the next model: fedavg.")
+@click.option("--rounds", default=10, help="Rounds of training.")
+@click.option("--target", metavar="METRIC>=VALUE", help="Stop early, for example accuracy>=0.95.")
+@click.option("--quorum", default=0.5, help="Share of the devices whose updates a round needs.")
+@click.option("--deadline", "deadline_s", default=600.0, metavar="S", help="Seconds that a round may take.")
+@click.option("--local-epochs", default=1, help="Passes over the local data per round.")
+@click.option("--batch", default=32, help="Samples per step.")
+@click.option("--lr", "learning_rate", default=0.05, help="Learning rate of the local optimizer.")
+@click.option("--held-back", default=0.2, help="Share of the local data kept for evaluation.")
+@click.option("--min-members", default=1, help="Devices that must be there before the first round.")
+@click.option(
+    "--scope", type=click.Choice(["global", "zone"]), default="global", help="Whole fleet, or this device's zone alone."
+)
+@click.option("--seed", default=0, help="Seed of the local shuffling.")
+@state_option
+@json_option
+@report_errors
+def create(directory: Path, state: Path | None, as_json: bool, target: str | None, **options: Any) -> None:
+    """Train the artifacts in DIRECTORY (edgefl artifacts build) on the devices that have the data."""
+    found = client(state).call(
+        "app.create", directory=str(directory.absolute()), target=parse_target(target), **options
+    )
+    if as_json:
+        emit_json(found)
+    else:
+        click.echo(f"application {found['name']} ({found['id']}) is announced")
+        note(f"next: edgefl app watch {found['name']}")
+
+
+def parse_target(text: str | None) -> tuple[str, float] | None:
+    """(metric, value) of METRIC>=VALUE. Raises UsageError."""
+    from edgefl.errors import UsageError
+
+    if text is None:
+        return None
+    metric, sign, value = text.partition(">=")
+    try:
+        if not sign or not metric.strip():
+            raise ValueError
+        return metric.strip(), float(value)
+    except ValueError:
+        raise UsageError(f"{text!r} is no target", hint="for example --target 'accuracy>=0.95'") from None
+
+
+@app.command("list")
+@state_option
+@json_option
+@report_errors
+def list_applications(state: Path | None, as_json: bool) -> None:
+    """Every application that this device has heard of, and what it does about it."""
+    rows = client(state).call("app.list")
+    if as_json:
+        emit_json({"applications": rows})
+    elif rows:
+        emit_table([application_row(row) for row in rows], APPLICATION_HEADER)
+    else:
+        note("no applications")
+
+
+@app.command()
+@click.argument("name", metavar="APP")
+@state_option
+@json_option
+@report_errors
+def show(name: str, state: Path | None, as_json: bool) -> None:
+    """One application: settings, place in its tree, history."""
+    found = client(state).call("app.show", app=name)
+    if as_json:
+        emit_json(found)
+        return
+    keys = (
+        "id",
+        "name",
+        "owner",
+        "data",
+        "wanted",
+        "stage",
+        "phase",
+        "problem",
+        "round",
+        "rounds",
+        "epoch",
+        "root",
+        "parent",
+        "members",
+    )
+    emit_pairs([(key, found[key] if found[key] != "" else None) for key in keys])
+    click.echo()
+    print_history(found["history"])
+
+
+HISTORY_HEADER = ("ROUND", "DEVICES", "SAMPLES", "LOSS", "ACCURACY", "TRAIN LOSS", "SECONDS", "KB", "ATTEMPTS")
+
+
+def history_row(record: dict[str, Any]) -> tuple[object, ...]:
+    """One round, for people."""
+
+    def rounded(name: str) -> str | None:
+        return f"{record[name]:.4f}" if name in record else None
+
+    return (
+        record["round"],
+        record["participants"],
+        record["samples"],
+        rounded("loss"),
+        rounded("accuracy"),
+        rounded("train_loss"),
+        f"{record['seconds']:.2f}",
+        record["bytes"] // 1024,
+        record["attempts"],
+    )
+
+
+def print_history(records: list[dict[str, Any]]) -> None:
+    emit_table([history_row(record) for record in records], HISTORY_HEADER)
+
+
+@app.command()
+@click.argument("name", metavar="APP")
+@state_option
+@json_option
+@report_errors
+def history(name: str, state: Path | None, as_json: bool) -> None:
+    """Loss, metrics, participants, bytes and seconds of every round."""
+    records = client(state).call("app.history", app=name)
+    if as_json:
+        emit_json({"history": records})
+    else:
+        print_history(records)
+
+
+@app.command()
+@click.argument("name", metavar="APP")
+@state_option
+@json_option
+@report_errors
+def watch(name: str, state: Path | None, as_json: bool) -> None:
+    """Follow an application until it has finished. With --json one line per change."""
+    said = ""
+    printed: set[int] = set()
+    for event in client(state).stream("app.watch", app=name):
+        if as_json:
+            emit_json(event, stream=True)
+            continue
+        for record in event["history"]:
+            if record["round"] not in printed and "loss" in record:
+                printed.add(record["round"])
+                click.echo(round_line(record, event["rounds"]))
+        remark = event["problem"] or ("finished" if event["finished"] else "")
+        if remark and remark != said:
+            note(f"{event['name']}: {remark}")
+        said = remark
+
+
+def _set_state(name: str, wanted: str, state: Path | None, as_json: bool) -> None:
+    found = client(state).call("app.state", app=name, state=wanted)
+    if as_json:
+        emit_json(found)
+    else:
+        click.echo(f"{found['name']}: {found['wanted']}")
+
+
+@app.command()
+@click.argument("name", metavar="APP")
+@state_option
+@json_option
+@report_errors
+def stop(name: str, state: Path | None, as_json: bool) -> None:
+    """End an application of one's own after its current round; the model stays."""
+    _set_state(name, "stopped", state, as_json)
+
+
+@app.command()
+@click.argument("name", metavar="APP")
+@state_option
+@json_option
+@report_errors
+def pause(name: str, state: Path | None, as_json: bool) -> None:
+    """Start no further round until `edgefl app resume`."""
+    _set_state(name, "paused", state, as_json)
+
+
+@app.command()
+@click.argument("name", metavar="APP")
+@state_option
+@json_option
+@report_errors
+def resume(name: str, state: Path | None, as_json: bool) -> None:
+    """Go on with a paused application."""
+    _set_state(name, "running", state, as_json)
+
+
+@app.command()
+@click.argument("name", metavar="APP")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="ONNX file to write."
+)
+@state_option
+@json_option
+@report_errors
+def pull(name: str, output: Path, state: Path | None, as_json: bool) -> None:
+    """Write the application's newest model as a plain inference ONNX file."""
+    found = client(state).pull(name, output)
+    if as_json:
+        emit_json({"output": str(output), **found})
+    else:
+        click.echo(f"{output}: {found['size']} bytes, the model after round {found['round']}")

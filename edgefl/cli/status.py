@@ -1,0 +1,139 @@
+"""Looking at the daemon of this device: status, peers, lookup, tree, wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgefl.cli.daemon_option import client, state_option
+from edgefl.cli.output import emit_json, emit_pairs, emit_table, json_option, report_errors
+
+
+@click.command()
+@state_option
+@json_option
+@report_errors
+def status(state: Path | None, as_json: bool) -> None:
+    """Identity, neighbours, applications, load and problems of this device."""
+    found = client(state).call("status")
+    if as_json:
+        emit_json(found)
+        return
+    emit_pairs(
+        [
+            ("node", found["node"]),
+            ("address", found["address"]),
+            ("fleet", found["fleet"]),
+            ("state", found["state"]),
+            ("site", found["site"] or None),
+            ("contacts", found["contacts"]),
+            ("zone ring", ", ".join(found["zone_ring"]) or None),
+            ("global ring", ", ".join(found["global_ring"]) or None),
+            ("data", ", ".join(f"{name} ({source})" for name, source in found["data"].items()) or None),
+            *([("waiting for approval", found["pending"])] if found["pending"] else []),
+            *[("problem", problem) for problem in found["problems"]],
+        ]
+    )
+    if found["applications"]:
+        click.echo()
+        emit_table([application_row(app) for app in found["applications"]], APPLICATION_HEADER)
+
+
+APPLICATION_HEADER = ("ID", "NAME", "PART", "ROUND", "ACCURACY", "LOSS", "PARENT", "CHILDREN", "REMARK")
+
+
+def application_row(app: dict[str, Any]) -> tuple[object, ...]:
+    """One line about an application, for people."""
+    metrics = app.get("metrics") or {}
+    part = "root" if app.get("is_root") else app["stage"]
+    remark = app.get("problem") or ("finished" if app.get("finished") else app["wanted"])
+    return (
+        app["id"],
+        app["name"],
+        part,
+        f"{app['round']}/{app['rounds']}" if "round" in app else None,
+        f"{metrics['accuracy']:.3f}" if "accuracy" in metrics else None,
+        f"{metrics['loss']:.4f}" if "loss" in metrics else None,
+        app.get("parent"),
+        len(app["children"]) if "children" in app else None,
+        remark,
+    )
+
+
+@click.command()
+@state_option
+@json_option
+@report_errors
+def peers(state: Path | None, as_json: bool) -> None:
+    """The devices that this one knows."""
+    rows = client(state).call("peers")
+    if as_json:
+        emit_json({"peers": rows})
+    else:
+        emit_table(
+            [(row["node"], row["address"], row["zone"], row["role"], row["rtt_ms"]) for row in rows],
+            ("NODE", "ADDRESS", "ZONE", "ROLE", "RTT MS"),
+        )
+
+
+@click.command()
+@click.argument("key")
+@state_option
+@json_option
+@report_errors
+def lookup(key: str, state: Path | None, as_json: bool) -> None:
+    """Which device is responsible for KEY (16 hexadecimal digits)?"""
+    found = client(state).call("lookup", key=key)
+    if as_json:
+        emit_json(found)
+    else:
+        emit_pairs([("owner", found["owner"]["node"]), ("address", found["owner"]["address"]), ("hops", found["hops"])])
+
+
+@click.command()
+@click.argument("app")
+@state_option
+@json_option
+@report_errors
+def tree(app: str, state: Path | None, as_json: bool) -> None:
+    """This device's place in the tree of APP."""
+    found = client(state).call("tree", app=app)
+    if as_json:
+        emit_json(found)
+        return
+    emit_pairs(
+        [
+            ("application", f"{found['name']} ({found['id']})"),
+            ("root", f"{found['root']}{' (this device)' if found['is_root'] else ''}"),
+            ("parent", found["parent"]),
+            ("depth", found["depth"]),
+            ("height", found["height"]),
+            ("members below", found["members"]),
+        ]
+    )
+    if found["branches"]:
+        click.echo()
+        emit_table(
+            [
+                (b["node"], b["address"], b["rtt_ms"], b["members"], b["height"], b["observer"])
+                for b in found["branches"]
+            ],
+            ("CHILD", "ADDRESS", "RTT MS", "MEMBERS", "HEIGHT", "OBSERVER"),
+        )
+
+
+@click.command()
+@click.argument("until", type=click.Choice(["ready", "round", "done"]))
+@click.argument("number", type=int, required=False, default=0)
+@click.option("--app", help="Application (name or id); without it all of this device.")
+@click.option("--timeout", "timeout_s", default=60.0, help="Seconds to wait.")
+@state_option
+@json_option
+@report_errors
+def wait(until: str, number: int, app: str | None, timeout_s: float, state: Path | None, as_json: bool) -> None:
+    """Wait until the daemon is `ready`, until `round N` is done, or until the applications are `done`."""
+    found = client(state).call("wait", until=until, app=app, round=number, timeout_s=timeout_s)
+    if as_json:
+        emit_json(found)

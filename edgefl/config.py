@@ -1,0 +1,156 @@
+"""Where things are, and what a daemon is told: options over EDGEFL_* over TOML files over what the state remembers.
+
+Files, in the order of rising weight: /etc/edgefl/edgefl.toml, /etc/edgefl/conf.d/*.toml (for root; under
+$XDG_CONFIG_HOME/edgefl for an ordinary user), then the file given with --config. Click reads the environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from edgefl.control import SOCKET_NAME
+from edgefl.errors import ConfigError, UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_PORT = 7321
+"""The door; the ZeroMQ ports are the next two."""
+
+DEFAULT_LISTEN = f"0.0.0.0:{DEFAULT_PORT}"
+
+MAX_CONFIG_BYTES = 1024 * 1024
+
+
+def default_state() -> Path:
+    """Where a daemon keeps its state: the system's place for root, the user's own otherwise."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/edgefl")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "edgefl"
+
+
+def default_config() -> Path:
+    """Where configuration and a fleet's key are looked for."""
+    if os.geteuid() == 0:
+        return Path("/etc/edgefl")
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edgefl"
+
+
+def control_socket(state: Path | None) -> Path:
+    """The control socket of the daemon with this state directory. The default daemon of root has it in /run/edgefl."""
+    if state is None and os.geteuid() == 0:
+        return Path("/run/edgefl") / SOCKET_NAME
+    return (state or default_state()) / SOCKET_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources."""
+
+    listen: str = DEFAULT_LISTEN
+    advertise: str = ""
+    bootstrap: tuple[str, ...] = ()
+    site: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
+    token: str = ""
+
+    def remembered(self) -> bytes:
+        """What the state directory keeps: everything but the token, which is a secret and no longer needed."""
+        kept = {**asdict(self), "token": ""}
+        return json.dumps(kept).encode()
+
+
+def from_memory(kept: bytes | None) -> dict[str, Any]:
+    """The settings that `Settings.remembered` wrote; nothing when there are none (or of another version)."""
+    if not kept:
+        return {}
+    document = json.loads(kept)
+    names = {item.name for item in fields(Settings)}
+    return {key: value for key, value in document.items() if key in names and value}
+
+
+def read_files(extra: Path | None) -> dict[str, Any]:
+    """The merged TOML files. Raises ConfigError naming file and key (and line, where TOML itself is broken)."""
+    home = default_config()
+    paths = [path for path in [home / "edgefl.toml", *sorted((home / "conf.d").glob("*.toml"))] if path.exists()]
+    if extra is not None:
+        paths.append(extra)
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged.update(_read(path))
+    return merged
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = path.read_bytes()
+        if len(content) > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes", hint="is this a configuration file?")
+        document: dict[str, Any] = tomllib.loads(content.decode())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}", hint="correct that line; https://toml.io has the syntax") from None
+    kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {"bootstrap": list, "data": dict}
+    for key, value in document.items():
+        if key not in kinds:
+            raise ConfigError(f"{path}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(kinds))}")
+        if not isinstance(value, kinds[key]):
+            raise ConfigError(f"{path}: {key} must be a {kinds[key].__name__}", hint=f"correct {key}")
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        if not all(isinstance(part, str) for part in parts):
+            raise ConfigError(f"{path}: {key} must hold texts", hint=f"put the values of {key} in quotes")
+    return document
+
+
+def merge(*layers: Mapping[str, Any]) -> Settings:
+    """Settings from layers of rising weight; absent and empty values leave the layer below. Raises UsageError."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged.update({key: value for key, value in layer.items() if value})
+    merged["bootstrap"] = tuple(merged.get("bootstrap", ()))
+    settings = Settings(**merged)
+    split_address(settings.listen, zero_allowed=True)
+    for address in (*settings.bootstrap, *([settings.advertise] if settings.advertise else [])):
+        split_address(address)
+    return settings
+
+
+def split_address(text: str, *, zero_allowed: bool = False) -> tuple[str, int]:
+    """(host, port) of HOST:PORT or [IPv6]:PORT. Raises UsageError."""
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    ambiguous = ":" in bare and bare is host
+    if not colon or not bare or ambiguous or not port.isdecimal() or not (not zero_allowed) <= int(port) <= 65535:
+        raise UsageError(
+            f"{text!r} is not HOST:PORT", hint=f"for example 192.168.1.20:{DEFAULT_PORT} or [fd00::1]:{DEFAULT_PORT}"
+        )
+    return bare, int(port)
+
+
+def is_unspecified(host: str) -> bool:
+    """Whether a listening address stands for all of this device's addresses (0.0.0.0 or ::)."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def parse_data(texts: tuple[str, ...]) -> dict[str, str]:
+    """NAME=SOURCE options as a mapping; file sources become absolute, so that a restart finds them. UsageError."""
+    sources = {}
+    for item in texts:
+        name, equals, source = item.partition("=")
+        if not name or not equals or not source:
+            raise UsageError(f"{item!r} is not NAME=SOURCE", hint="for example --data digits=/data/digits.npz")
+        sources[name] = source if source.startswith("plugin:") else str(Path(source).absolute())
+    return sources

@@ -1,0 +1,144 @@
+"""The way into the fleet, and back into it.
+
+--first                    joined at once, alone: others come to this device
+otherwise                  knock at the doors of --bootstrap, of the token and of remembered contacts, until a device
+                           that has joined lets us in; then the overlay takes over (rows, rings, announcement)
+
+no certificate             the door notes our request; knock again until the fleet's owner has approved it
+refused for good           every door that answered refused a device that has never been a member: the daemon ends
+                           with exit code 77 and the door's reason. A device that was a member goes on trying.
+nobody answers             go on for ever, with back-off: the others may only be switched on later
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+from typing import TYPE_CHECKING
+
+from edgefl.config import Settings, is_unspecified, split_address
+from edgefl.errors import EdgeflError, UnreachableError, WireError
+from edgefl.identity.reason import Reason, RefusedError
+from edgefl.wire import Contact
+
+if TYPE_CHECKING:
+    from edgefl.daemon.daemon import Daemon
+
+log = logging.getLogger("edgefl.arrival")
+
+PAUSE_MIN_S, PAUSE_MAX_S = 0.5, 30.0
+"""Between two rounds of knocking; doubles up to the maximum."""
+
+APPROVAL_PAUSE_MAX_S = 5.0
+"""While a person is about to approve us, they should not wait long to see it work."""
+
+JOIN_S = 5.0
+"""How long the overlay gets after a door has opened, before other doors are tried as well."""
+
+MAX_DOORS = 16
+"""Doors knocked at in one round; the others have their turn in the next."""
+
+TEMPORARY = frozenset({Reason.PENDING, Reason.BUSY, Reason.NO_FLEET})
+"""Refusals that may be different next time."""
+
+
+class Arrival:
+    """Brings one daemon into the fleet, again after every isolation."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._said = ""
+
+    async def run(self, first: bool) -> None:
+        """Never returns; raises the refusal when there is no hope."""
+        daemon = self._daemon
+        daemon.overlay.start(daemon.effects.now, first=first)
+        while True:
+            pause_s = PAUSE_MIN_S
+            while not daemon.overlay.joined:
+                contacts = await self._knock()
+                if contacts:
+                    daemon.guard(daemon.overlay.bootstrap, contacts, daemon.effects.now)
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(daemon.joined.wait(), JOIN_S)
+                    continue
+                await asyncio.sleep(pause_s * daemon.effects.random.uniform(0.8, 1.2))
+                waiting = daemon.admission.certificate is None
+                pause_s = min(2 * pause_s, APPROVAL_PAUSE_MAX_S if waiting else PAUSE_MAX_S)
+            await daemon.isolated.wait()
+
+    async def _knock(self) -> list[Contact]:
+        """Knock at all known doors at once; the devices that let us in."""
+        doors = await self._doors()
+        answers = await asyncio.gather(*[self._knock_at(*door) for door in doors], return_exceptions=True)
+        contacts = [answer for answer in answers if isinstance(answer, Contact)]
+        errors = [answer for answer in answers if isinstance(answer, EdgeflError)]
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, EdgeflError):
+                raise answer
+        if not contacts and errors:
+            self._judge(errors)
+        return contacts
+
+    def _judge(self, errors: list[EdgeflError]) -> None:
+        """Say once what keeps us out, and give up when it is final."""
+        refusals = [error for error in errors if isinstance(error, RefusedError)]
+        final = [error for error in refusals if error.reason not in TEMPORARY]
+        spoke = [error for error in errors if not isinstance(error, UnreachableError)]
+        worst = (final or refusals or spoke or errors)[0]
+        if f"{worst.cause} {worst.hint}" != self._said:
+            self._said = f"{worst.cause} {worst.hint}"
+            log.warning("not in the fleet yet: %s (next: %s)", worst.cause, worst.hint)
+            self._daemon.supervisor.notify(STATUS=f"not in the fleet yet: {worst.cause}")
+        if final and len(final) == len(spoke) and not self._daemon.was_member:
+            raise final[0]
+        versions = [error for error in errors if isinstance(error, WireError)]
+        if versions and len(versions) == len(spoke) and not self._daemon.was_member:
+            raise versions[0]
+
+    async def _knock_at(self, host: str, port: int, expect: int | None) -> Contact:
+        return await self._daemon.transport.knock(host, port, expect=expect)
+
+    async def _doors(self) -> list[tuple[str, int, int | None]]:
+        """(host, port, expected node id): given addresses first, then remembered contacts in random order."""
+        daemon = self._daemon
+        given: list[tuple[str, int, int | None]] = [(*split_address(text), None) for text in daemon.settings.bootstrap]
+        contacts = await daemon.disk.run(lambda store: store.contacts())
+        daemon.effects.random.shuffle(contacts)
+        known = {(host, port) for host, port, _ in given}
+        remembered = [(c.host, c.port, c.node_id) for c in contacts if (c.host, c.port) not in known]
+        return (given + remembered)[:MAX_DOORS]
+
+
+def own_address(settings: Settings, host: str) -> str:
+    """The IP address to be told to others: --advertise, else the listening address, else the one towards the fleet."""
+    if settings.advertise:
+        return _resolve(split_address(settings.advertise)[0])
+    if not is_unspecified(host):
+        return host
+    towards = split_address(settings.bootstrap[0])[0] if settings.bootstrap else "192.0.2.1"
+    with contextlib.suppress(OSError, UnreachableError):
+        address = _resolve(towards)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        # Connecting a datagram socket sends nothing: it only asks the kernel which way it would go.
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))
+            return str(probe.getsockname()[0])
+    log.warning("this device has no way out: telling others 127.0.0.1 (next: give --advertise HOST:PORT)")
+    return "127.0.0.1"
+
+
+def _resolve(host: str) -> str:
+    """An IP literal for a name. Raises UnreachableError."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        try:
+            return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+        except OSError as error:
+            raise UnreachableError(
+                f"the name {host!r} is not known here ({error})", hint="use an IP address, or check DNS"
+            ) from None

@@ -1,0 +1,376 @@
+"""The composition root: builds the parts of one daemon and hands them to each other.
+
+Order of a start: state directory (locked), keys, admission, transport (door and ZeroMQ ports open), overlay and
+learning, the applications from before, the control socket; then the way into the fleet (arrival.py).
+
+A stop (SIGTERM, SIGINT) says goodbye to the neighbours and leaves everything on disk; a restart goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgefl import __version__
+from edgefl.config import Settings, split_address
+from edgefl.daemon.arrival import Arrival, own_address
+from edgefl.daemon.control import ControlServer
+from edgefl.daemon.disk import Disk
+from edgefl.daemon.effects import LoopEffects
+from edgefl.daemon.report import application_document
+from edgefl.daemon.supervisor import Supervisor
+from edgefl.daemon.training import Training
+from edgefl.daemon.verbs import Verbs
+from edgefl.effects import TimerKey
+from edgefl.errors import EdgeflError, StorageError, TryAgainError
+from edgefl.identity.admission import Admission, AdmissionState
+from edgefl.identity.keys import load_or_create
+from edgefl.identity.reason import Reason, RefusedError
+from edgefl.identity.signing import verify_advert
+from edgefl.identity.token import fingerprint
+from edgefl.learning.application import Application
+from edgefl.learning.node import Decision, Learning, Part
+from edgefl.overlay import Overlay, zone_of_site
+from edgefl.store import Store
+from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
+from edgefl.transport import Transport
+from edgefl.wire import Contact, Message, node_name
+from edgefl.wire.application import Advert, Manifest, pack_advert, unpack_advert
+
+log = logging.getLogger("edgefl.daemon")
+
+CONTACTS_S = 60.0
+"""Contacts are written to disk at most this often."""
+
+GOODBYE_S = 0.3
+"""What a stopping daemon waits for its farewells to leave the machine."""
+
+MAX_INTERNAL_ERRORS = 20
+"""Tracebacks written to the log; a bug that repeats must not fill the disk."""
+
+
+class Daemon:
+    """One device of a fleet. `run` returns when the daemon was stopped, or raises what made it impossible to go on."""
+
+    def __init__(self, state: Path, socket_path: Path, settings: Callable[[bytes | None], Settings]) -> None:
+        """`settings` is given what the state directory remembers, and returns what shall hold now."""
+        self.socket_path = socket_path
+        self.store = Store(state)
+        self.settings = settings(self.store.read_setting("settings"))
+        self.keys = load_or_create(state)
+        self.admission = Admission(self.keys, site=self.settings.site)
+        kept = self.store.read_setting("admission")
+        if kept is not None:
+            self.admission.restore(AdmissionState.decode(kept))
+        self.was_member = self.admission.certificate is not None
+        """A member once: doors that refuse it now are no reason to give up."""
+        self.internal_errors: list[str] = []
+        self.load: Load | None = None
+        self.ready = False
+        self._fatal: EdgeflError | None = None
+        self._lookups: dict[int, asyncio.Future[tuple[Contact, int]]] = {}
+        self._last_contacts: list[Contact] = []
+        self._admission_dirty = False
+
+    async def run(self, *, first: bool = False) -> None:
+        """Start, serve until stopped, stop. Raises EdgeflError when the daemon cannot start or may not take part."""
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self.joined, self.isolated = asyncio.Event(), asyncio.Event()
+        self._started_at = self._loop.time()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stopping.set)
+        self.supervisor = Supervisor()
+        self.disk = Disk(self.store)
+        self.training = Training()
+        try:
+            await self._build()
+            try:
+                await self._serve(first)
+            finally:
+                await self._tear_down()
+        finally:
+            await self.training.close()
+            await self.disk.close()
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def _build(self) -> None:
+        self.transport = Transport(
+            self.keys,
+            self.admission,
+            self,
+            listen=split_address(self.settings.listen, zero_allowed=True),
+            advertise=split_address(self.settings.advertise) if self.settings.advertise else None,
+            executor=self.disk.executor,
+            files=self.store,
+        )
+        host, port = await self.transport.start()
+        incarnation = await self.disk.run(lambda store: store.next_incarnation())
+        contact = Contact(
+            self.keys.node_id,
+            own_address(self.settings, host),
+            split_address(self.settings.advertise)[1] if self.settings.advertise else port,
+            zone_of_site(self.settings.site),
+            incarnation,
+        )
+        remembered = replace(
+            self.settings, listen=f"{split_address(self.settings.listen, zero_allowed=True)[0]}:{port}"
+        )
+        await self.disk.run(lambda store: store.write_setting("settings", remembered.remembered()))
+        self.transport.set_contact(contact)
+        self.effects = LoopEffects(
+            self.transport,
+            self.disk,
+            self.training,
+            seed=self.keys.node_id ^ incarnation,
+            on_timer=self._on_timer,
+            guard=self.guard,
+        )
+        self.effects.data = dict(self.settings.data)
+        self.overlay = Overlay(contact, self.effects, self, verify=verify_advert)
+        self.learning = Learning(self.overlay, self.effects, self._policy)
+        self.effects.learning = self.learning
+        self.control = ControlServer(self.socket_path, Verbs(self).table())
+        await self.control.start()
+        log.info("device %s listens at %s:%d", node_name(self.keys.node_id), host, port)
+
+    async def _serve(self, first: bool) -> None:
+        await self._restore_applications()
+        helpers = [
+            asyncio.ensure_future(self._telemetry()),
+            asyncio.ensure_future(self._housekeeping()),
+            asyncio.ensure_future(Arrival(self).run(first)),
+        ]
+        stopped = asyncio.ensure_future(self._stopping.wait())
+        try:
+            done, _ = await asyncio.wait({stopped, *helpers}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                task.result()  # only an error ends a helper
+        finally:
+            for task in (stopped, *helpers):
+                task.cancel()
+            await asyncio.gather(stopped, *helpers, return_exceptions=True)
+
+    async def _tear_down(self) -> None:
+        self.supervisor.notify(STOPPING="1")
+        log.info("stopping")
+        await self.control.close()
+        self.guard(self.overlay.leave, self.effects.now)
+        await asyncio.sleep(GOODBYE_S)
+        await self.effects.close()
+        with contextlib.suppress(StorageError):
+            await self._save_contacts()
+            await self._save_admission()
+        await self.transport.close()
+
+    async def _restore_applications(self) -> None:
+        for stored in await self.disk.run(lambda store: store.applications()):
+            progress = stored.progress
+            if progress is not None and not await self.effects.restore(stored.app_id, progress):
+                progress = None
+            self.learning.take_part(
+                unpack_advert(stored.advert),
+                self.effects.now,
+                observer=stored.observer,
+                owner=stored.owner,
+                progress=progress,
+            )
+
+    def guard(self, handler: Callable[..., Any], *arguments: Any) -> None:
+        """Call into the core. A bug there is logged and counted; the daemon and its other work go on."""
+        try:
+            handler(*arguments)
+        except Exception as error:
+            if len(self.internal_errors) < MAX_INTERNAL_ERRORS:
+                self.internal_errors.append(repr(error))
+                log.exception("internal error in %s", getattr(handler, "__qualname__", handler))
+
+    def fail(self, error: EdgeflError) -> None:
+        """The daemon cannot go on: `run` raises this error."""
+        self._fatal = error
+        self._stopping.set()
+
+    def add_bootstrap(self, doors: list[tuple[str, int]]) -> None:
+        """Doors that a token names; those that were given by hand stay first."""
+        known = self.settings.bootstrap
+        named = tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in doors)
+        self.settings = replace(self.settings, bootstrap=known + tuple(door for door in named if door not in known))
+
+    # The transport's listener
+
+    def on_message(self, sender: Contact, message: Message) -> None:
+        self.guard(self._on_message, sender, message)
+
+    def _on_message(self, sender: Contact, message: Message) -> None:
+        now = self.effects.now
+        if not self.overlay.on_message(sender, message, now):
+            self.learning.on_message(sender, message, now)
+
+    def on_link_lost(self, node_id: int) -> None:
+        self.guard(self.overlay.on_link_lost, node_id, self.effects.now)
+
+    def on_admission_changed(self) -> None:
+        self._admission_dirty = True
+        if self.admission.revoked_self:
+            self.fail(RefusedError(Reason.REVOKED))
+
+    def _on_timer(self, key: TimerKey, now: float) -> None:
+        if not self.learning.on_timer(key, now):
+            self.overlay.on_timer(key, now)
+
+    # The overlay's listener
+
+    def on_joined(self, now: float) -> None:
+        log.info("joined the fleet")
+        self.joined.set()
+        self.isolated.clear()
+        if not self.ready:
+            self.ready = True
+            self.supervisor.notify(READY="1", STATUS="joined")
+
+    def on_isolated(self, now: float) -> None:
+        log.warning("lost all contacts; knocking again")
+        self.joined.clear()
+        self.isolated.set()
+
+    def on_root(self, app: int, now: float) -> None:
+        self.learning.on_root(app, now)
+
+    def on_parent(self, app: int, parent: Contact, now: float) -> None:
+        self.learning.on_parent(app, parent, now)
+
+    def on_orphaned(self, app: int, now: float) -> None:
+        self.learning.on_orphaned(app, now)
+
+    def on_child(self, app: int, child: Contact, observer: bool, now: float) -> None:
+        self.learning.on_child(app, child, observer, now)
+
+    def on_child_gone(self, app: int, child: int, now: float) -> None:
+        self.learning.on_child_gone(app, child, now)
+
+    def on_lookup(self, request: int, owner: Contact | None, hops: int, now: float) -> None:
+        waiting = self._lookups.pop(request, None)
+        if waiting is not None and not waiting.done():
+            if owner is None:
+                waiting.set_exception(TryAgainError("nobody answered", hint="the ring may be repairing itself"))
+            else:
+                waiting.set_result((owner, hops))
+
+    def on_advert(self, advert: Advert, now: float) -> None:
+        """A new application, or a new wish of its owner."""
+        before = set(self.learning.applications)
+        self.learning.on_advert(advert, now)
+        app_id = advert.decode_manifest().app_id
+        app = self.learning.applications.get(app_id)
+        if app is not None and (app_id not in before or app.advert is advert):
+            self._remember_soon(app)
+
+    def _policy(self, manifest: Manifest) -> Decision:
+        """This device takes part wherever it has the data."""
+        if manifest.data in self.effects.data:
+            return Decision(Part.JOIN)
+        return Decision(Part.IGNORE, f"this device has no data source named {manifest.data!r}")
+
+    # What verbs ask for
+
+    def announce(self, advert: Advert) -> None:
+        """Publish an advert of one's own, and act on it here as well."""
+        now = self.effects.now
+        self.guard(self.overlay.publish, advert, now)
+        self.guard(self.learning.on_advert, advert, now)
+
+    def _remember_soon(self, app: Application) -> None:
+        packed = pack_advert(app.advert)
+        self.disk.soon(lambda store: store.save_application(app.id, packed, observer=app.observer, owner=app.owner))
+
+    async def remember_application(self, app: Application) -> None:
+        """Make an application's newest advert durable. Raises StorageError."""
+        packed = pack_advert(app.advert)
+        await self.disk.run(
+            lambda store: store.save_application(app.id, packed, observer=app.observer, owner=app.owner)
+        )
+
+    async def lookup(self, key: int, timeout_s: float) -> tuple[Contact, int]:
+        """(nearest device, hops). Raises TryAgainError."""
+        future: asyncio.Future[tuple[Contact, int]] = self._loop.create_future()
+        request = self.overlay.lookup(key, self.effects.now)
+        self._lookups[request] = future
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except asyncio.TimeoutError:
+            raise TryAgainError("nobody answered in time", hint="the ring may be repairing itself") from None
+        finally:
+            self._lookups.pop(request, None)
+
+    def status(self) -> dict[str, Any]:
+        """Everything that `edgefl status` shows."""
+        overlay, fleet = self.overlay, self.admission.fleet
+        contact = overlay.contact
+        problems = [f"{error}" for error in self.internal_errors]
+        if self.disk.problem is not None:
+            problems.append(f"{self.disk.problem.cause} (next: {self.disk.problem.hint})")
+        problems += [error.cause for error in self.training.last_error.values()]
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "node": node_name(contact.node_id),
+            "address": str(contact).partition("@")[2],
+            "fleet": fingerprint(fleet) if fleet is not None else None,
+            "state": "joined" if overlay.joined else "joining" if fleet is not None else "waiting for approval",
+            "ready": self.ready,
+            "site": self.settings.site,
+            "zone": contact.zone,
+            "incarnation": contact.incarnation,
+            "uptime_s": round(self._loop.time() - self._started_at, 1),
+            "contacts": len(overlay.contacts()),
+            "zone_ring": [node_name(peer.node_id) for peer in overlay.zone_leaves()],
+            "global_ring": [node_name(peer.node_id) for peer in overlay.global_leaves()],
+            "data": dict(self.effects.data),
+            "applications": [application_document(app, overlay) for app in self.learning.applications.values()],
+            "pending": len(self.admission.pending),
+            "load": self.load.as_dict() if self.load is not None else None,
+            "traffic": dict(self.transport.counters),
+            "counters": dict(overlay.counters),
+            "problems": problems,
+        }
+
+    # Regular work
+
+    async def _telemetry(self) -> None:
+        sensor = LoadSensor(self.effects.now)
+        feed_s = min(SAMPLE_S, self.supervisor.watchdog_s or SAMPLE_S)
+        sampled_at = self.effects.now
+        while True:
+            await asyncio.sleep(feed_s)
+            if self.supervisor.watchdog_s is not None:
+                self.supervisor.notify(WATCHDOG="1")
+            if self.effects.now - sampled_at >= SAMPLE_S - 0.1:
+                sampled_at = self.effects.now
+                self.load = sensor.sample(sampled_at)
+
+    async def _housekeeping(self) -> None:
+        while True:
+            await asyncio.sleep(CONTACTS_S if not self._admission_dirty else 1.0)
+            with contextlib.suppress(StorageError):  # remembered and shown by the disk
+                await self._save_admission()
+                await self._save_contacts()
+
+    async def _save_contacts(self) -> None:
+        contacts = list(self.overlay.contacts())
+        if contacts and contacts != self._last_contacts:
+            await self.disk.run(lambda store: store.save_contacts(contacts))
+            self._last_contacts = contacts
+
+    async def _save_admission(self) -> None:
+        if self._admission_dirty:
+            self._admission_dirty = False
+            state = self.admission.export().encode()
+            await self.disk.run(lambda store: store.write_setting("admission", state))

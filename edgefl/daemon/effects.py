@@ -1,0 +1,235 @@
+"""The real world behind the pure core: timers on the event loop, messages and blobs on the transport, training and disk
+on their threads. The simulator has a twin of this class.
+
+A blob may serve several applications at once (the same initial model, for one), so it is let go only when the last of
+them has discarded it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from edgefl.daemon.disk import Disk
+from edgefl.daemon.training import Training
+from edgefl.effects import TimerKey
+from edgefl.errors import EdgeflError, StorageError
+from edgefl.learning.effects import Prepared, Progress, Token, TrainJob
+from edgefl.wire import Contact, Message
+from edgefl.wire.application import Manifest
+from edgefl.wire.blob import BlobRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgefl.learning.node import Learning
+    from edgefl.transport import Transport
+
+log = logging.getLogger("edgefl.daemon")
+
+FLOAT_BYTES = 4
+
+
+class LoopEffects:
+    """Implements `Effects` and `LearningEffects`. `guard` runs a handler of the core and reports its bugs."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        disk: Disk,
+        training: Training,
+        *,
+        seed: int,
+        on_timer: Callable[[TimerKey, float], None],
+        guard: Callable[..., None],
+    ) -> None:
+        self.random = Random(seed)
+        self.learning: Learning | None = None
+        self.data: dict[str, str] = {}
+        self._transport = transport
+        self._disk = disk
+        self._training = training
+        self._on_timer = on_timer
+        self._guard = guard
+        self._loop = asyncio.get_running_loop()
+        self._timers: dict[TimerKey, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._users: dict[bytes, set[int]] = {}
+        self._manifests: dict[int, Manifest] = {}
+        self._unsaved: dict[int, Progress] = {}
+
+    @property
+    def now(self) -> float:
+        """Monotonic seconds: the one place that reads the clock for the core."""
+        return self._loop.time()
+
+    def send(self, to: Contact, message: Message) -> None:
+        self._transport.send(to, message)
+
+    def set_timer(self, key: TimerKey, at: float) -> None:
+        self.cancel_timer(key)
+        self._timers[key] = self._loop.call_at(at, self._fire, key)
+
+    def cancel_timer(self, key: TimerKey) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _fire(self, key: TimerKey) -> None:
+        self._timers.pop(key, None)
+        self._guard(self._on_timer, key, self.now)
+
+    def prepare(self, app: int, manifest: Manifest, sources: tuple[Contact, ...], *, observer: bool) -> None:
+        self._manifests[app] = manifest
+        self._spawn(self._prepare(app, manifest, sources, observer=observer))
+
+    async def _prepare(self, app: int, manifest: Manifest, sources: tuple[Contact, ...], *, observer: bool) -> None:
+        learning = self.learning
+        if learning is None:
+            return
+        try:
+            directory = await self._fetch_artifacts(app, manifest, sources)
+            source = None if observer else self.data[manifest.data]
+            initial = await self._training.prepare(app, directory, manifest, source)
+            model = await self._transport.add_blob(initial)
+            self._users.setdefault(model.id, set()).add(app)
+            prepared = Prepared(model)
+        except KeyError:
+            prepared = Prepared(None, f"this device has no data source named {manifest.data!r}")
+        except EdgeflError as error:
+            # What may be different next time: nobody had the artifacts, or the disk was full.
+            retry = error.exit_code in (69, 75)
+            prepared = Prepared(None, f"{error.cause}{f' (next: {error.hint})' if error.hint else ''}", retry)
+        if not prepared.model:
+            log.warning("application %r: %s", manifest.name, prepared.refusal)
+        self._guard(learning.on_prepared, app, prepared, self.now)
+
+    async def _fetch_artifacts(self, app: int, manifest: Manifest, sources: tuple[Contact, ...]) -> Path:
+        for artifact in manifest.artifacts:
+            stored = await self._disk.run(lambda store, ref=artifact.blob: store.has_blob(ref))  # type: ignore[misc]
+            if not stored:
+                data = await self._transport.fetch(artifact.blob, sources, max_bytes=artifact.blob.size)
+                await self._disk.run(
+                    lambda store, ref=artifact.blob, data=data: store.save_artifact(app, ref, data)  # type: ignore[misc]
+                )
+        return await self._disk.run(lambda store: store.artifact_directory(app, manifest.artifacts))
+
+    def release(self, app: int) -> None:
+        self._training.release(app)
+        self._manifests.pop(app, None)
+        for blob_id in [blob_id for blob_id, users in self._users.items() if app in users]:
+            self._let_go(app, blob_id)
+
+    def subscribe(self, app: int, parent: Contact) -> None:
+        manifest = self._manifests.get(app)
+        if manifest is not None:
+            self._transport.subscribe(app, parent, manifest.parameters * FLOAT_BYTES)
+
+    def unsubscribe(self, app: int) -> None:
+        self._transport.unsubscribe(app)
+
+    def broadcast(self, app: int, blob: BlobRef) -> None:
+        self._transport.publish(app, blob)
+
+    def fetch(self, app: int, token: Token, blob: BlobRef, sources: tuple[Contact, ...]) -> None:
+        self._users.setdefault(blob.id, set()).add(app)
+        self._spawn(self._fetch(app, token, blob, sources))
+
+    async def _fetch(self, app: int, token: Token, blob: BlobRef, sources: tuple[Contact, ...]) -> None:
+        data: memoryview | None = None
+        try:
+            data = await self._transport.fetch(blob, sources, app=app, max_bytes=blob.size)
+        except EdgeflError as error:
+            log.info("blob %s of application %016x: %s", blob, app, error.cause)
+            self._let_go(app, blob.id)
+        if self.learning is not None:
+            self._guard(self.learning.on_fetched, app, token, blob, data, self.now)
+
+    def keep(self, app: int, token: Token, data: Any) -> None:
+        self._spawn(self._keep(app, token, data))
+
+    async def _keep(self, app: int, token: Token, data: Any) -> None:
+        blob = await self._transport.add_blob(memoryview(data).cast("B"))
+        self._users.setdefault(blob.id, set()).add(app)
+        if self.learning is not None:
+            self._guard(self.learning.on_kept, app, token, blob, self.now)
+
+    def discard(self, app: int, blob: BlobRef) -> None:
+        self._let_go(app, blob.id)
+
+    def _let_go(self, app: int, blob_id: bytes) -> None:
+        users = self._users.get(blob_id)
+        if users is not None:
+            users.discard(app)
+            if not users:
+                del self._users[blob_id]
+                self._transport.discard_blob(blob_id)
+
+    def train(self, app: int, job: TrainJob) -> None:
+        self._spawn(self._train(app, job))
+
+    async def _train(self, app: int, job: TrainJob) -> None:
+        manifest, learning = self._manifests.get(app), self.learning
+        if manifest is None or learning is None:
+            return
+        result = None
+        try:
+            model = await self._transport.fetch(job.model, (), max_bytes=job.model.size)
+            result = await self._training.train(app, job, manifest, model)
+        except EdgeflError as error:
+            log.warning("application %r: training did not start: %s", manifest.name, error.cause)
+        self._guard(learning.on_trained, app, job.tag, result, self.now)
+
+    def save(self, app: int, progress: Progress) -> None:
+        busy = app in self._unsaved
+        self._unsaved[app] = progress
+        if not busy:
+            self._spawn(self._save(app))
+
+    async def _save(self, app: int) -> None:
+        """Write the newest progress; what comes while the disk is busy replaces what waits."""
+        while (progress := self._unsaved.get(app)) is not None:
+            try:
+                model = await self._transport.fetch(progress.model, (), max_bytes=progress.model.size)
+                await self._disk.run(lambda store, p=progress, m=model: store.save_progress(app, p, m))  # type: ignore[misc]
+            except StorageError:
+                pass  # the disk remembers and shows it; the next round is saved again
+            except EdgeflError as error:
+                log.info("progress of application %016x was not saved: %s", app, error.cause)
+            if self._unsaved.get(app) is progress:
+                del self._unsaved[app]
+
+    async def restore(self, app: int, progress: Progress) -> bool:
+        """Bring a saved model back among the blobs that can be fetched. False when it cannot be read."""
+        data = await self._disk.run(lambda store: store.read_blob(progress.model))
+        if data is None:
+            return False
+        await self._transport.add_blob(data)
+        self._users.setdefault(progress.model.id, set()).add(app)
+        return True
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._guard(_raise, task.exception())
+
+    async def close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _raise(error: BaseException) -> None:
+    raise error

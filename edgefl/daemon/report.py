@@ -1,0 +1,110 @@
+"""What `edgefl status` and the application commands show: the daemon's state as plain documents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgefl.learning.epoch import epoch_number
+from edgefl.learning.metrics import means
+from edgefl.learning.node import Learning
+from edgefl.wire import Contact, node_name
+from edgefl.wire.application import AppState
+from edgefl.wire.learning import RoundRecord
+
+if TYPE_CHECKING:
+    from edgefl.learning.application import Application
+    from edgefl.overlay import Overlay
+
+
+def app_name(app_id: int) -> str:
+    """An application id as people read it: 16 hexadecimal digits."""
+    return f"{app_id:016x}"
+
+
+def contact_document(contact: Contact, rtt_s: float | None = None) -> dict[str, Any]:
+    """A device as it is known here."""
+    return {
+        "node": node_name(contact.node_id),
+        "address": str(contact).partition("@")[2],
+        "zone": contact.zone,
+        "incarnation": contact.incarnation,
+        "capacity": contact.capacity.name.lower(),
+        "role": contact.role.name.lower(),
+        "rtt_ms": None if rtt_s is None else round(rtt_s * 1000, 3),
+    }
+
+
+def record_document(record: RoundRecord) -> dict[str, Any]:
+    """One row of the history. Metrics are weighted means: `loss` and `accuracy` of the round's model on held-back data,
+    `train_loss` of the training that led to it."""
+    return {
+        "round": record.round,
+        "epoch": epoch_number(record.epoch),
+        "participants": record.participants,
+        "samples": record.samples,
+        "seconds": round(record.seconds, 3),
+        "bytes": record.bytes,
+        "attempts": record.attempts,
+        **{name: round(value, 6) for name, value in means(record.metrics).items()},
+    }
+
+
+def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
+    """One application as this device takes part in it."""
+    tree = overlay.tree(app.id)
+    history = app.ledger.history.all()
+    return {
+        "id": app_name(app.id),
+        "name": app.manifest.name,
+        "owner": app.manifest.owner.hex(),
+        "data": app.manifest.data,
+        "wanted": app.advert.state.name.lower(),
+        "stage": app.stage.value,
+        "phase": app.coordinator.phase.value,
+        "problem": app.refusal or app.coordinator.problem,
+        "round": app.ledger.round,
+        "rounds": app.manifest.rounds,
+        "epoch": epoch_number(app.ledger.epoch),
+        "finished": app.ledger.finished,
+        "is_root": tree is not None and tree.is_root,
+        "root": node_name(tree.root) if tree is not None and tree.root else None,
+        "parent": node_name(tree.parent.node_id) if tree is not None and tree.parent is not None else None,
+        "children": [node_name(child.contact.node_id) for child in tree.children] if tree is not None else [],
+        "members": tree.members if tree is not None else 0,
+        "height": tree.height if tree is not None else 0,
+        "depth": tree.depth if tree is not None else 0,
+        "newest": record_document(history[-1]) if history else None,
+        "metrics": _newest_metrics(history),
+        "counters": dict(app.counters),
+    }
+
+
+def _newest_metrics(history: tuple[RoundRecord, ...]) -> dict[str, float]:
+    """The metrics of the newest model that has been evaluated."""
+    for record in reversed(history):
+        found = {name: value for name, value in means(record.metrics).items() if not name.startswith("train_")}
+        if found:
+            return {"round": record.round, **found}
+    return {}
+
+
+def list_document(learning: Learning, overlay: Overlay) -> list[dict[str, Any]]:
+    """Every application that this device has heard of, with why it does not take part where it does not."""
+    rows = [application_document(app, overlay) for app in learning.applications.values()]
+    known = set(learning.applications)
+    for advert in overlay.adverts():
+        manifest = advert.decode_manifest()
+        if manifest.app_id not in known:
+            rows.append(
+                {
+                    "id": app_name(manifest.app_id),
+                    "name": manifest.name,
+                    "owner": manifest.owner.hex(),
+                    "data": manifest.data,
+                    "wanted": AppState(advert.state).name.lower(),
+                    "stage": "ignored",
+                    "problem": learning.ignored.get(manifest.app_id, ""),
+                    "rounds": manifest.rounds,
+                }
+            )
+    return rows
