@@ -102,6 +102,9 @@ class Directory:
         """All applications known, also those that have stopped lately; by id."""
         return tuple(self._entries[app].advert for app in sorted(self._entries))
 
+    def sizes(self) -> dict[str, int]:
+        return {"adverts": len(self._entries), "unpublished": len(self._unpublished)}
+
     # Life cycle
 
     def on_overlay_joined(self, now: float) -> None:

@@ -106,6 +106,10 @@ class Forest:
         tree = self.trees.get(app)
         return None if tree is None else tree.view()
 
+    def sizes(self) -> dict[str, int]:
+        pools = [tree.sizes() for tree in self.trees.values()]
+        return {"trees": len(self.trees), **{k: max(p[k] for p in pools) for k in ("children", "pool") if pools}}
+
     def has_neighbour(self, node_id: int) -> bool:
         """Is this device a parent or a child in some tree?"""
         return any(

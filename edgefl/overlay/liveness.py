@@ -116,8 +116,8 @@ class Liveness:
         """Found dead, and not heard of since."""
         return node_id in self._tombstones
 
-    def tombstones(self) -> int:
-        return len(self._tombstones)
+    def sizes(self) -> dict[str, int]:
+        return {"tombstones": len(self._tombstones), "checking": len(self._checking)}
 
     # First-hand news
 

@@ -157,6 +157,15 @@ class Membership:
         contacts.pop(self._device.node_id, None)
         return list(contacts.values())
 
+    def sizes(self) -> dict[str, int]:
+        return {
+            "zone_leaves": len(self.zone_ring),
+            "global_leaves": len(self.global_ring),
+            "bootstrap": len(self._bootstrap),
+            "lost": len(self._lost),
+            "corrected": len(self._corrected),
+        }
+
     # Life cycle
 
     def bootstrap(self, contacts: Iterable[Contact], now: float) -> None:

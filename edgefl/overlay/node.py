@@ -189,6 +189,21 @@ class Overlay:
         """All applications known, by id."""
         return self._directory.adverts()
 
+    def sizes(self) -> dict[str, int]:
+        """How much each bounded table holds, by name (for status, metrics and the tests of the bounds)."""
+        return {
+            "peers": len(self._liveness.peers),
+            "contacts": len(self._membership.members()),
+            "requests": len(self._requests),
+            "quotas": len(self._quota),
+            **self._liveness.sizes(),
+            **self._membership.sizes(),
+            **self._router.sizes(),
+            **self._tracker.sizes(),
+            **self._forest.sizes(),
+            **self._directory.sizes(),
+        }
+
     # What the owner asks for
 
     def start(self, now: float, *, first: bool = False) -> None:

@@ -210,6 +210,9 @@ class RankTree:
         live.sort(key=lambda contact: rank(contact, self.app), reverse=True)
         return tuple(live[:count])
 
+    def sizes(self) -> dict[str, int]:
+        return {"children": len(self.children), "pool": max(len(self._pool), len(self._avoid), len(self._failed))}
+
     def neighbours(self) -> list[Contact]:
         """Parent and children."""
         return ([self.parent] if self.parent else []) + [child.contact for child in self.children.values()]

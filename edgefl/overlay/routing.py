@@ -169,6 +169,9 @@ class Router:
             del self._lookups[message.request]
             self.on_lookup(lookup.number, sender, message.hops, now)
 
+    def sizes(self) -> dict[str, int]:
+        return {"seen": len(self._seen), "forwards": len(self._waiting), "lookups": len(self._lookups)}
+
     # On the way
 
     def on_route(self, sender: Contact, message: Route, now: float) -> None:

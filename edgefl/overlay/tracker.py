@@ -98,8 +98,9 @@ class Tracker:
         self._apps: dict[int, _App] = {}
         self._memberships: Counter[int] = Counter()
 
-    def __len__(self) -> int:
-        return len(self._apps)
+    def sizes(self) -> dict[str, int]:
+        largest = max((len(tracked.entries) for tracked in self._apps.values()), default=0)
+        return {"tracked_apps": len(self._apps), "largest_tracked_app": largest}
 
     def start(self, now: float) -> None:
         self._device.set_timer(FULL, now + self._device.jittered(self._device.profile.copy_s))

@@ -6,7 +6,6 @@
     event_log.py   what an overlay has reported
     world.py       a fleet of devices, and the questions that only an onlooker can answer
     fleet.py       the scenario of `edgefl sim fleet`
-    solo.py        one device whose peers are played by a test
 
 The same seed gives the same run, whatever PYTHONHASHSEED says.
 """

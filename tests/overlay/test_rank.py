@@ -1,0 +1,57 @@
+"""The order of rank: total, alike everywhere, and fair to strong devices."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgefl.overlay.rank import can_be_parent, level, rank
+from edgefl.wire import Capacity, Contact, Role
+
+contacts = st.builds(
+    Contact,
+    node_id=st.integers(0, 2**64 - 1),
+    host=st.just("10.0.0.1"),
+    port=st.just(7000),
+    capacity=st.sampled_from(Capacity),
+    role=st.sampled_from(Role),
+)
+apps = st.integers(0, 2**64 - 1)
+
+
+@given(st.lists(contacts, unique_by=lambda contact: contact.node_id, min_size=2, max_size=8), apps)
+def test_ranks_are_a_strict_total_order(members: list[Contact], app: int) -> None:
+    ranks = [rank(member, app) for member in members]
+    assert len(set(ranks)) == len(ranks)
+    assert sorted(sorted(ranks), reverse=True) == sorted(ranks, reverse=True)
+
+
+@given(contacts, contacts, apps)
+def test_observers_stand_below_everybody_and_undialable_devices_below_all_others(
+    a: Contact, b: Contact, app: int
+) -> None:
+    assert not can_be_parent(rank(a, app, observer=True))
+    assert rank(a, app, observer=True) < rank(b, app)
+    assert can_be_parent(rank(a, app)) == a.dialable
+    if a.dialable and not b.dialable:
+        assert rank(a, app) > rank(b, app)
+
+
+def test_every_release_computes_the_same_rank() -> None:
+    contact = Contact(0x0123456789ABCDEF, "10.0.0.1", 7000)
+    strong = Contact(0x0123456789ABCDEF, "10.0.0.1", 7000, capacity=Capacity.STRONG)
+    assert rank(contact, 42) == (2, pytest.approx(0.8448182457417648), contact.node_id)
+    assert rank(strong, 42)[1] == pytest.approx(rank(contact, 42)[1] + 2)  # four times the weight: two levels
+
+
+def test_levels_halve_and_gateways_stand_higher() -> None:
+    members = [Contact(n * 0x9E3779B97F4A7C15 % 2**64, "10.0.0.1", 7000) for n in range(4000)]
+    levels = Counter(level(rank(member, 7)) for member in members)
+    for j in (2, 3, 4):
+        assert levels[j] == pytest.approx(4000 / 2 ** (j + 1), rel=0.3)
+    gateways = [Contact(n, "10.0.0.1", 7000, capacity=Capacity.GATEWAY) for n in range(100)]
+    highest = sorted(members[:1600] + gateways, key=lambda member: rank(member, 9), reverse=True)[:20]
+    assert 5 <= sum(member.capacity is Capacity.GATEWAY for member in highest) <= 15  # 1600 against 1600 by weight
