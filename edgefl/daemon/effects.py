@@ -135,14 +135,18 @@ class LoopEffects:
     def broadcast(self, app: int, blob: BlobRef) -> None:
         self._transport.publish(app, blob)
 
-    def fetch(self, app: int, token: Token, blob: BlobRef, sources: tuple[Contact, ...]) -> None:
+    def fetch(
+        self, app: int, token: Token, blob: BlobRef, sources: tuple[Contact, ...], *, pushed: bool = False
+    ) -> None:
         self._users.setdefault(blob.id, set()).add(app)
-        self._spawn(self._fetch(app, token, blob, sources))
+        self._spawn(self._fetch(app, token, blob, sources, app if pushed else None))
 
-    async def _fetch(self, app: int, token: Token, blob: BlobRef, sources: tuple[Contact, ...]) -> None:
+    async def _fetch(
+        self, app: int, token: Token, blob: BlobRef, sources: tuple[Contact, ...], pushed_for: int | None
+    ) -> None:
         data: memoryview | None = None
         try:
-            data = await self._transport.fetch(blob, sources, app=app, max_bytes=blob.size)
+            data = await self._transport.fetch(blob, sources, app=pushed_for, max_bytes=blob.size)
         except EdgeflError as error:
             log.info("blob %s of application %016x: %s", blob, app, error.cause)
             self._let_go(app, blob.id)

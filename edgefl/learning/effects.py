@@ -90,8 +90,11 @@ class LearningEffects(Effects, Protocol):
         """Push a kept blob down the application's tree."""
         ...
 
-    def fetch(self, app: int, token: Token, blob: BlobRef, sources: tuple[Contact, ...]) -> None:
-        """Get a blob: out of the local cache, from what is being broadcast, or from the sources in turn."""
+    def fetch(
+        self, app: int, token: Token, blob: BlobRef, sources: tuple[Contact, ...], *, pushed: bool = False
+    ) -> None:
+        """Get a blob: out of the local cache, or from the sources in turn; `pushed` when the parent broadcasts it, so
+        that asking for it can wait a little."""
         ...
 
     def keep(self, app: int, token: Token, data: Any) -> None:

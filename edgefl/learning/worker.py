@@ -220,7 +220,7 @@ class Worker:
                 self.app.effects.discard(self.app.id, update.blob)
 
     def _fetch_model(self, round_: OpenRound, sources: tuple[Contact, ...]) -> None:
-        self.app.effects.fetch(self.app.id, ("start", round_.tag), round_.model, sources)
+        self.app.effects.fetch(self.app.id, ("start", round_.tag), round_.model, sources, pushed=True)
 
     def _on_model(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         app, round_ = self.app, self.open
@@ -486,7 +486,7 @@ class Worker:
         if message.round < app.ledger.round and self._may_object(message.epoch):
             self._object(sender)
             return
-        app.effects.fetch(app.id, ("replica", sender, message), message.model, (sender,))
+        app.effects.fetch(app.id, ("replica", sender, message), message.model, (sender,), pushed=True)
 
     def _on_replica_data(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         app = self.app

@@ -107,8 +107,9 @@ class Forest:
         return None if tree is None else tree.view()
 
     def sizes(self) -> dict[str, int]:
-        pools = [tree.sizes() for tree in self.trees.values()]
-        return {"trees": len(self.trees), **{k: max(p[k] for p in pools) for k in ("children", "pool") if pools}}
+        sizes = [tree.sizes() for tree in self.trees.values()]
+        largest = {name: max((size[name] for size in sizes), default=0) for name in ("children", "pool")}
+        return {"trees": len(self.trees), **largest}
 
     def has_neighbour(self, node_id: int) -> bool:
         """Is this device a parent or a child in some tree?"""

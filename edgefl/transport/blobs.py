@@ -267,11 +267,9 @@ class Blobs:
 
     async def _load(self, blob_id: bytes) -> Held | None:
         found = await self._off_loop(self._read, blob_id)
-        if found is None:
-            return None
         present = self.peek(blob_id)
-        if present is not None:
-            return present
+        if present is not None or found is None:
+            return present  # it may have been pushed to us while we looked on the disk
         view, hashes = found
         ref = blob_ref(len(view), hashes)
         if ref.id != blob_id:

@@ -1,8 +1,17 @@
 """ZeroMQ socket options: the one place that sets them. CURVE is always on; there is no plaintext mode.
 
-No CONNECT_ROUTING_ID (a clash aborts the process), no ipc:// (it aborts at the descriptor limit), no reconnecting by
-ZeroMQ itself: a peer that was restarted has other ports, which only its door knows, so each outbound socket lives for
-one connection and dial.py makes the next one.
+Options that are missing or odd on purpose (libzmq 4.3.5, all measured):
+
+    CONNECT_ROUTING_ID   never: a clash with an inbound peer aborts the process (router.cpp)
+    ipc://               never for many peers: it aborts at the descriptor limit
+    RCVHWM               always 0. A full receive queue stops the engine's input; if the connection then breaks and a
+                         heartbeat falls due before we have read, libzmq aborts ("!_io_error", stream_engine_base.cpp),
+                         and a peer's PING behind its last message does the same. What peers can make us hold is
+                         bounded elsewhere: by credit (pull.py), by what a parent may have under way (broadcast.py), and
+                         by cutting connections that deliver less than they take in (inbound.py)
+    RECONNECT_IVL        an hour, which means never: a peer that was restarted has other ports, which only its door
+                         knows, so each outbound socket lives for one connection and dial.py makes the next one. Not -1:
+                         then libzmq throws away what has been received but not yet read when the connection ends
 """
 
 from __future__ import annotations
@@ -20,15 +29,10 @@ MAX_FRAME_BYTES = max(CHUNK_BYTES, MAX_MESSAGE_BYTES) + 128
 """The largest frame that a peer may announce: a chunk, and CURVE's 33 bytes around it."""
 
 LINK_HIGH_WATER = 64
-"""Messages in each direction of a link inside ZeroMQ: at most 4 MB of control messages; beyond it our own queue, which
-is bounded in bytes, takes over. TCP holds back a peer that sends faster than we read."""
+"""Messages to one peer inside ZeroMQ: at most 4 MB of control messages; beyond it our own queue, which is bounded in
+bytes, takes over (outbox.py)."""
 
-SUBSCRIBER_HIGH_WATER = 32
-"""Pushed chunks waiting in a subscriber: 8 MiB. Beyond it TCP holds back the parent, whose queue refers to shared
-memory."""
-
-SUBSCRIPTION_HIGH_WATER = 64
-"""Subscriptions from one child waiting to be read by us: bounds what a flood of them can do before it is cut."""
+RECONNECT_NEVER_MS = 3_600_000
 
 
 def open_link_server(context: zmq.Context[zmq.Socket[bytes]], keys: DeviceKeys, timing: Timing) -> zmq.Socket[bytes]:
@@ -36,7 +40,6 @@ def open_link_server(context: zmq.Context[zmq.Socket[bytes]], keys: DeviceKeys, 
     socket = _server(context, zmq.ROUTER, keys, timing)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.SNDHWM, LINK_HIGH_WATER)
-    socket.setsockopt(zmq.RCVHWM, LINK_HIGH_WATER)
     return socket
 
 
@@ -47,7 +50,6 @@ def open_broadcast_server(
     socket = _server(context, zmq.XPUB, keys, timing)
     socket.setsockopt(zmq.XPUB_VERBOSER, 1)
     socket.setsockopt(zmq.SNDHWM, 0)
-    socket.setsockopt(zmq.RCVHWM, SUBSCRIPTION_HIGH_WATER)
     return socket
 
 
@@ -57,7 +59,6 @@ def open_link(
     """A DEALER to one peer."""
     socket = _client(context, zmq.DEALER, keys, timing, server_key)
     socket.setsockopt(zmq.SNDHWM, LINK_HIGH_WATER)
-    socket.setsockopt(zmq.RCVHWM, LINK_HIGH_WATER)
     return socket
 
 
@@ -67,7 +68,6 @@ def open_subscriber(
     """A SUB to one parent. Its own queue of subscriptions is unbounded: a bound drops them silently, for good."""
     socket = _client(context, zmq.SUB, keys, timing, server_key)
     socket.setsockopt(zmq.SNDHWM, 0)
-    socket.setsockopt(zmq.RCVHWM, SUBSCRIBER_HIGH_WATER)
     return socket
 
 
@@ -96,7 +96,7 @@ def _client(
     socket.setsockopt(zmq.CURVE_SERVERKEY, z85.encode(server_key))
     socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
-    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_NEVER_MS)
     return socket
 
 
@@ -105,6 +105,7 @@ def _any(context: zmq.Context[zmq.Socket[bytes]], kind: int, timing: Timing) -> 
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.HANDSHAKE_IVL, _ms(timing.handshake))
     socket.setsockopt(zmq.HEARTBEAT_IVL, _ms(timing.heartbeat))
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _ms(timing.heartbeat_timeout))

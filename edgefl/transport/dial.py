@@ -164,8 +164,10 @@ class Dial:
             self._line.on_up()
         elif event in (zmq.EVENT_CONNECTED, zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_ACCEPTED):
             pass
-        elif self.state is State.UP:
-            self._lose(None)
+        elif self.state is State.UP and self.socket is not None:
+            self.socket.drain()  # the last words of a peer that left; they may even be a Bye
+            if self.state is State.UP:
+                self._lose(None)
         elif self.state is State.CONNECTING:
             self._fail()
 

@@ -40,8 +40,8 @@ MAX_ANONYMOUS = 128
 """Connections that have not said who they are: all that strangers on the open port can have at a time."""
 
 MAX_UNDELIVERED_BYTES = 24 * 1024 * 1024
-"""Received by ZeroMQ and not delivered: a full queue of 64 messages with a chunk each is 20 MB, anything more is a
-message that never ends."""
+"""Received by ZeroMQ and not delivered to us: what a fast line brings in while our loop is busy for a moment. Anything
+more is a message that never ends."""
 
 FRAME_OVERHEAD_BYTES = 256
 """Allowed per delivered message for framing and encryption, so that many small messages do not look undelivered."""

@@ -239,7 +239,7 @@ class Pulls:
                 raise WireError(f"blob {ref} cannot be empty")
             return memoryview(b"")
         held = None if self._blobs.assembly(ref.id) else await self._blobs.find(ref.id)
-        while held is None:
+        while (held := held or self._blobs.peek(ref.id)) is None:  # it may have been pushed while we waited
             now = self._station.clock()
             known = self._blobs.assembly(ref.id)
             if known is None and not sources and not pushed_soon:
@@ -247,7 +247,6 @@ class Pulls:
             assembly = self._blobs.open(ref, now, wanted=True)
             if assembly is None:
                 await self._blobs.room()
-                held = self._blobs.peek(ref.id)
                 continue
             if known is None and pushed_soon:
                 assembly.patience_until = now + self._station.timing.patience

@@ -114,6 +114,11 @@ class LoopSocket:
                 parts.append(frame)
         return parts
 
+    def drain(self) -> None:
+        """Handle everything that is here now: before closing a socket whose connection has ended."""
+        while not self.closed and (parts := self.receive()) is not None:
+            self._guard(self._on_message, parts)
+
     def close(self, linger_s: float = 0.0) -> None:
         """Close at once; what is under way is sent for at most `linger_s` seconds, in the background."""
         if not self.closed:

@@ -159,7 +159,7 @@ class Device:
     def broadcast(self, app: int, blob: BlobRef) -> None:
         self.broadcasts.append(blob)
 
-    def fetch(self, app: int, token: Any, blob: BlobRef, sources: tuple[Contact, ...]) -> None:
+    def fetch(self, app: int, token: Any, blob: BlobRef, sources: tuple[Contact, ...], *, pushed: bool = False) -> None:
         def arrive(now: float) -> None:
             data = self.blobs.get(blob.id)
             for source in sources:
