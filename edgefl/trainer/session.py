@@ -187,8 +187,9 @@ class Session:
         return self._sets[self._current][len(self._parameters) :]
 
     def _differentiate(self, batch: Mapping[str, Any]) -> float:
+        feeds = self._feeds(batch)  # a name of its own: the binding points into these arrays until the run is over
         binding = self._training_bindings[self._current]
-        for name, array in self._feeds(batch).items():
+        for name, array in feeds.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         self._run(self._training, binding)
         return float(self._loss.numpy())
