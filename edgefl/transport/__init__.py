@@ -11,6 +11,7 @@
     dial.py           one outbound connection as a state machine: knock, connect, up, lost
     outbox.py         messages that wait for a connection
     inbound.py        who is connected to a bound socket, and how to cut one off
+    tcp_info.py       what the kernel knows about ZeroMQ's connections
     penalties.py      peers that send nonsense
 
     blobs.py          blobs at hand: cache, files, what is arriving

@@ -28,7 +28,7 @@ from edgefl.transport.blobs import Blobs, Held
 from edgefl.transport.curve import open_broadcast_server
 from edgefl.transport.dial import Station
 from edgefl.transport.flight import Flight
-from edgefl.transport.inbound import FRAME_OVERHEAD_BYTES, Connection, Inbound
+from edgefl.transport.inbound import Connection, Inbound
 from edgefl.transport.links import bind
 from edgefl.transport.penalties import Penalties
 from edgefl.transport.zmq_socket import LoopSocket, Parts
@@ -108,6 +108,8 @@ class Broadcast:
         A blob of the same application that is still being pushed gives way: its children are told to ask for the rest.
         """
         source = self._blobs.peek(ref.id) or self._blobs.assembly(ref.id)
+        if isinstance(source, Assembly) and source.hashes is None:
+            return  # nothing of it is verified yet
         if source is None:
             task = asyncio.ensure_future(self._publish_from_disk(app, ref))
             self._loading.add(task)
@@ -194,18 +196,18 @@ class Broadcast:
 
     def _send_next(self, stream: _Stream) -> None:
         source, app = stream.source, stream.app
-        hashes = source.hashes
-        if hashes is None:
-            stream.unsent.clear()
-            return
         if not stream.announced:
             stream.announced = True
-            header = BlobHeader(source.ref.id, source.ref.size, self._next_sequence(app))
-            self._push(app, header, zmq.Frame(hashes, copy=True))
+            self._push_header(stream, late=False)
         index = stream.unsent.popleft()
         chunk = source.chunk(index)
         self._push(app, BlobChunk(source.ref.id, index, self._next_sequence(app)), self._flight.frame(chunk))
         self._station.counters["blobs.pushed"] += 1
+
+    def _push_header(self, stream: _Stream, *, late: bool) -> None:
+        ref, hashes = stream.source.ref, stream.source.hashes
+        header = BlobHeader(ref.id, ref.size, self._next_sequence(stream.app), late)
+        self._push(stream.app, header, zmq.Frame(hashes or b"", copy=True))
 
     def _end(self, stream: _Stream, *, complete: bool) -> None:
         del self._streams[stream.app]
@@ -234,8 +236,7 @@ class Broadcast:
         if connection is None or connection.node_id is None:
             return
         node_id, data = connection.node_id, parts[0].bytes
-        connection.used = self._station.clock()
-        connection.delivered += len(data) + FRAME_OVERHEAD_BYTES
+        connection.deliver(parts, self._station.clock())
         kind, topic = data[:1], data[1:]
         if len(parts) != 1 or len(topic) != TOPIC_BYTES or kind not in (b"\0", b"\1"):
             self._garbage(node_id)
@@ -247,6 +248,9 @@ class Broadcast:
         else:
             connection.topics.add(topic)
             self._subscribers.setdefault(topic, {})[connection] = None
+            stream = self._streams.get(int.from_bytes(topic, "big"))
+            if stream is not None and stream.announced:
+                self._push_header(stream, late=True)  # without it, the rest would be of no use to this child
 
     def _garbage(self, node_id: int) -> None:
         self._station.counters["dropped.garbage"] += 1

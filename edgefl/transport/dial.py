@@ -33,6 +33,7 @@ from edgefl.transport.cards import Cards
 from edgefl.transport.counters import Counters
 from edgefl.transport.curve import endpoint
 from edgefl.transport.door import Card
+from edgefl.transport.tcp_info import endless
 from edgefl.transport.timing import Timing
 from edgefl.transport.zmq_socket import LoopSocket, Monitor, Parts
 from edgefl.wire.contact import Contact
@@ -99,6 +100,7 @@ class Dial:
         self._timer: asyncio.TimerHandle | None = None
         self._failures = 0
         self._up_since = 0.0
+        self._descriptor = -1
         self._asked = 0
         self._card_is_fresh = False
 
@@ -114,6 +116,14 @@ class Dial:
                 self._connect(card, fresh=False)
             else:
                 self._knock()
+
+    def sweep(self) -> None:
+        """Give a peer up that sends a message without end. Call about once a second."""
+        if self.state is State.UP and self.socket is not None:
+            age = self._station.clock() - self._up_since
+            if endless(self._descriptor, self.socket.delivered, age):
+                self._station.counters["dropped.endless-message"] += 1
+                self._lose(None)
 
     def close(self, linger_s: float = 0.0) -> None:
         """Give the connection up without calling anybody."""
@@ -157,13 +167,15 @@ class Dial:
         except zmq.ZMQError:
             self._fail()
 
-    def _on_event(self, event: int, _value: int) -> None:
-        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED and self.state is State.CONNECTING:
+    def _on_event(self, event: int, value: int) -> None:
+        if event == zmq.EVENT_CONNECTED:
+            self._descriptor = value
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED and self.state is State.CONNECTING:
             self._enter(State.UP)
             self._up_since = self._station.clock()
             self._line.on_up()
-        elif event in (zmq.EVENT_CONNECTED, zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_ACCEPTED):
-            pass
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            pass  # of a connection that was given up meanwhile
         elif self.state is State.UP and self.socket is not None:
             self.socket.drain()  # the last words of a peer that left; they may even be a Bye
             if self.state is State.UP:

@@ -115,6 +115,12 @@ class Feeds:
             for app in list(feed.apps):
                 self.unsubscribe(app)
 
+    def sweep(self) -> None:
+        """Look after connections. Call about once a second."""
+        for feed in list(self._feeds.values()):
+            if feed.dial is not None:
+                feed.dial.sweep()
+
     def close(self) -> None:
         for feed in self._feeds.values():
             if feed.dial is not None:
@@ -211,6 +217,8 @@ class Feeds:
             self._broadcast.publish(app, ref)
             return
         self._forget_loose(feed, app, ref)
+        if header.late and ref.id not in feed.arriving:
+            feed.sequences.pop(app, None)  # chunks went before: the next one shows which
         assembly = self._blobs.open(ref, now, wanted=False)
         if assembly is None:
             counters["dropped.no-room"] += 1

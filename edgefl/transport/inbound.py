@@ -2,33 +2,27 @@
 
 ZeroMQ's monitor reports a lost connection by its descriptor alone; every frame that is received carries the descriptor
 that it came through (ZMQ_SRCFD) and the authenticated User-Id. Putting the two together names the peer that was lost,
-at once, whether its link or its subscription broke. It also lets us end a connection, which ZeroMQ cannot do for bound
-sockets: shutting the descriptor down makes its I/O thread see the end of the stream and release everything queued.
+at once, whether its link or its subscription broke. It also lets us end a connection (tcp_info.py), which ZeroMQ cannot
+do for bound sockets.
 
 That is how a revoked peer goes, and how each of these stays bounded:
 
     connections in all, and per peer                     the least recently used goes
     connections that never say who they are              cut after a time (strangers in a handshake, mostly)
     bytes taken in but not delivered to us               a message of endlessly many parts, which ZeroMQ would buffer
-                                                         without limit (524 MB in the study); read from TCP_INFO
-
-A descriptor can be reused between the I/O thread's close and our hearing of it. Events are drained before every cut,
-which leaves microseconds, in which the worst that happens is that another connection is cut and opened again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import zmq
 
 from edgefl.transport.counters import Counters
+from edgefl.transport.tcp_info import FRAME_OVERHEAD_BYTES, acknowledged_and_received, endless, shut_down
 from edgefl.transport.timing import Timing
-from edgefl.transport.zmq_socket import Monitor
+from edgefl.transport.zmq_socket import Monitor, Parts
 
 MAX_CONNECTIONS = 512
 """Connections to one bound socket: about 40 kB each."""
@@ -38,19 +32,6 @@ MAX_PER_PEER = 4
 
 MAX_ANONYMOUS = 128
 """Connections that have not said who they are: all that strangers on the open port can have at a time."""
-
-MAX_UNDELIVERED_BYTES = 24 * 1024 * 1024
-"""Received by ZeroMQ and not delivered to us: what a fast line brings in while our loop is busy for a moment. Anything
-more is a message that never ends."""
-
-FRAME_OVERHEAD_BYTES = 256
-"""Allowed per delivered message for framing and encryption, so that many small messages do not look undelivered."""
-
-KEEPALIVE_BYTES_S = 1024
-"""Allowed per second of a connection's age for heartbeats in both directions."""
-
-_TCP_INFO_BYTES_ACKED = 120
-_TCP_INFO_BYTES = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received (linux/tcp.h)
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +48,11 @@ class Connection:
     topics: set[bytes] = field(default_factory=set)
     cut: bool = False
     said_bye: bool = False
+
+    def deliver(self, parts: Parts, now: float) -> None:
+        """A message has come through."""
+        self.used = now
+        self.delivered += sum(len(part) + FRAME_OVERHEAD_BYTES for part in parts)
 
 
 class Inbound:
@@ -131,7 +117,7 @@ class Inbound:
 
     def unacknowledged(self, connection: Connection) -> int:
         """Bytes pushed into this connection that the peer's TCP has not acknowledged (0 if unknown)."""
-        counts = _tcp_counts(connection.descriptor)
+        counts = acknowledged_and_received(connection.descriptor)
         return 0 if counts is None else max(0, connection.pushed - counts[0])
 
     def sweep(self) -> None:
@@ -145,18 +131,12 @@ class Inbound:
         for at, connection in enumerate(known):
             if at < len(known) - MAX_CONNECTIONS:
                 self.cut(connection)
-            elif self._undelivered(connection, now) > MAX_UNDELIVERED_BYTES:
+            elif endless(connection.descriptor, connection.delivered, now - connection.since):
                 self._counters["dropped.endless-message"] += 1
                 self.cut(connection)
 
     def close(self) -> None:
         self._monitor.close()
-
-    def _undelivered(self, connection: Connection, now: float) -> float:
-        counts = _tcp_counts(connection.descriptor)
-        if counts is None:
-            return 0
-        return counts[1] - connection.delivered - KEEPALIVE_BYTES_S * (now - connection.since + 1)
 
     def _bound_peer(self, node_id: int) -> None:
         for connection in self.of(node_id)[:-MAX_PER_PEER]:
@@ -179,27 +159,10 @@ class Inbound:
     def _shut(self, connection: Connection) -> None:
         connection.cut = True
         self._counters["connections_cut"] += 1
-        with contextlib.suppress(OSError), _borrow(connection.descriptor) as tcp:
-            tcp.shutdown(socket.SHUT_RDWR)
+        shut_down(connection.descriptor)
 
     def _forget(self, descriptor: int) -> None:
         self._anonymous.pop(descriptor, None)
         connection = self._connections.pop(descriptor, None)
         if connection is not None and connection.node_id is not None:
             self._on_lost(connection)
-
-
-def _borrow(descriptor: int) -> socket.socket:
-    """The connection behind ZeroMQ's descriptor, through a descriptor of our own. Raises OSError."""
-    return socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)
-
-
-def _tcp_counts(descriptor: int) -> tuple[int, int] | None:
-    """Bytes (acknowledged by the peer, received from it) on a connection; None where the kernel does not tell."""
-    try:
-        with _borrow(descriptor) as tcp:
-            info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        acked, received = _TCP_INFO_BYTES.unpack_from(info, _TCP_INFO_BYTES_ACKED)
-    except (OSError, struct.error):
-        return None
-    return acked, received

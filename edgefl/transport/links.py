@@ -25,7 +25,7 @@ import zmq
 from edgefl.errors import EdgeflError, WireError
 from edgefl.transport.curve import open_link, open_link_server
 from edgefl.transport.dial import Dial, Line, State, Station
-from edgefl.transport.inbound import FRAME_OVERHEAD_BYTES, Connection, Inbound
+from edgefl.transport.inbound import Connection, Inbound
 from edgefl.transport.outbox import Budget, Outbox
 from edgefl.transport.penalties import Penalties
 from edgefl.transport.zmq_socket import LoopSocket, Parts
@@ -274,8 +274,7 @@ class Links:
         if self._penalties.excluded(node_id):
             return
         connection.route = parts[0].bytes
-        connection.used = self._station.clock()
-        connection.delivered += sum(len(part) + FRAME_OVERHEAD_BYTES for part in parts)
+        connection.deliver(parts, self._station.clock())
         self._on_parts(node_id, self._peer(node_id), connection, parts[1:])
 
     def _on_parts(self, node_id: int, peer: Peer, connection: Connection | None, parts: Parts) -> None:
@@ -383,6 +382,8 @@ class Links:
         for node_id, peer in list(self._peers.items()):
             peer.outbox.expire(now)
             dial = peer.dial
+            if dial is not None:
+                dial.sweep()
             idle = now - peer.used > idle_s
             # A device that nobody can dial is only reachable through the links that it keeps open itself.
             if idle and dial is not None and dial.state is State.UP and self._own.role is not Role.LEAF:

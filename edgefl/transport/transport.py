@@ -342,6 +342,7 @@ class Transport:
         self._housekeeping = loop.call_later(self._timing.housekeeping, self._sweep)
         self._links.sweep()
         self._broadcast.sweep()
+        self._feeds.sweep()
         self._serving.sweep()
         self._blobs.sweep(loop.time())
 

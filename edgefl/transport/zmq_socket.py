@@ -21,6 +21,8 @@ from typing import TypeAlias
 
 import zmq
 
+from edgefl.transport.tcp_info import FRAME_OVERHEAD_BYTES
+
 log = logging.getLogger(__name__)
 
 TURN_MESSAGES = 64
@@ -54,7 +56,8 @@ class LoopSocket:
     """One ZeroMQ socket on the running asyncio loop.
 
     `on_message` receives each message as its frames (at most `max_parts`), `on_writable` is called after a send was
-    refused and the socket can take more. Whatever they raise is logged and does not stop the socket.
+    refused and the socket can take more. Whatever they raise is logged and does not stop the socket. `delivered` counts
+    the bytes that have come through, with an allowance for framing (tcp_info.py).
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class LoopSocket:
     ) -> None:
         self.socket = socket
         self.closed = False
+        self.delivered = 0
         self._loop = asyncio.get_running_loop()
         self._on_message = on_message
         self._on_writable = on_writable
@@ -108,8 +112,10 @@ class LoopSocket:
         except zmq.Again:
             return None
         parts = [frame]
+        self.delivered += len(frame) + FRAME_OVERHEAD_BYTES
         while frame.more:
             frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+            self.delivered += len(frame) + FRAME_OVERHEAD_BYTES
             if len(parts) < self._max_parts:
                 parts.append(frame)
         return parts

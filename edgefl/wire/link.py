@@ -51,11 +51,13 @@ class BlobGet(Message):
 class BlobHeader(Message):
     """Size of a blob; the second frame holds the hashes of its chunks.
 
-    `sequence` counts the messages that a parent pushes for one application, so that a gap shows a loss."""
+    `sequence` counts the messages that a parent pushes for one application, so that a gap shows a loss. `late` says
+    that chunks were pushed before this header: it is repeated for a child that has just subscribed."""
 
     blob: Annotated[bytes, 1, raw(HASH_BYTES, exactly=True)]
     size: Annotated[int, 2, U64]
     sequence: Annotated[int, 3, U32] = 0
+    late: Annotated[bool, 4, BOOL] = False
 
 
 @message(73)

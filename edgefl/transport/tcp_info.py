@@ -1,0 +1,55 @@
+"""What the kernel knows about ZeroMQ's TCP connections, and the one thing that ZeroMQ cannot do: end one of them.
+
+ZeroMQ reports the descriptors of its connections (monitor events, ZMQ_SRCFD on frames). They are its own: here they are
+only ever duplicated for a moment, to read TCP_INFO or to shut the connection down, after which ZeroMQ's I/O thread sees
+the end of the stream and releases everything that was queued.
+
+A descriptor can be reused between ZeroMQ's close and our hearing of it. Callers drain the events first, which leaves
+microseconds, in which the worst that happens is that another connection is cut, and opened again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+
+MAX_UNDELIVERED_BYTES = 24 * 1024 * 1024
+"""Received by ZeroMQ and not delivered to us: what a fast line brings in while our loop is busy for a moment. Anything
+more is a message of endlessly many parts, which ZeroMQ would buffer without limit (524 MB in the study)."""
+
+FRAME_OVERHEAD_BYTES = 256
+"""Allowed per delivered frame for framing and encryption, so that many small messages do not look undelivered."""
+
+KEEPALIVE_BYTES_S = 1024
+"""Allowed per second of a connection's age for heartbeats in both directions."""
+
+_BYTES_ACKED_OFFSET = 120
+_BYTES = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received (linux/tcp.h, since Linux 4.1)
+
+
+def shut_down(descriptor: int) -> None:
+    """End the connection; nothing happens if it has ended already."""
+    with contextlib.suppress(OSError), _borrow(descriptor) as tcp:
+        tcp.shutdown(socket.SHUT_RDWR)
+
+
+def acknowledged_and_received(descriptor: int) -> tuple[int, int] | None:
+    """Bytes that the peer has acknowledged, and bytes received from it; None where the kernel does not tell."""
+    try:
+        with _borrow(descriptor) as tcp:
+            info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        acked, received = _BYTES.unpack_from(info, _BYTES_ACKED_OFFSET)
+    except (OSError, struct.error):
+        return None
+    return acked, received
+
+
+def endless(descriptor: int, delivered: int, age_s: float) -> bool:
+    """Whether far more has come in through this connection than it has delivered in whole messages."""
+    counts = acknowledged_and_received(descriptor)
+    return counts is not None and counts[1] - delivered - KEEPALIVE_BYTES_S * (age_s + 1) > MAX_UNDELIVERED_BYTES
+
+
+def _borrow(descriptor: int) -> socket.socket:
+    return socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)

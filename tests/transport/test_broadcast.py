@@ -1,0 +1,473 @@
+"""Pushing blobs down a tree: once, in order, as they arrive, repaired when something is lost, and within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import zmq
+
+from edgefl.errors import TryAgainError
+from edgefl.identity.revocation import pack_revocations
+from edgefl.transport import broadcast as broadcast_module
+from edgefl.transport.broadcast import MAX_PUSH_BYTES, MAX_TOPICS
+from edgefl.transport.feeds import MAX_PUSHED_LOOSE
+from edgefl.wire.blob import CHUNK_BYTES, BlobRef, ref_of
+from edgefl.wire.codec import Message, decode
+from edgefl.wire.link import BlobChunk, BlobHeader, BlobMissing
+from edgefl.wire.overlay import Ping
+from tests.transport.fleet import FAST, FLEET, Device, Fleet, asynchronous, run, until
+from tests.transport.insider import an_insider
+
+APP = 0x0123456789ABCDEF
+LIMIT = 100_000_000
+MEGABYTES_2 = os.urandom(2_000_000)
+
+
+async def adopt(parent: Device, *children: Device) -> None:
+    """Subscribe the children at the parent, and wait until it knows."""
+    for child in children:
+        child.transport.subscribe(APP, parent.contact, LIMIT)
+    wanted = {child.node_id for child in children}
+    await until(lambda: wanted <= {item.node_id for item in parent.transport._broadcast.subscribers(APP)}, "subscribed")
+
+
+def intercept(parent: Device, keep: Callable[[Message], bool]) -> None:
+    """Lose pushed messages on purpose: those for which `keep` is False."""
+    socket = parent.transport._broadcast._socket
+    honest = socket.send
+
+    def send(parts: Sequence[bytes | zmq.Frame]) -> bool:
+        message = decode(bytes(parts[1]))
+        assert message is not None
+        return honest(parts) if keep(message) else True
+
+    socket.send = send  # type: ignore[method-assign]
+
+
+def missing(device: Device, ref: BlobRef) -> int:
+    """Chunks of an arriving blob that are not here yet."""
+    assembly = device.transport._blobs.assembly(ref.id)
+    return ref.chunks if assembly is None else len(assembly.missing)
+
+
+@asynchronous
+async def test_a_pushed_blob_reaches_all_children_and_is_not_downloaded_twice(fleet: Fleet) -> None:
+    root, *children = await fleet.some(4)
+    await adopt(root, *children)
+    ref = await root.transport.add_blob(MEGABYTES_2)
+    fetches = [child.transport.fetch(ref, [root.contact], app=APP, max_bytes=LIMIT) for child in children]
+    waiting = asyncio.gather(*fetches)
+    await asyncio.sleep(0)
+    root.transport.publish(APP, ref)
+    assert all(got == MEGABYTES_2 for got in await waiting)
+    for child in children:
+        assert child.count("blobs.pulled") == 0
+        assert child.count("bytes_received") < 1.01 * len(MEGABYTES_2)
+    assert root.count("blobs.pushed") == ref.chunks
+
+
+@asynchronous
+async def test_what_was_pushed_before_anybody_asked_is_here_when_asked_for(fleet: Fleet) -> None:
+    root, child = await fleet.some(2)
+    await adopt(root, child)
+    ref = await root.transport.add_blob(MEGABYTES_2)
+    root.transport.publish(APP, ref)
+    await until(lambda: child.transport.has_blob(ref))
+    assert await child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
+
+
+@asynchronous
+async def test_a_chain_of_three_relays_each_chunk_as_it_arrives(fleet: Fleet) -> None:
+    """root -> a -> b -> c: given the root stops in the middle, then c has every chunk that a has."""
+    root, a, b, c = await fleet.some(4)
+    for parent, child in ((root, a), (a, b), (b, c)):
+        await adopt(parent, child)
+    data = os.urandom(25_000_000)
+    ref = await root.transport.add_blob(data)
+    may_send = root.transport._broadcast._may_send
+    gate = asyncio.Event()
+
+    def gated(stream: object) -> bool:
+        return (gate.is_set() or root.count("blobs.pushed") < 20) and may_send(stream)  # type: ignore[arg-type]
+
+    root.transport._broadcast._may_send = gated  # type: ignore[method-assign]
+    root.transport.publish(APP, ref)
+
+    await until(lambda: missing(c, ref) == ref.chunks - 20)
+    assert missing(a, ref) == missing(b, ref) == ref.chunks - 20
+    gate.set()
+    fetches = [device.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) for device in (a, b, c)]
+    assert all(got == data for got in await asyncio.gather(*fetches))
+    assert [device.count("blobs.pulled") for device in (a, b, c)] == [0, 0, 0]
+    assert [device.count("blobs.pushed") for device in (root, a, b)] == [ref.chunks] * 3
+
+
+@asynchronous
+async def test_lost_chunks_are_asked_for_and_passed_on(fleet: Fleet) -> None:
+    """root -> a -> b: given chunks lost on the first hop, then both have all of them, and only those were pulled."""
+    root, a, b = await fleet.some(3)
+    await adopt(root, a)
+    await adopt(a, b)
+    data = os.urandom(8_000_000)
+    ref = await root.transport.add_blob(data)
+    lost = {3, 4, 15, 30}
+    intercept(root, lambda message: not (isinstance(message, BlobChunk) and message.index in lost))
+    root.transport.publish(APP, ref)
+    fetches = [device.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) for device in (a, b)]
+    assert all(got == data for got in await asyncio.gather(*fetches))
+    assert a.count("blobs.pulled") == len(lost)
+    assert b.count("blobs.pulled") <= len(lost)
+    assert a.count("blobs.pushed") == ref.chunks
+
+
+@asynchronous
+async def test_a_gap_is_repaired_at_once_although_the_push_goes_on(fleet: Fleet) -> None:
+    """The sequence tells: chunk 2 is pulled while later chunks are still to be pushed."""
+    root, child = await fleet.some(2, timing=replace(FAST, patience=5.0, push_stall=5.0))
+    await adopt(root, child)
+    ref = await root.transport.add_blob(MEGABYTES_2)
+    held_back: list[int] = []
+
+    def keep(message: Message) -> bool:
+        if isinstance(message, BlobChunk) and message.index in (2, 7):
+            held_back.append(message.index)
+            return False
+        return True
+
+    intercept(root, keep)
+    root.transport.publish(APP, ref)
+    await until(lambda: child.count("blobs.pulled") == 1, "chunk 2 was pulled", deadline_s=2.0)
+    assembly = child.transport._blobs.assembly(ref.id)
+    assert assembly is not None
+    assert assembly.missing == {7}, "the last one shows no gap: patience decides"
+    assert held_back == [2, 7]
+
+
+@asynchronous
+async def test_a_lost_header_is_asked_for(fleet: Fleet) -> None:
+    root, child = await fleet.some(2)
+    await adopt(root, child)
+    ref = await root.transport.add_blob(MEGABYTES_2)
+    intercept(root, lambda message: not isinstance(message, BlobHeader))
+    fetch = asyncio.ensure_future(child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT))
+    await until(lambda: child.transport._blobs.assembly(ref.id))
+    root.transport.publish(APP, ref)
+    assert await fetch == MEGABYTES_2
+
+
+@asynchronous
+async def test_a_late_subscriber_asks_for_what_it_missed(fleet: Fleet) -> None:
+    root, early, late = await fleet.some(3)
+    await adopt(root, early)
+    data = os.urandom(8_000_000)
+    ref = await root.transport.add_blob(data)
+    may_send = root.transport._broadcast._may_send
+    gate = asyncio.Event()
+
+    def gated(stream: object) -> bool:
+        return (gate.is_set() or root.count("blobs.pushed") < 10) and may_send(stream)  # type: ignore[arg-type]
+
+    root.transport._broadcast._may_send = gated  # type: ignore[method-assign]
+    root.transport.publish(APP, ref)
+    await until(lambda: root.count("blobs.pushed") == 10)
+    await adopt(root, late)
+    fetch = asyncio.ensure_future(late.transport.fetch(ref, [], app=APP, max_bytes=LIMIT))
+    await until(lambda: late.transport._blobs.assembly(ref.id))
+    gate.set()
+    assert await fetch == data
+    assert late.count("blobs.pulled") == 10, "what went before; the header was repeated"
+    assert early.count("blobs.pulled") == 0
+    assert await early.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == data
+
+
+@asynchronous
+async def test_a_subscriber_after_the_push_asks_for_everything(fleet: Fleet) -> None:
+    root, child = await fleet.some(2)
+    ref = await root.transport.add_blob(MEGABYTES_2)
+    root.transport.publish(APP, ref)
+    await adopt(root, child)
+    assert await child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
+    assert child.count("blobs.pulled") == ref.chunks
+
+
+@asynchronous
+async def test_when_the_parent_dies_in_the_middle_the_rest_comes_from_others(fleet: Fleet) -> None:
+    root, other, child = await fleet.some(3, timing=replace(FAST, patience=8.0, push_stall=8.0))
+    await adopt(root, child)
+    data = os.urandom(8_000_000)
+    ref = await root.transport.add_blob(data)
+    await other.transport.add_blob(data)
+    may_send = root.transport._broadcast._may_send
+    root.transport._broadcast._may_send = (  # type: ignore[method-assign]
+        lambda stream: root.count("blobs.pushed") < 10 and may_send(stream)
+    )
+    fetch = asyncio.ensure_future(child.transport.fetch(ref, [other.contact], app=APP, max_bytes=LIMIT))
+    await asyncio.sleep(0)
+    root.transport.publish(APP, ref)
+    await until(lambda: root.count("blobs.pushed") == 10)
+    await until(lambda: missing(child, ref) == ref.chunks - 10)
+    await root.transport.close()
+    assert await fetch == data
+    assert other.count("blobs.served") >= ref.chunks - 10
+    await until(lambda: root.node_id in child.listener.lost)
+
+
+@asynchronous
+async def test_a_parent_that_pushes_wrong_bytes_is_not_believed(fleet: Fleet) -> None:
+    root, honest, child = await fleet.some(3)
+    await adopt(root, child)
+    ref = await root.transport.add_blob(MEGABYTES_2)
+    await honest.transport.add_blob(MEGABYTES_2)
+    root.transport._broadcast._flight.frame = lambda data: zmq.Frame(bytes(len(data)))  # type: ignore[method-assign]
+    fetch = asyncio.ensure_future(child.transport.fetch(ref, [honest.contact], app=APP, max_bytes=LIMIT))
+    await asyncio.sleep(0)
+    root.transport.publish(APP, ref)
+    assert await fetch == MEGABYTES_2
+    assert child.count("blobs.lying") > 0
+
+
+@asynchronous
+async def test_a_relay_passes_no_wrong_byte_on(fleet: Fleet) -> None:
+    root, relay, child = await fleet.some(3)
+    await adopt(root, relay)
+    await adopt(relay, child)
+    ref = await root.transport.add_blob(MEGABYTES_2)
+    root.transport._broadcast._flight.frame = lambda data: zmq.Frame(bytes(len(data)))  # type: ignore[method-assign]
+    root.transport.publish(APP, ref)
+    fetches = [device.transport.fetch(ref, [root.contact], app=APP, max_bytes=LIMIT) for device in (relay, child)]
+    assert all(got == MEGABYTES_2 for got in await asyncio.gather(*fetches)), "asking for them gives the right ones"
+    assert relay.count("blobs.lying") > 0
+    assert child.count("blobs.lying") == 0
+
+
+def shrink_bounds(monkeypatch: pytest.MonkeyPatch, push_bytes: int) -> None:
+    monkeypatch.setattr(broadcast_module, "MAX_PUSH_BYTES", push_bytes)
+    monkeypatch.setattr(broadcast_module, "LAGGING_BYTES", push_bytes // 2)
+    monkeypatch.setattr(broadcast_module, "KEEPING_UP_BYTES", push_bytes // 4)
+
+
+def test_a_child_that_never_reads_holds_bounded_memory_and_nobody_else_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a child that reads nothing, when far more is pushed than may be under way, then it is cut off, the other
+    child gets every blob by push alone, and at no time is more under way than the bound."""
+    push_bytes = 16 * 1024 * 1024
+    shrink_bounds(monkeypatch, push_bytes)
+
+    async def test(fleet: Fleet) -> None:
+        root, good = await fleet.some(2, timing=replace(FAST, stall=30.0, heartbeat_timeout=30.0))
+        with an_insider() as slow:
+            slow.subscriber(root, APP.to_bytes(8, "big"))
+            await adopt(root, good)
+            await until(lambda: len(root.transport._broadcast.subscribers(APP)) == 2)
+            for _ in range(15):
+                data = os.urandom(4_000_000)
+                ref = await root.transport.add_blob(data)
+                root.transport.publish(APP, ref)
+                assert await good.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == data
+                assert root.transport._broadcast.in_flight <= push_bytes + CHUNK_BYTES
+                root.transport.discard_blob(ref)
+                good.transport.discard_blob(ref)
+            assert root.count("dropped.lagging-child") >= 1
+            assert good.count("blobs.pulled") == 0
+            await until(lambda: slow.node_id in root.listener.lost)
+
+    run(test)
+
+
+def test_when_all_children_are_slow_the_stream_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    push_bytes = 12 * 1024 * 1024
+    shrink_bounds(monkeypatch, push_bytes)
+
+    async def test(fleet: Fleet) -> None:
+        root = await fleet.device(timing=replace(FAST, stall=30.0, heartbeat_timeout=30.0))
+        with an_insider() as slow:
+            socket = slow.subscriber(root, APP.to_bytes(8, "big"))
+            await until(lambda: root.transport._broadcast.subscribers(APP))
+            ref = await root.transport.add_blob(os.urandom(40_000_000))
+            root.transport.publish(APP, ref)
+            await until(lambda: root.transport._broadcast.in_flight > push_bytes - CHUNK_BYTES)
+            got = 0
+
+            def read() -> bool:
+                nonlocal got
+                while socket.poll(0):
+                    socket.recv_multipart()
+                    got += 1
+                assert root.transport._broadcast.in_flight <= push_bytes + CHUNK_BYTES
+                return got == ref.chunks + 1  # and the header
+
+            await until(read)
+            assert root.count("dropped.lagging-child") == 0
+
+    run(test)
+
+
+def test_a_child_that_stopped_reading_is_dropped_by_tcp_itself_in_the_end() -> None:
+    async def test(fleet: Fleet) -> None:
+        root = await fleet.device(timing=replace(FAST, stall=1.0, heartbeat_timeout=30.0))
+        with an_insider() as slow:
+            slow.subscriber(root, APP.to_bytes(8, "big"))
+            await until(lambda: root.transport._broadcast.subscribers(APP))
+            ref = await root.transport.add_blob(os.urandom(30_000_000))
+            root.transport.publish(APP, ref)
+            await until(lambda: root.transport._broadcast.in_flight > 10_000_000)
+            await until(lambda: slow.node_id in root.listener.lost)
+            await until(lambda: root.transport._broadcast.in_flight == 0, "its memory is free")
+
+    run(test)
+
+
+@asynchronous
+async def test_a_newer_blob_replaces_one_that_is_still_being_pushed(fleet: Fleet) -> None:
+    root, child = await fleet.some(2)
+    await adopt(root, child)
+    first, second = os.urandom(4_000_000), os.urandom(4_000_000)
+    ref1, ref2 = await root.transport.add_blob(first), await root.transport.add_blob(second)
+    may_send = root.transport._broadcast._may_send
+    gate = asyncio.Event()
+
+    def gated(stream: object) -> bool:
+        return (gate.is_set() or root.count("blobs.pushed") < 5) and may_send(stream)  # type: ignore[arg-type]
+
+    root.transport._broadcast._may_send = gated  # type: ignore[method-assign]
+    root.transport.publish(APP, ref1)
+    await until(lambda: root.count("blobs.pushed") == 5)
+    told: list[Message] = []
+    intercept(root, lambda message: told.append(message) is None)
+    root.transport.publish(APP, ref2)
+    gate.set()
+    assert await child.transport.fetch(ref2, [], app=APP, max_bytes=LIMIT) == second
+    assert BlobMissing(ref1.id) in told
+    assert await child.transport.fetch(ref1, [], app=APP, max_bytes=LIMIT) == first, "the rest was asked for"
+    assert child.count("blobs.pulled") == ref1.chunks - 5
+
+
+@asynchronous
+async def test_blobs_that_are_too_big_or_too_many_are_not_taken(fleet: Fleet) -> None:
+    root, child = await fleet.some(2)
+    child.transport.subscribe(APP, root.contact, 1_000_000)
+    await until(lambda: root.transport._broadcast.subscribers(APP))
+    ref = await root.transport.add_blob(MEGABYTES_2)
+    root.transport.publish(APP, ref)
+    await until(lambda: child.count("dropped.too-big") == 1)
+    assert child.transport._blobs.arriving_bytes == 0
+
+    intercept(root, lambda message: not isinstance(message, BlobChunk))
+    child.admission.on_change = None
+    for _ in range(5):
+        root.transport.publish(APP, await root.transport.add_blob(os.urandom(900_000)))
+    await until(lambda: root.count("blobs.pushed") >= 5 * 4)
+    assert len(child.transport._blobs._assemblies) <= MAX_PUSHED_LOOSE
+
+
+@asynchronous
+async def test_a_child_that_changes_its_parent_is_not_reported_as_lost(fleet: Fleet) -> None:
+    old, new, child = await fleet.some(3)
+    await adopt(old, child)
+    await adopt(new, child)
+    await until(lambda: not old.transport._broadcast._inbound.connections(), "gone from the old one")
+    await asyncio.sleep(0)
+    assert old.listener.lost == []
+    ref = await new.transport.add_blob(MEGABYTES_2)
+    new.transport.publish(APP, ref)
+    assert await child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
+
+
+@asynchronous
+async def test_a_lost_child_is_named(fleet: Fleet) -> None:
+    parent, child = await fleet.some(2)
+    await adopt(parent, child)
+    await child.transport.close()
+    await until(lambda: parent.listener.lost == [child.node_id], deadline_s=1.0)
+    assert parent.transport._broadcast.subscribers(APP) == []
+
+
+@asynchronous
+async def test_a_restarted_parent_is_subscribed_again(fleet: Fleet) -> None:
+    """Given the parent closes and comes back with other ports behind the same door, then pushes arrive again."""
+    parent, child = await fleet.some(2)
+    await adopt(parent, child)
+    port = parent.contact.port
+    await parent.transport.close()
+    reborn = await fleet.device(admission=parent.admission)
+    await reborn.transport._door.close()
+    await reborn.transport._door.open("127.0.0.1", port)
+    await until(lambda: reborn.transport._broadcast.subscribers(APP))
+    ref = await reborn.transport.add_blob(MEGABYTES_2)
+    reborn.transport.publish(APP, ref)
+    await until(lambda: child.transport.has_blob(ref))
+
+
+@asynchronous
+async def test_several_applications_share_one_subscription(fleet: Fleet) -> None:
+    root, child = await fleet.some(2)
+    for app in (1, 2, 3):
+        child.transport.subscribe(app, root.contact, LIMIT)
+    await until(lambda: all(root.transport._broadcast.subscribers(app) for app in (1, 2, 3)))
+    assert len(root.transport._broadcast._inbound) == 1
+    child.transport.unsubscribe(2)
+    await until(lambda: not root.transport._broadcast.subscribers(2))
+    for app in (1, 2, 3):
+        root.transport.publish(app, await root.transport.add_blob(bytes([app]) * 100_000))
+    await until(lambda: child.transport.has_blob(ref_of(bytes([3]) * 100_000)))
+    assert child.transport.has_blob(ref_of(bytes([1]) * 100_000))
+    assert not child.transport.has_blob(ref_of(bytes([2]) * 100_000))
+
+
+@asynchronous
+async def test_a_blob_on_disk_can_be_published(fleet: Fleet) -> None:
+    from tests.transport.test_blobs import Disk
+
+    disk = Disk()
+    root, child = await fleet.device(files=disk), await fleet.device()
+    await adopt(root, child)
+    ref = ref_of(MEGABYTES_2)
+    disk.files[ref.id] = MEGABYTES_2
+    root.transport.publish(APP, ref)
+    await until(lambda: child.transport.has_blob(ref))
+    root.transport.publish(APP, ref_of(b"unknown"))
+    await until(lambda: root.count("dropped.publish-unknown") == 1)
+
+
+@asynchronous
+async def test_a_revoked_child_gets_nothing_more(fleet: Fleet) -> None:
+    root, child, other = await fleet.some(3)
+    await adopt(root, child, other)
+    root.admission.merge_revocations(pack_revocations(FLEET.revoke(None, nodes=[child.node_id])))
+    await until(lambda: len(root.transport._broadcast.subscribers(APP)) == 1)
+    ref = await root.transport.add_blob(MEGABYTES_2)
+    root.transport.publish(APP, ref)
+    assert await other.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
+    assert not child.transport.has_blob(ref)
+    with pytest.raises(TryAgainError):
+        await child.transport.fetch(ref, [root.contact], max_bytes=LIMIT)
+
+
+@asynchronous
+async def test_a_flood_of_subscriptions_is_cut_and_the_others_are_served(fleet: Fleet) -> None:
+    """Given an admitted device that subscribes to far too much, then it is kept out, and its topics are forgotten."""
+    root, child = await fleet.some(2)
+    await adopt(root, child)
+    with an_insider() as flooder:
+        socket = flooder.subscriber(root, APP.to_bytes(8, "big"))
+        await until(lambda: len(root.transport._broadcast.subscribers(APP)) == 2)
+        for number in range(20_000):
+            socket.subscribe(number.to_bytes(8, "big"))
+        await until(lambda: root.transport._penalties.excluded(flooder.node_id))
+        await until(lambda: not root.transport._broadcast._inbound.of(flooder.node_id))
+        await until(lambda: root.count("refused.zap"), "it tries again, and is refused")
+    assert max(len(item.topics) for item in root.transport._broadcast._inbound.connections()) <= MAX_TOPICS
+    assert len(root.transport._broadcast._subscribers) <= MAX_TOPICS + 1
+    ref = await root.transport.add_blob(MEGABYTES_2)
+    root.transport.publish(APP, ref)
+    assert await child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
+    root.transport.send(child.contact, Ping(1))
+    await until(lambda: child.listener.heard(Ping(1)))
+
+
+def test_the_bounds_fit_each_other() -> None:
+    assert MAX_PUSH_BYTES >= 2 * 25_000_000
+    assert broadcast_module.KEEPING_UP_BYTES < broadcast_module.LAGGING_BYTES < MAX_PUSH_BYTES
