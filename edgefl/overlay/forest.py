@@ -80,7 +80,7 @@ class Forest:
         if not self._ticking:
             self._ticking = True
             profile = self._device.profile
-            self._device.set_timer(BEAT, now + profile.tree_beat_s)
+            self._device.set_timer(BEAT, now + profile.tree_beat_s * self._device.random.random())
             self._device.set_timer(WATCH, now + profile.tree_silence_s)
         tree.renew(now)
 

@@ -7,11 +7,12 @@ overwrite what a device said about itself.
 *Suspect, verify, then drop*: one lost packet drops nobody.
 
     unknown --ping answered / speaks to us--> ALIVE --probe, hop or beat missing, link lost--> SUSPECT
-    SUSPECT --anything from it--> ALIVE       SUSPECT --two pings unanswered--> dropped, with a tombstone
+    SUSPECT --anything that it sent later--> ALIVE       SUSPECT --two pings unanswered--> dropped, with a tombstone
     ALIVE --says Leaving, or answers as not joined--> dropped
 
 A tombstone makes us deaf to hearsay about that device for a minute, unless it speaks of a higher incarnation; the
-device itself is always heard. (SWIM's suspicion, simplified: there is no need that everybody agrees.)
+device itself is always heard, unless it has left on purpose. (SWIM's suspicion, simplified: there is no need that
+everybody agrees.)
 """
 
 from __future__ import annotations
@@ -53,10 +54,20 @@ class Peer:
     heard_at: float
     rtt_s: float | None = None
     suspect: bool = False
+    suspected_at: float = 0.0
     node_id: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.node_id = self.contact.node_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Tombstone:
+    """Dead, or gone on purpose, at this incarnation."""
+
+    incarnation: int
+    until: float
+    left: bool
 
 
 Then = Callable[["Peer | None", float], None]
@@ -83,7 +94,7 @@ class Liveness:
     def __init__(self, device: Device, requests: Requests) -> None:
         self._device = device
         self._requests = requests
-        self._tombstones: OrderedDict[int, tuple[int, float]] = OrderedDict()
+        self._tombstones: OrderedDict[int, _Tombstone] = OrderedDict()
         self._checking: set[int] = set()
         self._pings: dict[int, Then] = {}
         self._hearsay = Quota(HEARSAY_PER_S, HEARSAY_BURST)
@@ -110,7 +121,7 @@ class Liveness:
     def is_buried(self, contact: Contact, now: float) -> bool:
         """Known to be dead at this incarnation or a later one."""
         tombstone = self._tombstones.get(contact.node_id)
-        return tombstone is not None and now < tombstone[1] and contact.incarnation <= tombstone[0]
+        return tombstone is not None and now < tombstone.until and contact.incarnation <= tombstone.incarnation
 
     def has_buried(self, node_id: int) -> bool:
         """Found dead, and not heard of since."""
@@ -127,16 +138,26 @@ class Liveness:
         if peer is None or sender.incarnation < peer.contact.incarnation:
             return None
         peer.heard_at = now
-        if peer.suspect:
-            peer.suspect = False
-            self._device.counters["false_alarms"] += 1
+        if peer.suspect and now - peer.suspected_at > self._flight_s(peer):
+            self._clear(peer)
         return peer
+
+    def _flight_s(self, peer: Peer) -> float:
+        """How long messages may have been under way: one that was sent before the suspicion arose proves nothing."""
+        return self._device.profile.rpc_timeout_s if peer.rtt_s is None else peer.rtt_s
+
+    def _clear(self, peer: Peer) -> None:
+        peer.suspect = False
+        self._device.counters["false_alarms"] += 1
 
     def learn(self, sender: Contact, now: float) -> Peer | None:
         """A device speaks to us as a joined member: know it from now on. None if the message is of an earlier
-        incarnation."""
+        incarnation, or of a device that has left."""
         peer = self.peers.get(sender.node_id)
         if peer is None:
+            tombstone = self._tombstones.get(sender.node_id)
+            if tombstone is not None and tombstone.left and self.is_buried(sender, now):
+                return None  # it has left: this was sent before that and overtaken on the way
             peer = self._new(sender, now)
             self.hooks.appeared(peer, True, now)
             return peer
@@ -176,7 +197,7 @@ class Liveness:
         peer = self.peers.pop(node_id, None)
         if peer is None:
             return
-        self._bury(peer.contact, now)
+        self._bury(peer.contact, now, left=on_purpose)
         self.hooks.gone(peer, on_purpose, now)
 
     # Questions
@@ -208,7 +229,10 @@ class Liveness:
             self.gone(sender.node_id, now, on_purpose=False)
             then(None, now)
             return
-        then(self.meet(sender, now - opened_at, now), now)
+        peer = self.meet(sender, now - opened_at, now)
+        if peer is not None and peer.suspect and opened_at >= peer.suspected_at:
+            self._clear(peer)
+        then(peer, now)
 
     def _unanswered(self, number: int, now: float) -> None:
         self._pings.pop(number)(None, now)
@@ -247,7 +271,7 @@ class Liveness:
         peer = self.peers.get(node_id)
         if peer is None or peer.suspect:
             return
-        peer.suspect = True
+        peer.suspect, peer.suspected_at = True, now
         self._device.counters["suspicions"] += 1
         self._verify(peer, VERIFYING_PINGS, now)
 
@@ -266,9 +290,9 @@ class Liveness:
 
     # Bounds
 
-    def _bury(self, contact: Contact, now: float) -> None:
+    def _bury(self, contact: Contact, now: float, *, left: bool = False) -> None:
         until = now + self._device.profile.tombstone_s
-        self._tombstones[contact.node_id] = (contact.incarnation, until)
+        self._tombstones[contact.node_id] = _Tombstone(contact.incarnation, until, left)
         self._tombstones.move_to_end(contact.node_id)
         if len(self._tombstones) > MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)

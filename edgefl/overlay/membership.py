@@ -184,7 +184,7 @@ class Membership:
 
     def stop(self, now: float) -> None:
         """Say good-bye to everybody and fall silent."""
-        for peer in self.members():
+        for peer in self._liveness.peers.values():
             self._device.send(peer.contact, Leaving())
         self.joiner.stop()
         for key in self._timers:

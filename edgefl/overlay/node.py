@@ -87,7 +87,7 @@ class Overlay:
         self._queries = queries = RowQueries(device, requests, liveness)
         self._membership = membership = Membership(device, requests, liveness, queries)
         self._router = router = Router(device, requests, liveness, membership, queries)
-        self._tracker = Tracker(device, membership)
+        self._tracker = Tracker(device, liveness, membership)
         self._forest = Forest(device, requests, liveness, router, listener)
         self._directory = Directory(device, requests, membership, router, verify, listener.on_advert)
         self._connect()

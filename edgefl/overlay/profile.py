@@ -49,7 +49,7 @@ class Profile:
     unkept_renewal_s: float = 1800.0  # the tracker is full of better ones; coming back often would change nothing
     copy_s: float = 60.0  # full copies to the neighbours nearest to the key
     copy_batch_s: float = 1.0  # changes wait for each other this long
-    recently_heard_s: float = 10.0  # renewed since: a report that it is dead is a mistake
+    recently_heard_s: float = 10.0  # renewed since: a copy that says it has left is older than that
 
     # Trees
     tree_beat_s: float = 15.0  # one message per neighbour pair, whatever the number of trees they share

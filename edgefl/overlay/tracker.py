@@ -3,7 +3,8 @@
 Theory of operation: soft state only. Members renew their lease; whoever owns the key answers from what it has. Changes
 are copied within a second, everything every minute, to the two contacts nearest to the key, one of which is the next
 owner; a device that appears nearer to the key gets a copy at once. A tracker that lost everything is whole again after
-one renewal of everybody. Entries that members report as dead are dropped, unless they have just renewed.
+one renewal of everybody. A member that others report as dead is pinged by the tracker itself, and dropped if it does
+not answer; then the reporters hear at once whom to turn to.
 
 At most 128 entries per application are kept: the 16 highest ranks, and of the rest so many that every zone keeps its
 highest. That is enough for any number of members, because a full parent names its children, so a newcomer finds its
@@ -18,11 +19,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
 from edgefl.overlay.ids import clockwise, zone_key
-from edgefl.overlay.liveness import Peer
+from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.membership import Membership
 from edgefl.overlay.rank import Rank, can_be_parent, level, rank
 from edgefl.wire.contact import Contact
@@ -68,6 +70,9 @@ ZONE_NEAREST, ZONE_RANDOM, OTHER_HEADS, OTHER_RANDOM = 4, 4, 6, 4
 ZONE_SEEDS = 12
 """Members of a zone proposed to one of them: half of them its nearest by id."""
 
+MAX_ACCUSED, MAX_ACCUSERS = 64, 32
+"""Members being verified after reports, and those who wait for the verdict: twice the children of one parent."""
+
 COPY: TimerKey = ("tracker", "copy")
 FULL: TimerKey = ("tracker", "full")
 
@@ -89,13 +94,24 @@ class _App:
     """The neighbour that made us remember this application, None when members came to us themselves."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Accuser:
+    """A member that got no answer from another one."""
+
+    app: int
+    contact: Contact
+    observer: bool
+
+
 class Tracker:
     """The applications whose members this device remembers."""
 
-    def __init__(self, device: Device, membership: Membership) -> None:
+    def __init__(self, device: Device, liveness: Liveness, membership: Membership) -> None:
         self._device = device
+        self._liveness = liveness
         self._membership = membership
         self._apps: dict[int, _App] = {}
+        self._accused: dict[int, dict[tuple[int, int], _Accuser]] = {}
         self._memberships: Counter[int] = Counter()
 
     def sizes(self) -> dict[str, int]:
@@ -122,7 +138,8 @@ class Tracker:
         kept = False
         before: list[Contact] = []
         if tracked is not None:
-            self._drop_failed(app, tracked, message.failed, now)
+            for node_id in message.failed:
+                self._accuse(tracked, node_id, _Accuser(app, origin, message.observer), now)
             before = self.members(app)
             if not message.observer:
                 kept = self._keep(app, tracked, origin, now)
@@ -132,9 +149,9 @@ class Tracker:
         else:
             standing = rank(origin, app, message.observer)
             chosen = propose(members, origin, app, standing, self._device.random, brief=message.renewal)
-            if kept and origin not in before:
-                self._tell_outranked(app, before, origin, members)
         self._device.send(origin, Candidates(app, chosen, len(members), kept))
+        if kept and origin not in before and app != zone_key(origin.zone):
+            self._tell_outranked(app, before, origin, members)
 
     def on_untrack(self, route: Route, message: Untrack, now: float) -> None:
         tracked = self._apps.get(message.app)
@@ -146,8 +163,40 @@ class Tracker:
         if self._memberships[node_id]:
             for app, tracked in list(self._apps.items()):
                 entry = tracked.entries.get(node_id)
-                if entry is not None and not self._renewed(entry, now):
+                if entry is not None:
                     self._drop(app, tracked, node_id, now)
+
+    def _accuse(self, tracked: _App, node_id: int, accuser: _Accuser, now: float) -> None:
+        """Somebody got no answer from this member: ask it ourselves, twice, before we believe it."""
+        entry = tracked.entries.get(node_id)
+        if entry is None or not entry.member.dialable or node_id == self._device.node_id:
+            return
+        accusers = self._accused.get(node_id)
+        if accusers is None:
+            if len(self._accused) >= MAX_ACCUSED:
+                return
+            accusers = self._accused[node_id] = {}
+            self._liveness.ping(entry.member, now, partial(self._first_verdict, node_id, entry.member))
+        if len(accusers) < MAX_ACCUSERS:
+            accusers[accuser.app, accuser.contact.node_id] = accuser
+
+    def _first_verdict(self, node_id: int, member: Contact, peer: Peer | None, now: float) -> None:
+        if peer is not None:
+            self._verdict(node_id, peer, now)
+        else:
+            self._liveness.ping(member, now, partial(self._verdict, node_id))
+
+    def _verdict(self, node_id: int, peer: Peer | None, now: float) -> None:
+        """Alive: nothing happens. Dead: forget it, and tell those who were waiting for this to know whom to turn to."""
+        accusers = self._accused.pop(node_id)
+        if peer is not None:
+            return
+        self.forget_member(node_id, now)
+        for accuser in accusers.values():
+            members = self.members(accuser.app)
+            standing = rank(accuser.contact, accuser.app, accuser.observer)
+            chosen = propose(members, accuser.contact, accuser.app, standing, self._device.random, brief=False)
+            self._device.send(accuser.contact, Candidates(accuser.app, chosen, len(members)))
 
     def zone_members(self, key: int, asker: int) -> list[Contact]:
         """If `key` is that of a zone that we track: members worth knowing for the asker. Seeds a newcomer's zone
@@ -190,7 +239,11 @@ class Tracker:
         """A device has appeared: what it owns now, it must know."""
         own_id = self._device.node_id
         for app, tracked in self._apps.items():
-            if self._serves(tracked, now) and peer.node_id ^ app < own_id ^ app and self._in_scope(tracked, peer):
+            if (
+                now - tracked.served_at < self._device.profile.lease_s
+                and peer.node_id ^ app < own_id ^ app
+                and self._in_scope(tracked, peer)
+            ):
                 self._device.send(peer.contact, self._copy(app, tracked, self.members(app), now))
 
     def on_timer(self, key: TimerKey, now: float) -> bool:
@@ -204,7 +257,7 @@ class Tracker:
             for app, tracked in list(self._apps.items()):
                 for node_id in [i for i, entry in tracked.entries.items() if entry.expires_at <= now]:
                     self._remove(tracked, node_id)
-                if self._serves(tracked, now):
+                if self._owns(app, tracked, now):
                     self._copy_to_neighbours(app, tracked, self.members(app), now)
                 self._forget_if_empty(app, tracked)
         else:
@@ -279,12 +332,6 @@ class Tracker:
             self._remove(tracked, victim.node_id)
         return member.node_id in tracked.entries
 
-    def _drop_failed(self, app: int, tracked: _App, failed: Iterable[int], now: float) -> None:
-        for node_id in failed:
-            entry = tracked.entries.get(node_id)
-            if entry is not None and not self._renewed(entry, now):
-                self._drop(app, tracked, node_id, now)
-
     def _drop(self, app: int, tracked: _App, node_id: int, now: float) -> None:
         entry = tracked.entries.get(node_id)
         if entry is not None:
@@ -311,9 +358,12 @@ class Tracker:
     def _renewed(self, entry: _Entry, now: float) -> bool:
         return now - entry.renewed_at < self._device.profile.recently_heard_s
 
-    def _serves(self, tracked: _App, now: float) -> bool:
-        """Members have come to us lately: we act as the owner of this key."""
-        return now - tracked.served_at < self._device.profile.lease_s
+    def _owns(self, app: int, tracked: _App, now: float) -> bool:
+        """Members have come to us lately, and nobody nearer to the key has appeared since (its word counts now)."""
+        distance = self._device.node_id ^ app
+        return now - tracked.served_at < self._device.profile.lease_s and not any(
+            peer.node_id ^ app < distance and self._in_scope(tracked, peer) for peer in self._membership.members()
+        )
 
     def _in_scope(self, tracked: _App, peer: Peer) -> bool:
         return tracked.scope is Scope.GLOBAL or peer.contact.zone == self._device.contact.zone
