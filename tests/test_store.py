@@ -46,14 +46,14 @@ def test_a_new_directory_is_private_and_empty(store: Store) -> None:
     assert stat.S_IMODE(store.directory.stat().st_mode) == 0o700
     assert store.applications() == []
     assert store.contacts() == []
-    assert store.get("site") is None
+    assert store.read_setting("site") is None
 
 
 def test_settings_and_incarnations_survive(store: Store) -> None:
-    store.set("site", b"attic")
+    store.write_setting("site", b"attic")
     assert [store.next_incarnation() for _ in range(3)] == [1, 2, 3]
     store = reopen(store)
-    assert store.get("site") == b"attic"
+    assert store.read_setting("site") == b"attic"
     assert store.next_incarnation() == 4
 
 
@@ -161,12 +161,12 @@ def test_a_full_database_is_an_error_with_a_next_step_and_changes_nothing(store:
     pages = store._db.execute("pragma page_count").fetchone()[0]
     store._db.execute(f"pragma max_page_count={pages}")
     with pytest.raises(StorageError, match="full") as caught:
-        store.set("big", bytes(100_000))
+        store.write_setting("big", bytes(100_000))
     assert "free some space" in caught.value.hint
     assert caught.value.exit_code == 75
     store._db.execute("pragma max_page_count=1000000")
     assert store.progress(APP.to_bytes(8, "big")) == progress
-    store.set("big", bytes(100_000))
+    store.write_setting("big", bytes(100_000))
 
 
 def test_a_full_disk_while_a_model_is_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

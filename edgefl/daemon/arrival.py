@@ -55,7 +55,8 @@ class Arrival:
     async def run(self, first: bool) -> None:
         """Never returns; raises the refusal when there is no hope."""
         daemon = self._daemon
-        daemon.overlay.start(daemon.effects.now, first=first)
+        alone = daemon.admission.certificate is not None and not await self._doors()
+        daemon.overlay.start(daemon.effects.now, first=first or alone)
         while True:
             pause_s = PAUSE_MIN_S
             while not daemon.overlay.joined:

@@ -46,8 +46,11 @@ from edgefl.wire.application import Advert, Manifest, pack_advert, unpack_advert
 
 log = logging.getLogger("edgefl.daemon")
 
-CONTACTS_S = 60.0
-"""Contacts are written to disk at most this often."""
+HOUSEKEEPING_S = 5.0
+
+CONTACTS_S, FEW_CONTACTS = 60.0, 4
+"""Contacts are written to disk at most this often, once there are a few: a device must find back after its first minute
+as well."""
 
 GOODBYE_S = 0.3
 """What a stopping daemon waits for its farewells to leave the machine."""
@@ -77,7 +80,7 @@ class Daemon:
         self._fatal: EdgeflError | None = None
         self._lookups: dict[int, asyncio.Future[tuple[Contact, int]]] = {}
         self._last_contacts: list[Contact] = []
-        self._admission_dirty = False
+        self._contacts_saved_at = float("-inf")
 
     async def run(self, *, first: bool = False) -> None:
         """Start, serve until stopped, stop. Raises EdgeflError when the daemon cannot start or may not take part."""
@@ -167,8 +170,8 @@ class Daemon:
         await asyncio.sleep(GOODBYE_S)
         await self.effects.close()
         with contextlib.suppress(StorageError):
+            self._contacts_saved_at = float("-inf")
             await self._save_contacts()
-            await self._save_admission()
         await self.transport.close()
 
     async def _restore_applications(self) -> None:
@@ -218,7 +221,8 @@ class Daemon:
         self.guard(self.overlay.on_link_lost, node_id, self.effects.now)
 
     def on_admission_changed(self) -> None:
-        self._admission_dirty = True
+        state = self.admission.export().encode()
+        self.disk.soon(lambda store: store.write_setting("admission", state))
         if self.admission.revoked_self:
             self.fail(RefusedError(Reason.REVOKED))
 
@@ -358,19 +362,13 @@ class Daemon:
 
     async def _housekeeping(self) -> None:
         while True:
-            await asyncio.sleep(CONTACTS_S if not self._admission_dirty else 1.0)
+            await asyncio.sleep(HOUSEKEEPING_S)
             with contextlib.suppress(StorageError):  # remembered and shown by the disk
-                await self._save_admission()
                 await self._save_contacts()
 
     async def _save_contacts(self) -> None:
         contacts = list(self.overlay.contacts())
-        if contacts and contacts != self._last_contacts:
+        due = self.effects.now - self._contacts_saved_at >= CONTACTS_S or len(self._last_contacts) < FEW_CONTACTS
+        if contacts and due and contacts != self._last_contacts:
             await self.disk.run(lambda store: store.save_contacts(contacts))
-            self._last_contacts = contacts
-
-    async def _save_admission(self) -> None:
-        if self._admission_dirty:
-            self._admission_dirty = False
-            state = self.admission.export().encode()
-            await self.disk.run(lambda store: store.write_setting("admission", state))
+            self._last_contacts, self._contacts_saved_at = contacts, self.effects.now

@@ -29,6 +29,7 @@ def become_member(daemon: Daemon, *, first: bool, fleet: Path) -> None:
         if daemon.admission.certificate is None or daemon.admission.fleet != token.fleet:
             daemon.admission.join(token)
         daemon.add_bootstrap([(door.host, door.port) for door in token.bootstrap])
+    daemon.store.write_setting("admission", daemon.admission.export().encode())
     if daemon.admission.certificate is None and not daemon.settings.bootstrap:
         raise UsageError(
             "this device is in no fleet yet, and was told of none",

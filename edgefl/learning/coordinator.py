@@ -7,7 +7,7 @@ What it needs to go on is on the other devices, since each of them holds the mod
     MEMBER       this device is the root now                  RECOVERING
     RECOVERING   children have told how far they are          (fetch the furthest model)  GATHERING or FINISHED
     RECOVERING   a dethroned root is still busy               RECOVERING   until it reports again
-    GATHERING    enough members, their number stable          RUNNING
+    GATHERING    number of members stable (at first: enough)  RUNNING
     GATHERING    paused by the owner                          GATHERING
     RUNNING      the round closed with a quorum               KEEPING
     RUNNING      the round closed without                     GATHERING    next attempt, after a pause
@@ -260,7 +260,7 @@ class Coordinator:
         stopping = state is AppState.STOPPED
         if state is AppState.PAUSED:
             self.problem = "paused by its owner"
-        elif members < self.app.manifest.min_members and not stopping:
+        elif members < self.app.manifest.min_members and not self.app.ledger.round and not stopping:
             self.problem = f"waiting for members: {members} of {self.app.manifest.min_members}"
         elif now >= self._not_before and (now - since >= SETTLE_S or stopping):
             self._start_round(now)

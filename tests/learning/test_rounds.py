@@ -153,6 +153,15 @@ def test_nothing_starts_before_enough_members_are_there() -> None:
     world.run(world.finished)
 
 
+def test_the_least_number_of_members_is_for_the_start_alone() -> None:
+    world = World(4, manifest=make_manifest(min_members=4, rounds=10))
+    world.start({2: 1, 3: 1, 4: 1})
+    world.run(lambda: world.devices[1].app.ledger.round == 2)
+    world.kill(1)
+    world.heal()
+    world.run(world.finished)
+
+
 def test_the_target_ends_training_early() -> None:
     world = World(3, manifest=make_manifest(rounds=50, target=Target("loss", 0.0)))  # any loss is at least 0
     world.start({2: 1, 3: 1})

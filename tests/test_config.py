@@ -1,0 +1,137 @@
+"""Settings: layers of rising weight, and files that are wrong say where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgefl.config import (
+    Settings,
+    control_socket,
+    default_config,
+    default_state,
+    from_memory,
+    is_unspecified,
+    merge,
+    parse_data,
+    read_files,
+    split_address,
+)
+from edgefl.errors import ConfigError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("10.0.0.1:7321", ("10.0.0.1", 7321)),
+        ("gateway.local:1", ("gateway.local", 1)),
+        ("[fd00::1]:65535", ("fd00::1", 65535)),
+    ],
+)
+def test_addresses(text: str, expected: tuple[str, int]) -> None:
+    assert split_address(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host", "host:", ":7321", "host:x", "host:0", "host:65536", "fd00::1:7321", "h:-1"]
+)
+def test_what_is_no_address_says_so(text: str) -> None:
+    with pytest.raises(UsageError, match="HOST:PORT"):
+        split_address(text)
+
+
+def test_port_zero_only_where_it_means_any() -> None:
+    assert split_address("127.0.0.1:0", zero_allowed=True) == ("127.0.0.1", 0)
+
+
+def test_later_layers_win_and_empty_values_do_not() -> None:
+    merged = merge(
+        {"site": "attic", "listen": "0.0.0.0:1", "bootstrap": ["10.0.0.1:1"]},
+        {"site": "cellar", "listen": "", "data": {"a": "b"}},
+        {"bootstrap": ("10.0.0.2:2",), "token": None},
+    )
+    assert merged == Settings("0.0.0.0:1", "", ("10.0.0.2:2",), "cellar", {"a": "b"}, "")
+    with pytest.raises(UsageError):
+        merge({"bootstrap": ["nonsense"]})
+    with pytest.raises(UsageError):
+        merge({"advertise": "10.0.0.1:0"})
+
+
+def test_what_the_state_directory_remembers_is_no_secret() -> None:
+    settings = Settings(token="secret", bootstrap=("10.0.0.1:1",), site="attic")
+    assert b"secret" not in settings.remembered()
+    assert merge(from_memory(settings.remembered())) == Settings(bootstrap=("10.0.0.1:1",), site="attic")
+    assert from_memory(None) == {}
+
+
+def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgefl.config.default_config", lambda: tmp_path)
+    (tmp_path / "edgefl.toml").write_text('site = "attic"\nlisten = "0.0.0.0:1"\n')
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "10.toml").write_text('site = "cellar"\n[data]\ndigits = "/d.npz"\n')
+    extra = tmp_path / "extra.toml"
+    extra.write_text('bootstrap = ["10.0.0.1:1"]\n')
+    assert read_files(extra) == {
+        "site": "cellar",
+        "listen": "0.0.0.0:1",
+        "data": {"digits": "/d.npz"},
+        "bootstrap": ["10.0.0.1:1"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("site = \nlisten = 1", "line 1"),
+        ('sight = "attic"', "unknown key 'sight'"),
+        ("site = 5", "site must be a str"),
+        ("bootstrap = [5]", "bootstrap must hold texts"),
+        ('bootstrap = "10.0.0.1:1"', "bootstrap must be a list"),
+        ("\xff", "utf-8"),
+    ],
+)
+def test_bad_files_name_file_and_place(tmp_path: Path, content: str, complaint: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        read_files(path)
+    assert "bad.toml" in caught.value.cause
+    assert caught.value.exit_code == 78
+
+
+def test_a_missing_file_is_an_error_only_when_it_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_files(tmp_path / "missing.toml")
+
+
+def test_data_options_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse_data(("digits=d.npz", "x=/abs.csv", "p=plugin:mine")) == {
+        "digits": str(tmp_path / "d.npz"),
+        "x": "/abs.csv",
+        "p": "plugin:mine",
+    }
+    with pytest.raises(UsageError, match="NAME=SOURCE"):
+        parse_data(("digits",))
+
+
+def test_paths_of_root_and_of_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert default_state() == Path("/var/lib/edgefl")
+    assert default_config() == Path("/etc/edgefl")
+    assert control_socket(None) == Path("/run/edgefl/edgefl.sock")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "s"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "c"))
+    assert default_state() == tmp_path / "s" / "edgefl"
+    assert default_config() == tmp_path / "c" / "edgefl"
+    assert control_socket(None) == tmp_path / "s" / "edgefl" / "edgefl.sock"
+    assert control_socket(tmp_path) == tmp_path / "edgefl.sock"
+
+
+def test_addresses_that_stand_for_all() -> None:
+    assert is_unspecified("0.0.0.0")
+    assert is_unspecified("::")
+    assert not is_unspecified("10.0.0.1")
+    assert not is_unspecified("gateway.local")
