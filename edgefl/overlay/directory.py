@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from edgefl.errors import WireError
 from edgefl.overlay.device import Device
 from edgefl.overlay.ids import directory_key
+from edgefl.overlay.liveness import Peer
 from edgefl.overlay.membership import Membership
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.routing import Router
@@ -177,6 +178,19 @@ class Directory:
             chosen.append(successor.contact)
         for contact in {contact.node_id: contact for contact in chosen}.values():
             self._device.send(contact, Rumour(entry.data))
+
+    def on_nearer(self, peer: Peer, now: float) -> None:
+        """A device has appeared that owns a key which was ours: it must know what we know, for it would ask itself."""
+        own = self._device.contact
+        for scope in Scope:
+            key = self._key(scope)
+            if peer.node_id ^ key >= own.node_id ^ key or (scope is Scope.ZONE and peer.contact.zone != own.zone):
+                continue
+            others = [c for c in self._contacts(scope) if c.node_id != peer.node_id]
+            if not any(contact.node_id ^ key < own.node_id ^ key for contact in others):
+                for entry in self._entries.values():
+                    if entry.scope is scope:
+                        self._device.send(peer.contact, Publish(entry.data))
 
     # Discover
 

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 MESSAGES_PER_S, MESSAGE_BURST = 200.0, 1000.0
 """What one peer may send: 200 requests per second is the last hop before a tracker while 10^4 members join."""
 
-COST = {wire.Publish: 10.0, wire.Rumour: 10.0, wire.Adverts: 20.0, wire.Discover: 5.0, wire.FindRows: 4.0}
-"""Messages that cost more than one: a signature to verify (100 us), a long answer to send."""
+COST = {wire.Publish: 3.0, wire.Rumour: 3.0, wire.Adverts: 20.0, wire.FindRows: 4.0}
+"""Messages that cost more than one: signatures to verify (100 us each), a long answer to send. A full directory may be
+handed over in one burst."""
 
 UNJOINED_MAY_SEND = frozenset((wire.FindRows, wire.Rows, wire.Ping, wire.Pong, wire.Leaving))
 """All other messages come from joined members alone, so their senders may be learned. (Rows and Pong say it
@@ -105,7 +106,7 @@ class Overlay:
         self._membership.on_joined = self._joined
         self._membership.on_isolated = self._listener.on_isolated
         self._membership.on_self_join = self._track_zone
-        self._membership.on_adopted = self._tracker.on_nearer
+        self._membership.on_adopted = self._adopted
         self._membership.zone_members = self._tracker.zone_members
         self._router.deliver = self._deliver
         self._router.on_lookup = self._listener.on_lookup
@@ -318,6 +319,10 @@ class Overlay:
 
     def _appeared(self, peer: Peer, knows_us: bool, now: float) -> None:
         self._membership.offer(peer, now, knows_us=knows_us)
+
+    def _adopted(self, peer: Peer, now: float) -> None:
+        self._tracker.on_nearer(peer, now)
+        self._directory.on_nearer(peer, now)
 
     def _changed(self, peer: Peer, before: Contact, now: float) -> None:
         self._membership.on_peer_changed(peer, before, now)
