@@ -20,7 +20,7 @@ IR_VERSION = 8
 Weights = dict[str, npt.NDArray[Any]]
 
 
-def mlp(inputs: int = 64, hidden: int = 64, classes: int = 10, seed: int = 0) -> onnx.ModelProto:
+def mlp(inputs: int = 64, hidden: int = 128, classes: int = 10, seed: int = 0) -> onnx.ModelProto:
     """inputs → hidden → Relu → classes."""
     rng = np.random.default_rng(seed)
     weights = {

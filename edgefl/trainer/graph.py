@@ -20,8 +20,8 @@ from edgefl.trainer.manifest import Shape, Tensor
 Array = npt.NDArray[Any]
 
 OPSET = 21
-"""The newest that every supported ONNX Runtime (1.22 and later) has complete CPU kernels for; 22 re-registers Conv and
-the pools for bfloat16 alone. Every forward operator of the rules means the same from 13 to 21."""
+"""The newest that both the oldest onnx that builds (1.16) and the oldest ONNX Runtime that runs (1.22) know. Every
+forward operator of the rules means the same from 13 to 21 and beyond: later versions add types alone."""
 
 IR_VERSION = 10
 """The one that belongs to opset 21 (onnx 1.16). Stated, since onnx.helper writes its own newest, which an older
