@@ -233,7 +233,7 @@ class Broadcast:
     def _on_subscription(self, parts: Parts) -> None:
         """A child subscribes or unsubscribes. What a broken connection leaves behind comes without a name: ignored."""
         connection = self._inbound.attribute(parts[0])
-        if connection is None or connection.node_id is None:
+        if connection is None or connection.node_id is None or connection.cut or connection.gone:
             return
         node_id, data = connection.node_id, parts[0].bytes
         connection.deliver(parts, self._station.clock())

@@ -47,6 +47,7 @@ class Connection:
     pushed: int = 0
     topics: set[bytes] = field(default_factory=set)
     cut: bool = False
+    gone: bool = False
     said_bye: bool = False
 
     def deliver(self, parts: Parts, now: float) -> None:
@@ -82,23 +83,28 @@ class Inbound:
         return len(self._connections)
 
     def attribute(self, frame: zmq.Frame) -> Connection | None:
-        """The connection that this frame came through, with its authenticated peer; None if it has none."""
+        """The connection that this frame came through, with its authenticated peer; None if it has none.
+
+        What a connection brought in before it ended is still read afterwards: then it is a `gone` one.
+        """
         try:
             node_id = int(str(frame.get("User-Id")), 16)
             descriptor = int(frame.get("__fd"))  # what frame.get(zmq.SRCFD) reads, without the integer option detour
         except (zmq.ZMQError, ValueError):
             return None
-        # Events first: an older connection with the same descriptor is then gone before this one takes its place.
         connection = self._connections.get(descriptor)
-        if connection is None or connection.node_id != node_id:
-            self._monitor.drain()
-            now = self._clock()
-            connection = self._connections.get(descriptor)
-            if connection is None:
-                connection = self._connections[descriptor] = Connection(descriptor, now, now)
-            connection.node_id = node_id
-            self._anonymous.pop(descriptor, None)
-            self._bound_peer(node_id)
+        if connection is not None and connection.node_id == node_id:
+            return connection
+        # Events first: of two connections with the same descriptor, the older one is then out of the way.
+        self._monitor.drain()
+        connection, now = self._connections.get(descriptor), self._clock()
+        if connection is None:
+            return Connection(descriptor, now, now, node_id, gone=True)
+        if connection.node_id not in (None, node_id):
+            connection = self._connections[descriptor] = Connection(descriptor, now, now)
+        connection.node_id = node_id
+        self._anonymous.pop(descriptor, None)
+        self._bound_peer(node_id)
         return connection
 
     def of(self, node_id: int) -> list[Connection]:

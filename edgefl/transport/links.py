@@ -325,7 +325,7 @@ class Links:
         if peer.contact is None or contact.incarnation >= peer.contact.incarnation:
             peer.contact = contact
         peer.told_lost = False
-        if connection is not None and connection not in peer.routes:
+        if connection is not None and not connection.gone and connection not in peer.routes:
             peer.routes.append(connection)
         version, packed = self._listener.revocations()
         if not hello.reply:

@@ -42,11 +42,15 @@ class Insider:
             socket.subscribe(topic)
         return socket
 
+    def admit_at(self, device: Device) -> None:
+        """Stand on this device's allow list."""
+        device.admission.admit(FLEET.invite(()).certify(self.keys))
+
     def close(self) -> None:
         self.context.destroy(linger=0)
 
     def _connect(self, device: Device, kind: int, port: int, receive_limit: int) -> zmq.Socket[bytes]:
-        device.admission.admit(FLEET.invite(()).certify(self.keys))
+        self.admit_at(device)
         public, secret = self.keys.curve_z85()
         socket = self.context.socket(kind)
         socket.setsockopt(zmq.RCVHWM, receive_limit)

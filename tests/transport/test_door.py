@@ -71,9 +71,9 @@ async def test_the_host_can_try_to_dial_the_visitor_back(fleet: Fleet) -> None:
 
 @asynchronous
 async def test_a_device_that_does_not_know_its_address_is_where_it_was_met(fleet: Fleet) -> None:
-    host = await fleet.device(listen=("0.0.0.0", 0))  # noqa: S104
+    host = await fleet.device(listen=("0.0.0.0", 0))
     visitor = await fleet.device()
-    assert host.contact.host == "0.0.0.0"  # noqa: S104
+    assert host.contact.host == "0.0.0.0"
     contact = await visitor.transport.knock("127.0.0.1", host.contact.port)
     assert contact.host == "127.0.0.1"
 

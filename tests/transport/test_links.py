@@ -22,6 +22,7 @@ from edgefl.transport.outbox import MAX_PEER_BYTES, MAX_TOTAL_BYTES, MESSAGE_OVE
 from edgefl.wire.contact import Contact, Role
 from edgefl.wire.overlay import Adverts, Ping, Pong
 from tests.transport.fleet import FAST, FLEET, Device, Fleet, asynchronous, run, until
+from tests.transport.insider import an_insider
 
 
 def state_of(device: Device, peer: Device) -> State | None:
@@ -197,33 +198,31 @@ def test_an_outbox_counts_what_it_holds() -> None:
 
 @asynchronous
 async def test_a_peer_that_does_not_read_fills_its_own_queue_only(fleet: Fleet) -> None:
-    """Given a peer whose loop stands still, when we send far more than fits, then the rest is dropped and counted, and
-    others are served as before; when it comes back, what was kept arrives."""
-    a, slow, other = await fleet.some(3)
-    a.transport.send(slow.contact, Ping(0))
-    await until(lambda: slow.listener.messages)
-    router = slow.transport._links._router
-    loop = asyncio.get_running_loop()
-    loop.remove_reader(router._descriptor)
-    router._scheduled = True  # nothing wakes it any more
-    large = Adverts((bytes(6000),) * 8)
-    for _ in range(1500):
-        a.transport.send(slow.contact, large)
-        if a.count("dropped.queue-full"):
-            break
-        await asyncio.sleep(0)
-    else:
-        raise AssertionError("no bound")
-    assert a.transport._links.waiting_bytes <= MAX_PEER_BYTES
-    a.transport.send(other.contact, Ping(7))
-    await until(lambda: other.listener.heard(Ping(7)))
+    """Given a connected peer that reads nothing, when we send far more than fits, then the rest is dropped and counted,
+    others are served as before, and once it reads, what was kept arrives."""
+    device, other = await fleet.some(2)
+    with an_insider() as slow:
+        link = slow.dealer(device, receive_limit=1)
+        await until(lambda: device.transport._links.connected(slow.node_id))
+        leaf = replace(slow.contact, role=Role.LEAF)
+        large = Adverts((bytes(6000),) * 8)
+        for _ in range(2000):
+            device.transport.send(leaf, large)
+            if device.count("dropped.queue-full"):
+                break
+            await asyncio.sleep(0)
+        else:
+            raise AssertionError("no bound")
+        assert device.transport._links.waiting_bytes <= MAX_PEER_BYTES
+        device.transport.send(other.contact, Ping(7))
+        await until(lambda: other.listener.heard(Ping(7)))
 
-    router._scheduled = False
-    loop.add_reader(router._descriptor, router._turn)
-    router.touched()
-    await until(lambda: a.transport._links.waiting_bytes == 0, "the queue drains")
-    a.transport.send(slow.contact, Ping(9))
-    await until(lambda: slow.listener.heard(Ping(9)))
+        def read() -> bool:
+            while link.poll(0):
+                link.recv()
+            return device.transport._links.waiting_bytes == 0
+
+        await until(read, "the queue drains")
 
 
 @asynchronous
