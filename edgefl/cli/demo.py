@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,15 +17,25 @@ from edgefl.cli.output import emit_json, json_option, note, report_errors
 @click.option("--topology", default="forest", help="How the devices work together: forest.")
 @click.option("--model", default="mlp", type=click.Choice(["mlp", "cnn"]), help="What is trained.")
 @click.option("--seed", default=0, help="Seed of the division of the data and of the initial weights.")
+@click.option(
+    "--files",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Only write its data and model to this directory, to go through the steps by hand.",
+)
 @json_option
 @report_errors
-def demo(nodes: int, rounds: int, apps: int, topology: str, model: str, seed: int, as_json: bool) -> None:
+def demo(
+    nodes: int, rounds: int, apps: int, topology: str, model: str, seed: int, files: Path | None, as_json: bool
+) -> None:
     """Start a throw-away fleet of real daemons on this machine and train handwritten digits with it.
 
     Every device has a different part of the digits (most of them only a few of the ten). The result is judged on digits
     that no device has seen, beside two yardsticks: the same model trained on all data in one place, and the mean of the
     devices when each trains alone. Nothing is left behind, also after Ctrl-C.
     """
+    if files is not None:
+        _write_files(files, model, nodes, seed, as_json)
+        return
     from edgefl.demo.run import Wishes, run_demo
 
     try:
@@ -38,6 +49,18 @@ def demo(nodes: int, rounds: int, apps: int, topology: str, model: str, seed: in
         _show(document)
     if document["errors"]:
         raise SystemExit(1)
+
+
+def _write_files(directory: Path, model: str, nodes: int, seed: int, as_json: bool) -> None:
+    from edgefl.demo.digits import write_files
+
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [str(path) for path in write_files(model, nodes, seed, directory)]
+    if as_json:
+        emit_json({"files": paths})
+    else:
+        for path in paths:
+            click.echo(path)
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ def new(out: Path | None, as_json: bool) -> None:
     from edgefl.identity.fleet import FLEET_FILE, FleetKey
     from edgefl.identity.token import fingerprint
 
-    directory = out or default_config()
+    directory = (out or default_config()).absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = FleetKey.create(directory)
     path = directory / FLEET_FILE

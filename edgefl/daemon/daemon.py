@@ -16,7 +16,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgefl import __version__
 from edgefl.config import Settings, split_address
@@ -35,7 +35,6 @@ from edgefl.identity.keys import load_or_create
 from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.signing import verify_advert
 from edgefl.identity.token import fingerprint
-from edgefl.learning.application import Application
 from edgefl.learning.node import Decision, Learning, Part
 from edgefl.overlay import Overlay, zone_of_site
 from edgefl.store import Store
@@ -43,6 +42,9 @@ from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
 from edgefl.transport import Transport
 from edgefl.wire import Contact, Message, node_name
 from edgefl.wire.application import Advert, Manifest, pack_advert, unpack_advert
+
+if TYPE_CHECKING:
+    from edgefl.learning.application import Application  # numpy comes with it: not before there is an application
 
 log = logging.getLogger("edgefl.daemon")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgefl.errors import ConfigError, UsageError
 from edgefl.identity.fleet import FleetKey
+from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.token import parse
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def become_member(daemon: Daemon, *, first: bool, fleet: Path) -> None:
         if daemon.admission.certificate is None or daemon.admission.fleet != token.fleet:
             daemon.admission.join(token)
         daemon.add_bootstrap([(door.host, door.port) for door in token.bootstrap])
+    if daemon.admission.revoked_self:
+        raise RefusedError(Reason.REVOKED)
     daemon.store.write_setting("admission", daemon.admission.export().encode())
     if daemon.admission.certificate is None and not daemon.settings.bootstrap:
         raise UsageError(

@@ -69,10 +69,28 @@ def write_parts(division: Division, directory: Path) -> list[dict[str, str]]:
     return sources
 
 
-def build_artifacts(model: str, seed: int, directory: Path) -> None:
-    """Artifacts of the demonstration's model, freshly initialised from `seed`. Raises EdgeflError."""
+def make_model(model: str, seed: int) -> bytes:
+    """The demonstration's model as an ONNX file, freshly initialised from `seed`."""
     made = models.mlp(seed=seed) if model == "mlp" else models.cnn(seed=seed)
-    build(made, loss="cross-entropy", optimizer=RECIPES[model].optimizer, out=directory)
+    content: bytes = made.SerializeToString()
+    return content
+
+
+def build_artifacts(model: str, seed: int, directory: Path) -> None:
+    """Training artifacts of the demonstration's model. Raises EdgeflError."""
+    build(make_model(model, seed), loss="cross-entropy", optimizer=RECIPES[model].optimizer, out=directory)
+
+
+def write_files(model: str, nodes: int, seed: int, directory: Path) -> list[Path]:
+    """Everything that the demonstration starts from, to try its steps by hand: a data file for each device, the test
+    set, and the model."""
+    division = divide(nodes, seed)
+    sources = [Path(source["digits"]) for source in write_parts(division, directory)]
+    test = directory / "digits-test.npz"
+    np.savez(test, x=division.test.x, y=division.test.y)
+    file = directory / f"{model}.onnx"
+    file.write_bytes(make_model(model, seed))
+    return [*sources, test, file]
 
 
 def accuracy_of_file(onnx_file: Path, test: Dataset) -> float:

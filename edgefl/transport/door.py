@@ -190,16 +190,18 @@ class Door:
         if verdict.reason is Reason.ADMITTED:
             card = _card_of(introduction, seen)
             own = self._own_card()
-            if admission.revocations is not None and admission.revocations.version > introduction.revocations:
-                revocations = pack_revocations(admission.revocations)
             answer = replace(
                 answer,
                 contact=own.contact,
                 link_port=own.link_port,
                 broadcast_port=own.broadcast_port,
                 reachable=await self._dial_back(card, seen) if introduction.dial_back else 0,
-                revocations=len(revocations),
             )
+        if verdict.reason in (Reason.ADMITTED, Reason.REVOKED):  # a revoked device gets the proof: the signed list
+            known = admission.revocations
+            if known is not None and known.version > introduction.revocations:
+                revocations = pack_revocations(known)
+                answer = replace(answer, revocations=len(revocations))
         writer.write(exchange.answer(answer))
         if revocations:
             writer.write(exchange.revocations(revocations))
@@ -316,7 +318,13 @@ class Door:
             raise
         writer.write(exchange.introduce(introduction))
         answer = exchange.read_answer(await reader.readexactly(FRAME_BYTES))
+        revocations = b""
+        if answer.revocations:
+            frame = await reader.readexactly(revocation_frame_bytes(answer.revocations))
+            revocations = exchange.read_revocations(frame)
         if answer.reason is not Reason.ADMITTED:
+            if revocations and admission.fleet is not None:
+                admission.merge_revocations(revocations)
             raise RefusedError(answer.reason)
         if answer.contact is None or answer.contact.node_id != welcome.certificate.node_id:
             raise WireError("the door's answer names another device")
@@ -324,9 +332,8 @@ class Door:
             if answer.approval.fleet != welcome.certificate.fleet:
                 raise RefusedError(Reason.WRONG_FLEET, "the approval is another fleet's")
             admission.adopt(answer.approval)
-        if answer.revocations:
-            data = exchange.read_revocations(await reader.readexactly(revocation_frame_bytes(answer.revocations)))
-            admission.merge_revocations(data)
+        if revocations:
+            admission.merge_revocations(revocations)
         admission.admit(welcome.certificate)
         host = _plain(writer.get_extra_info("peername")[0])
         card = Card(
