@@ -2,7 +2,7 @@
 
     IDLE --begin--> KNOCKING
     KNOCKING  ask up to three remembered contacts for the rows that lead to our id; walk on to the nearest device
-              nobody joined answers: knock again every 3 s         the walk ends: --> ZONE_KEY, or ZONE if the walk
+              nobody joined answers: knock again after 3 s         the walk ends: --> ZONE_KEY, or ZONE if the walk
                                                                    already met devices of our zone
     ZONE_KEY  walk to the owner of our zone's key, who tracks the zone's members                       --> ZONE
     ZONE      walk to our own id among the devices of our zone                                         --> MEASURING
@@ -95,20 +95,19 @@ class Joiner:
             return
         if self._may_begin_alone(now):
             self._done(now)
-            return
-        self._knock(now)
+        else:
+            self._knock(now)
 
     def _knock(self, now: float) -> None:
-        self._enter(Phase.KNOCKING, now)
+        self.phase = Phase.KNOCKING
         self._found = {}
         contacts = self._contacts()
-        if contacts:
-            seeds = self._device.random.sample(contacts, min(SEEDS, len(contacts)))
-            self._walk(self._device.node_id, seeds, self._placed, now)
+        seeds = self._device.random.sample(contacts, min(SEEDS, len(contacts)))
+        self._walk(self._device.node_id, seeds, self._placed, now)
 
-    def _enter(self, phase: Phase, now: float) -> None:
-        """Every phase takes a second or less: one that got stuck is ended by the next knock."""
-        self.phase = phase
+    def _knock_later(self, now: float) -> None:
+        """This attempt has failed. (Every phase ends by itself: each question in it is answered or times out.)"""
+        self.phase = Phase.KNOCKING
         self._device.set_timer(KNOCK, now + self._device.jittered(self._device.profile.knock_s))
 
     def _walk(
@@ -141,13 +140,14 @@ class Joiner:
 
     def _placed(self, now: float) -> None:
         if not self._take_found(now):
-            return  # nobody joined was there; the timer knocks again
+            self._knock_later(now)
+            return
         self._unjoined.clear()
         self._since = now
         if self._zone_peers():
             self._find_zone(now)
         else:
-            self._enter(Phase.ZONE_KEY, now)
+            self.phase = Phase.ZONE_KEY
             self._walk(zone_key(self._device.contact.zone), self._found.values(), self._zone_asked, now)
 
     def _zone_asked(self, now: float) -> None:
@@ -155,12 +155,12 @@ class Joiner:
         self._find_zone(now)
 
     def _find_zone(self, now: float) -> None:
-        self._enter(Phase.ZONE, now)
+        self.phase = Phase.ZONE
         self._walk(self._device.node_id, self._zone_peers(), self._zone_placed, now, within=self._device.contact.zone)
 
     def _zone_placed(self, now: float) -> None:
         self._take_found(now)
-        self._enter(Phase.MEASURING, now)
+        self.phase = Phase.MEASURING
         candidates = measured_at_joining(self._device.contact, self._found, self._device.random.random)
         self._measuring = {contact.node_id for contact in candidates}
         for contact in candidates:
@@ -175,8 +175,12 @@ class Joiner:
         return answered
 
     def _finish_if_measured(self, now: float) -> None:
-        if self.phase is Phase.MEASURING and not self._measuring and self._liveness.peers:
+        if self.phase is not Phase.MEASURING or self._measuring:
+            return
+        if self._liveness.peers:
             self._done(now)
+        else:
+            self._knock_later(now)
 
     def _done(self, now: float) -> None:
         self.stop()

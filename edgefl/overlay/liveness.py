@@ -192,11 +192,14 @@ class Liveness:
         if peer is not None:
             peer.rtt_s = rtt_s if peer.rtt_s is None else peer.rtt_s + RTT_GAIN * (rtt_s - peer.rtt_s)
 
-    def gone(self, node_id: int, now: float, *, on_purpose: bool) -> None:
-        """Drop a device: it is dead, says that it leaves, or has restarted and is not joined."""
-        peer = self.peers.pop(node_id, None)
-        if peer is None:
-            return
+    def says_it_is_gone(self, sender: Contact, now: float, *, on_purpose: bool) -> None:
+        """It leaves, or has restarted and is not joined. A word from before its last start does not count."""
+        peer = self.peers.get(sender.node_id)
+        if peer is not None and sender.incarnation >= peer.contact.incarnation:
+            self._drop(peer, now, on_purpose=on_purpose)
+
+    def _drop(self, peer: Peer, now: float, *, on_purpose: bool) -> None:
+        del self.peers[peer.node_id]
         self._bury(peer.contact, now, left=on_purpose)
         self.hooks.gone(peer, on_purpose, now)
 
@@ -226,7 +229,7 @@ class Liveness:
             return
         then = self._pings.pop(message.request)
         if not message.joined:
-            self.gone(sender.node_id, now, on_purpose=False)
+            self.says_it_is_gone(sender, now, on_purpose=False)
             then(None, now)
             return
         peer = self.meet(sender, now - opened_at, now)
@@ -280,7 +283,7 @@ class Liveness:
             return
         if pings == 0:
             self._device.counters["deaths"] += 1
-            self.gone(peer.node_id, now, on_purpose=False)
+            self._drop(peer, now, on_purpose=False)
             return
         self.ping(peer.contact, now)
         wait_s = self.timeout_s(peer.node_id) / VERIFYING_PINGS

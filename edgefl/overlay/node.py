@@ -343,7 +343,7 @@ class Overlay:
         self._router.route(key, Track(key), now)
 
     def _on_leaving(self, sender: Contact, message: Leaving, now: float) -> None:
-        self._liveness.gone(sender.node_id, now, on_purpose=True)
+        self._liveness.says_it_is_gone(sender, now, on_purpose=True)
 
     def _on_candidates(self, sender: Contact, message: Candidates, now: float) -> None:
         if message.app == zone_key(self._device.contact.zone):

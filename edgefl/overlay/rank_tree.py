@@ -133,6 +133,7 @@ class _Attempt:
     measuring: set[int] = field(default_factory=set)
     tried: set[int] = field(default_factory=set)
     waiting: Contact | None = None
+    said: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True)
@@ -349,8 +350,8 @@ class RankTree:
             attempt.tried.add(contact.node_id)
             timeout_s = self._world.liveness.timeout_s(contact.node_id)
             if self._world.requests.open(self._question(), contact.node_id, now, timeout_s, self._no_answer):
-                attempt.waiting = contact
-                self._device.send(contact, Attach(self.app, self.observer, self.height, self.members))
+                attempt.waiting, attempt.said = contact, (self.height, self.members)
+                self._device.send(contact, Attach(self.app, self.observer, *attempt.said))
                 return
         self._attempt = None
         if self.position is not Position.ATTACHED:
@@ -393,10 +394,11 @@ class RankTree:
             self._device.send(sender, Detach(self.app, Refusal.RANK))
             self._next(now)
             return
-        old, self._attempt = self.parent, None
+        old, said, self._attempt = self.parent, self._attempt.said, None
         if old is not None:
             self._device.send(old, Detach(self.app, Refusal.SWITCHED))
-        self.position, self.parent, self._told = Position.ATTACHED, sender, (self.height, self.members)
+        self.position, self.parent, self._told = Position.ATTACHED, sender, said
+        self._world.touched(self, now)  # children may have come or gone since we asked
         self._seeks = 0
         self._failed.pop(sender.node_id, None)
         self._heard_from_parent(message.depth, message.root, now)
