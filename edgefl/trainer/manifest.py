@@ -1,9 +1,8 @@
 """manifest.json: what an artifact directory holds, so that a device can use it without reading ONNX.
 
 The flat vector that devices exchange is the parameters in manifest order, each in C order, float32. Every other file is
-listed with its size and BLAKE2b-256 hash; nothing is handed to ONNX Runtime before both are checked. What the hashes
-cannot say is whether the graphs themselves are harmless: a list of allowed operators can only be enforced by reading
-the ONNX files, which a device without the `onnx` package does not.
+listed with its size and BLAKE2b-256 hash; nothing is handed to ONNX Runtime before both are checked. The hashes say
+that files belong together, not that they are harmless: whoever writes the files writes the hashes (see vetting.py).
 
 Invariant: a `Manifest` object is valid. `Manifest.parse` raises ModelError for every other input.
 """

@@ -8,8 +8,9 @@ when the step is complete. Writing in place would be silently wrong (a parameter
 step that fails or is cancelled leaves the weights as they were.
 
 A Session belongs to one thread at a time; `cancel` alone may be called from another. The interpreter lock is released
-while ONNX Runtime computes. The graphs come from whoever built the artifacts: sizes, hashes and signatures are checked,
-the operators inside are not, and a hostile graph could crash the process.
+while ONNX Runtime computes. The graphs come from whoever built the artifacts: sizes, hashes, signatures and contents
+(vetting.py) are checked first; what remains is that standard operators with absurd attributes could still exhaust
+memory or crash the process.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from edgefl.trainer.manifest import (
     read_file,
     read_manifest,
 )
+from edgefl.trainer.vetting import contents_of, require_harmless
 
 Array = npt.NDArray[Any]
 Vector = npt.NDArray[np.float32]
@@ -179,6 +181,7 @@ class Session:
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the user's own model with the current weights: a plain ONNX file. Atomic; raises StorageError."""
         original = read_file(self.directory, self.manifest, INFERENCE)
+        contents_of(original)  # refuses data outside the file: what we hand out must not read its user's files either
         write_atomically(Path(path), with_weights(original, self.manifest.parameters, self.parameters()))
 
     # Inside
@@ -229,6 +232,7 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 4
         content = read_file(self.directory, self.manifest, name)
+        require_harmless(content, self.manifest.operators, name)
         try:
             session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # as in _run

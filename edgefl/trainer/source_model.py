@@ -118,8 +118,8 @@ def _load_external_data(proto: onnx.ModelProto, folder: Path) -> None:
         if room < 0:
             raise ModelError(f"the model's weights are over the limit of {MAX_MODEL_BYTES} bytes")
         external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
+        tensor.ClearField("data_location")
+        tensor.ClearField("external_data")
 
 
 def _check(proto: onnx.ModelProto, where: str) -> None:

@@ -19,7 +19,7 @@ from onnx import helper
 from edgefl import trainer
 from edgefl.datasets import digits, models
 from edgefl.errors import DataError, ModelError
-from edgefl.trainer.manifest import CHECKPOINT, FILES, MANIFEST, OPTIMIZER, TRAINING, File
+from edgefl.trainer.manifest import CHECKPOINT, FILES, INFERENCE, MANIFEST, OPTIMIZER, TRAINING, File
 from edgefl.trainer.session import TrainingCancelledError
 
 
@@ -293,8 +293,10 @@ def test_files_of_another_model_are_refused_although_their_hashes_fit(
 
 
 def test_a_graph_that_onnx_runtime_refuses_is_a_model_error(built: Path, tmp_path: Path) -> None:
+    model = onnx.load(built / TRAINING)
+    model.graph.node[0].input[0] = "nowhere"
     with pytest.raises(ModelError, match=r"cannot load training_model\.onnx"):
-        trainer.Session(replaced(built, tmp_path, TRAINING, b"not a model"))
+        trainer.Session(replaced(built, tmp_path, TRAINING, model.SerializeToString()))
 
 
 @pytest.mark.parametrize("operator", ["MatMul", "Max"])
@@ -308,8 +310,17 @@ def test_a_graph_that_reads_files_of_the_device_is_refused(operator: str, built:
     model.graph.initializer.append(tensor)
     model.graph.node.insert(0, helper.make_node(operator, ["x", "stolen"], ["leak"]))
     model.graph.output.append(helper.make_tensor_value_info("leak", 1, ["batch", 64]))
-    with pytest.raises(ModelError, match="cannot load"):
+    with pytest.raises(ModelError, match="refers to data outside itself"):
         trainer.Session(replaced(built, tmp_path, TRAINING, model.SerializeToString()))
+
+
+def test_an_export_that_would_read_its_users_files_is_refused(built: Path, tmp_path: Path) -> None:
+    model = onnx.load(built / INFERENCE)
+    model.graph.initializer[0].external_data.add(key="location", value="secret")
+    s = trainer.Session(replaced(built, tmp_path, INFERENCE, model.SerializeToString()), threads=1)
+    with pytest.raises(ModelError, match="refers to data outside itself"):
+        s.export(tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
 
 
 def test_a_failure_inside_a_run_is_a_model_error(onnx_model: Any, session: Any) -> None:
