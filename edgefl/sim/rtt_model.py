@@ -3,7 +3,7 @@
 RTT of two devices = cities + access legs of both sites + legs of both devices; within a site 0.3 ms + the devices'
 legs. Access legs are lognormal with a median of 4 ms, device legs with 1 ms. Cities have Zipf(1) weights and stand in
 a plane of a few dense continents, so that the median of city pairs is 66 ms, like the 227 cities of the WonderNetwork
-data that the overlay study used; a lognormal factor of 15 % on each pair violates the triangle inequality about as
+data that the overlay study used; a lognormal factor of 6 % on each pair violates the triangle inequality about as
 often (5 %). Regions, the zones of the simulated operator, are groups of cities within 30 ms of each other.
 """
 
@@ -22,8 +22,9 @@ LAN_RTT_S = 0.0003
 SITE_LEG_S, SITE_SPREAD = 0.004, 0.6
 DEVICE_LEG_S, DEVICE_SPREAD = 0.001, 0.5
 REGION_RADIUS_S = 0.015
+PAIR_SPREAD = 0.06
 
-_CONTINENTS = ((0.0, 0.0, 9.0, 0.42), (85.0, 8.0, 16.0, 0.28), (-75.0, -25.0, 20.0, 0.20), (70.0, -60.0, 18.0, 0.10))
+_CONTINENTS = ((0.0, 0.0, 9.0, 0.42), (68.0, 6.0, 15.0, 0.28), (-60.0, -20.0, 19.0, 0.20), (56.0, -50.0, 17.0, 0.10))
 """Centre (in ms of RTT), spread and share of cities: Europe, North America, Asia, the south."""
 
 
@@ -94,7 +95,7 @@ def _synthetic_cities(random: Random) -> list[list[float]]:
     for i, a in enumerate(points):
         for j in range(i):
             distance_ms = math.dist(a, points[j])
-            rtts[i][j] = rtts[j][i] = (1.0 + distance_ms) / 1000 * math.exp(random.gauss(0.0, 0.15))
+            rtts[i][j] = rtts[j][i] = (1.0 + distance_ms) / 1000 * math.exp(random.gauss(0.0, PAIR_SPREAD))
     return rtts
 
 

@@ -185,24 +185,24 @@ class World:
         return right / count
 
     def tree(self, app: int) -> TreeReport:
-        """Follow every member's parents up to a root."""
+        """Follow every member's parents up to a root, along edges that both ends know."""
         views = {}
         for member in self.alive():
             view = member.overlay.tree(app)
             if view is not None and not view.observer:
                 views[member.node_id] = view
+        parents: dict[int, int] = {}
+        for node_id, view in views.items():
+            above = None if view.parent is None else views.get(view.parent.node_id)
+            if above is not None and any(child.contact.node_id == node_id for child in above.children):
+                parents[node_id] = view.parent.node_id  # type: ignore[union-attr]
         roots = [node_id for node_id, view in views.items() if view.is_root]
         depths = []
         for node_id in views:
             at, depth = node_id, 0
-            while at in views and views[at].parent is not None and depth <= len(views):
-                parent = views[at].parent
-                below = at
-                at = parent.node_id if parent is not None else 0
-                if at not in views or all(child.contact.node_id != below for child in views[at].children):
-                    break
-                depth += 1
-            if at in views and views[at].is_root:
+            while at in parents and depth <= len(views):
+                at, depth = parents[at], depth + 1
+            if views[at].is_root:
                 depths.append(depth)
         counted = sum(views[root].members for root in roots)
         return TreeReport(app, len(views), len(depths), len(roots), tuple(depths), counted)

@@ -78,18 +78,21 @@ def test_probing_goes_on_quickly_while_it_finds_dead_contacts() -> None:
     assert world.overlay.counters["deaths"] == len(dead)
 
 
-def test_an_idle_device_probes_at_a_constant_rate() -> None:
+def test_an_idle_device_probes_at_a_constant_rate_and_never_those_just_heard() -> None:
     world = Day(OWN)
     world.start(*SPREAD)
-    for _ in range(20):
-        world.advance(60)
-        world.receive(SPREAD[0], Announce())
+    world.pass_time(1000)
     world.take(Ping)
     world.pass_time(500)
     assert len(world.take(Ping)) <= 3  # everybody was heard within a minute
-    world.cut(*SPREAD)
-    world.advance(8)
-    assert len(world.take(Ping)) <= 4
+    beating = [*world.overlay.zone_leaves(), *world.overlay.global_leaves()]
+    quiet = [c for c in SPREAD if c not in beating]
+    for _ in range(100):
+        world.advance(5)
+        for peer in beating:
+            world.receive(peer, Announce())
+    probed = sum(len(world.take(Ping, c)) for c in quiet)
+    assert 80 <= probed <= 110
 
 
 def test_rows_are_exchanged_the_deepest_first() -> None:

@@ -273,8 +273,12 @@ def test_a_full_tree_stays_within_the_fan_out_and_every_parent_outranks_its_chil
 
 
 def test_one_wide_area_edge_per_zone() -> None:
-    world = settled(100, members=100, seed=15)
-    world.run(130)  # a renewal of everybody: heads have heard of each other
+    world = World(devices=100, seed=15)
+    world.grow(100, 20, lambda random: {"zone": random.randrange(6)})
+    world.run(40)
+    for member in world.alive():
+        member.overlay.join_tree(APP, world.clock.now)
+    world.run(150)  # a renewal of everybody: heads have heard of each other
     zones = {m.overlay.contact.zone for m in world.alive()}
     crossing = [
         m

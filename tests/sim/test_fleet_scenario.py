@@ -1,0 +1,86 @@
+"""The bars of `edgefl sim fleet`, and that a run can be repeated exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from edgefl.sim import run_fleet
+from edgefl.sim.fleet import app_id
+
+SMALL = {"nodes": 40, "apps": 2, "members": 15, "lookups": 60}
+
+
+def without_cpu(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key != "cpu_seconds"}
+
+
+def check_trees(result: dict[str, Any]) -> None:
+    for app in result["apps"] + result["apps_before"]:
+        assert app["attached"] == app["members"] == app["counted_by_root"]
+        assert app["roots"] == 1
+    assert result["cycles"] == 0
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_half_of_three_hundred_devices_vanish(seed: int) -> None:
+    result = run_fleet(nodes=300, churn=0.5, seed=seed)
+    assert result["joined"] == 300
+    assert result["lookups_correct"]["before"] == 1.0
+    assert result["lookups_correct"]["after_70s"] >= 0.99
+    assert result["lookups_correct"]["after_95s"] >= 0.99
+    assert result["idle_bytes_per_node_s"] <= 100
+    assert result["bytes_per_node_s"] <= 110
+    check_trees(result)
+
+
+def test_one_percent_of_all_packets_are_lost() -> None:
+    result = run_fleet(nodes=200, churn=0.5, loss=0.01, seed=3, wire=True)
+    assert min(result["lookups_correct"].values()) >= 0.98
+    check_trees(result)
+
+
+@pytest.mark.parametrize("zones", [True, False])
+def test_the_document_is_json_and_the_same_seed_gives_the_same_one(zones: bool) -> None:
+    told: list[tuple[str, float]] = []
+    first = run_fleet(seed=5, zones=zones, report=lambda what, share: told.append((what, share)), **SMALL)
+    again = run_fleet(seed=5, zones=zones, wire=True, **SMALL)
+    assert without_cpu(first) == without_cpu(again)
+    assert json.loads(json.dumps(first)) == first
+    assert without_cpu(run_fleet(seed=6, zones=zones, **SMALL)) != without_cpu(first)
+    assert [share for _, share in told] == sorted(share for _, share in told)
+    assert {"nodes", "seed", "lookups_correct", "apps", "cycles", "bytes_per_node_s", "cpu_seconds"} <= first.keys()
+    assert list(first["lookups_correct"]) == ["before", "after_45s", "after_70s", "after_95s"]
+    assert {"members", "attached", "roots", "depth"} <= first["apps"][0].keys()
+    check_trees(first)
+
+
+def test_the_hash_seed_of_python_does_not_matter() -> None:
+    code = f"from edgefl.sim import run_fleet; r = run_fleet(seed=7, **{SMALL}); del r['cpu_seconds']; print(r)"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for hash_seed in ("0", "1")
+    ]
+    assert runs[0] == runs[1]
+    assert "lookups_correct" in runs[0]
+
+
+def test_nobody_dies_without_churn() -> None:
+    result = run_fleet(seed=8, churn=0.0, **SMALL)
+    assert set(result["lookups_correct"].values()) == {1.0}
+    assert [app["members"] for app in result["apps"]] == [15, 15]
+
+
+def test_application_ids_differ() -> None:
+    assert len({app_id(index, seed) for index in range(20) for seed in range(20)}) == 400
