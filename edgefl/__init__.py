@@ -17,4 +17,11 @@ that never leaves the device. The rooms, from the wire upwards:
     datasets/   the digits that the demonstration trains on
 """
 
+import os
+
 __version__ = "0.1.0"
+
+# From 1.29 on, ONNX Runtime's wheels send usage data to their maker unless told not to before they are imported; both
+# names of the switch have been in use. Nothing leaves a device that its owner has not asked for.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("ORT_TELEMETRY_DISABLED", "1")
