@@ -33,10 +33,11 @@ class Recipe:
 
 
 RECIPES = {
-    "mlp": Recipe("momentum", local_epochs=3, batch=16, lr=0.05),
-    "cnn": Recipe("momentum", local_epochs=3, batch=16, lr=0.05),
+    "mlp": Recipe("momentum", local_epochs=5, batch=8, lr=0.07),
+    "cnn": Recipe("momentum", local_epochs=5, batch=8, lr=0.02),
 }
-"""Found by trying over seeds 0 to 4; momentum and learning rate are those of the artifacts' optimiser."""
+"""Found by trying over ten divisions and initialisations, with 8 and 16 devices: the best that also leaves room on both
+sides (the centralised yardstick itself breaks at twice these learning rates)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,13 @@
+"""One device's daemon: the composition root, and what ties the pure core to the real world.
+
+    daemon.py      Daemon: builds the parts, hands them to each other, routes events
+    membership.py  how a device comes by its certificate
+    arrival.py     the way into the fleet, and back into it
+    effects.py     timers, messages, blobs, training and disk for the core
+    training.py    the training thread           disk.py     the disk thread
+    control.py     the control socket's server   verbs.py    what it can be asked
+    create.py      making an application         report.py   what status shows
+    supervisor.py  what systemd hears            log.py      what people read
+
+The only room that knows all others.
+"""
