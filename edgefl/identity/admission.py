@@ -248,8 +248,9 @@ class Admission:
         """
         if self.fleet is None:
             raise RefusedError(Reason.NO_FLEET)
-        news = unpack_revocations(data, fleet=self.fleet)
-        if self.revocations is not None and news.version <= self.revocations.version:
+        known = 0 if self.revocations is None else self.revocations.version
+        news = unpack_revocations(data, fleet=self.fleet, after=known)
+        if news is None:
             return False
         self._set_revocations(news)
         lost = frozenset(
@@ -294,7 +295,9 @@ class Admission:
                 if certificate.device != self.keys.public or certificate.curve != self.keys.curve_public:
                     raise RefusedError(Reason.BAD_SIGNATURE, "the certificate is another device's")
             if state.revocations and state.fleet is not None:
-                self._set_revocations(unpack_revocations(state.revocations, fleet=state.fleet))
+                revocations = unpack_revocations(state.revocations, fleet=state.fleet)
+                if revocations is not None:
+                    self._set_revocations(revocations)
         except (RefusedError, WireError) as error:
             raise ConfigError(
                 f"the stored membership does not fit this device: {error.cause}",
@@ -321,7 +324,9 @@ class Admission:
             self.admit(approval)
             return Verdict(Reason.ADMITTED, approval)
         known = self._pending.get(claim.node_id)
-        request = Pending(claim.device, claim.curve, claim.binding, claim.site, host)
+        # A stranger's text, shown on a terminal: nothing in it may control that terminal.
+        site = "".join(letter for letter in claim.site if letter.isprintable())
+        request = Pending(claim.device, claim.curve, claim.binding, site, host)
         if request != known:
             self._add_pending(request)
         return Verdict(Reason.PENDING)

@@ -56,11 +56,16 @@ def pack_revocations(revocations: RevocationList) -> bytes:
     return encode_record(revocations)
 
 
-def unpack_revocations(data: bytes, *, fleet: bytes) -> RevocationList:
-    """The list in `data`, verified. Raises WireError, or RefusedError when it is not this fleet's."""
+def unpack_revocations(data: bytes, *, fleet: bytes, after: int = 0) -> RevocationList | None:
+    """The list in `data`, verified; None if its version is not above `after` (then nothing was verified).
+
+    Raises WireError, or RefusedError when it is not this fleet's.
+    """
     revocations = decode_record(RevocationList, data, limit=MAX_REVOCATIONS_BYTES)
     if revocations.fleet != fleet:
         raise RefusedError(Reason.WRONG_FLEET, "a list of revocations")
+    if revocations.version <= after:
+        return None
     if not signed_by(fleet, revocations.signed_bytes(), revocations.signature):
         raise RefusedError(Reason.BAD_SIGNATURE, "a list of revocations")
     return revocations

@@ -4,6 +4,7 @@
 
     door.py           the port for strangers: a small TCP service, few places, a deadline
     door_exchange.py  what is said there: a mutually authenticated, sealed exchange of fixed-size frames (no sockets)
+    rate.py           how often strangers may knock
     zap.py            the allow list at ZeroMQ's own ports
     cards.py          what we know about other devices' doors
 

@@ -6,8 +6,8 @@
     discard  forget it everywhere
 
 The cache holds what was added or fetched until it is discarded. Beyond its limit the least recently used blobs move to
-the file store, if there is one; blobs that were pushed and never asked for are simply dropped. Files are only touched
-on the executor: an SD card may take seconds.
+the file store, if there is one; blobs that were pushed and never asked for, or that are on disk already, go first.
+Files are only touched on the executor: an SD card may take seconds.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class Blobs:
 
     def _evict(self, newest: Held) -> None:
         others = [item for item in self._held.values() if item is not newest]
-        victim = next((item for item in others if item.loose), others[0])
+        victim = next((item for item in others if item.loose or item.on_disk), others[0])
         del self._held[victim.ref.id]
         self.cached_bytes -= victim.ref.size
         if not victim.loose and not victim.on_disk:

@@ -47,8 +47,11 @@ KEEPING_UP_BYTES = MAX_PUSH_BYTES // 4
 TURN_CHUNKS = 32
 """Chunks sent before the loop gets its turn: 3 ms to a dozen children on a small device."""
 
-MAX_TOPICS = 256
-"""Applications that one child subscribes to."""
+MAX_APPS = 256
+"""Applications that one device takes part in, or that one child subscribes to."""
+
+RECENT_BLOBS = 8
+"""Blobs per application that are remembered as pushed, so that a relay pushes each once."""
 
 TOPIC_BYTES = 8
 
@@ -80,6 +83,7 @@ class Broadcast:
         self._on_child_lost = on_child_lost
         self._streams: dict[int, _Stream] = {}
         self._sequences: dict[int, int] = {}
+        self._pushed: dict[int, deque[bytes]] = {}
         self._subscribers: dict[bytes, dict[Connection, None]] = {}
         self._flight = Flight()
         self._timer: asyncio.TimerHandle | None = None
@@ -123,9 +127,15 @@ class Broadcast:
         if not self.subscribers(app):
             return  # whoever comes later asks for it
         stream = self._streams[app] = _Stream(app, source)
+        self._recent(app).append(ref.id)
         if isinstance(source, Assembly):
             source.listen(lambda _, index: self._on_progress(stream, index))
         self._pump()
+
+    def relay(self, app: int, ref: BlobRef) -> None:
+        """Push on what a parent pushes to us, once: should parents ever form a circle, nothing goes round in it."""
+        if ref.id not in self._recent(app):
+            self.publish(app, ref)
 
     def cut(self, node_id: int) -> None:
         """End every subscription of a peer, now."""
@@ -226,6 +236,18 @@ class Broadcast:
         self._station.counters["messages_sent"] += len(children)
         self._station.counters["bytes_sent"] += size * len(children)
 
+    def _recent(self, app: int) -> deque[bytes]:
+        """The blobs that were last pushed for an application."""
+        recent = self._pushed.get(app)
+        if recent is None:
+            recent = self._pushed[app] = deque(maxlen=RECENT_BLOBS)
+            if len(self._pushed) > MAX_APPS:
+                # A sequence that starts again looks like a gap, which costs its children one question.
+                forgotten = next(iter(self._pushed))
+                del self._pushed[forgotten]
+                self._sequences.pop(forgotten, None)
+        return recent
+
     def _next_sequence(self, app: int) -> int:
         sequence = self._sequences[app] = self._sequences.get(app, 0) % 0xFFFFFFFF + 1
         return sequence
@@ -243,7 +265,7 @@ class Broadcast:
         elif kind == b"\0":
             connection.topics.discard(topic)
             self._unlist(connection, topic)
-        elif len(connection.topics) >= MAX_TOPICS:
+        elif len(connection.topics) >= MAX_APPS:
             self._garbage(node_id)
         else:
             connection.topics.add(topic)

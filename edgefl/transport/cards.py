@@ -7,11 +7,14 @@ restarted with other ports, or forgot us); then it is forgotten and the door is 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
-from edgefl.errors import EdgeflError
+from edgefl.errors import EdgeflError, UnreachableError
 from edgefl.transport.door import Card, Knocked
 from edgefl.wire.contact import Contact
+
+log = logging.getLogger(__name__)
 
 MAX_CARDS = 2048
 """Devices whose door we remember, about 300 bytes each. The least recently learnt goes first."""
@@ -70,6 +73,9 @@ class Cards:
             self.learn(outcome)
         except EdgeflError as error:
             outcome = error
+        except Exception as error:  # a bug must not leave everybody who asked waiting for ever
+            log.exception("unexpected error while knocking at %s", contact)
+            outcome = UnreachableError(f"cannot knock at {contact}: {error}")
         finally:
             del self._asking[contact.node_id]
         for then in self._waiting.pop(contact.node_id, ()):

@@ -20,6 +20,7 @@ door. `on_lost` is called on every way into LOST, with the error if the door gav
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -37,6 +38,8 @@ from edgefl.transport.tcp_info import endless
 from edgefl.transport.timing import Timing
 from edgefl.transport.zmq_socket import LoopSocket, Monitor, Parts
 from edgefl.wire.contact import Contact
+
+log = logging.getLogger(__name__)
 
 STEADY_S = 5.0
 """A connection that lasted this long was a good one: the next back-off starts from the beginning."""
@@ -106,11 +109,13 @@ class Dial:
 
     def want(self, contact: Contact | None = None) -> None:
         """The connection is needed, at this contact if it is news. An answer comes through `on_up` or `on_lost`."""
-        moved = False
+        news = False
         if contact is not None and contact.incarnation >= self.contact.incarnation:
-            moved = (contact.host, contact.port) != (self.contact.host, self.contact.port)
-            self.contact = contact
-        if self.state is State.IDLE or (self.state is State.LOST and moved):
+            known, self.contact = self.contact, contact
+            news = (contact.host, contact.port, contact.incarnation) != (known.host, known.port, known.incarnation)
+            if news:
+                self._failures = 0
+        if self.state is State.IDLE or (self.state is State.LOST and news):
             card = self._station.cards.get(self.contact.node_id)
             if card is not None and card.contact.incarnation >= self.contact.incarnation:
                 self._connect(card, fresh=False)
@@ -159,13 +164,15 @@ class Dial:
         self._enter(State.CONNECTING)
         self._card_is_fresh = fresh
         self._timer = asyncio.get_running_loop().call_later(station.timing.connect, self._fail)
-        socket = self._line.open_socket(card)
-        self._monitor = Monitor(station.context, socket, self._on_event)
-        self.socket = LoopSocket(socket, self._line.on_parts, on_writable=self._line.on_writable)
         try:
+            socket = self._line.open_socket(card)
+            self._monitor = Monitor(station.context, socket, self._on_event)
+            self.socket = LoopSocket(socket, self._line.on_parts, on_writable=self._line.on_writable)
             socket.connect(endpoint(card.host, self._line.port(card)))
-        except zmq.ZMQError:
-            self._fail()
+        except zmq.ZMQError as error:  # a port that cannot be, or no descriptors left on this device
+            log.warning("no connection to %s: %s", self.contact, error)
+            station.counters["errors"] += 1
+            self._lose(None)
 
     def _on_event(self, event: int, value: int) -> None:
         if event == zmq.EVENT_CONNECTED:

@@ -14,7 +14,7 @@ import zmq
 from edgefl.errors import EdgeflError, WireError
 from edgefl.transport.assembly import Assembly, Stored
 from edgefl.transport.blobs import Blobs
-from edgefl.transport.broadcast import TOPIC_BYTES, Broadcast
+from edgefl.transport.broadcast import MAX_APPS, TOPIC_BYTES, Broadcast
 from edgefl.transport.curve import open_subscriber
 from edgefl.transport.dial import Dial, Line, Station
 from edgefl.transport.door import Card
@@ -25,9 +25,6 @@ from edgefl.wire.blob import BlobRef, blob_ref
 from edgefl.wire.codec import decode
 from edgefl.wire.contact import Contact
 from edgefl.wire.link import BlobChunk, BlobHeader, BlobMissing
-
-MAX_APPS = 256
-"""Applications that one device takes part in: each is one subscription."""
 
 MAX_PUSHED_LOOSE = 2
 """Blobs of one application that a parent may push without anybody having asked for them: this round's, and the next."""
@@ -214,7 +211,7 @@ class Feeds:
             counters["dropped.too-big"] += 1
             return
         if self._blobs.peek(ref.id) is not None:
-            self._broadcast.publish(app, ref)
+            self._broadcast.relay(app, ref)
             return
         self._forget_loose(feed, app, ref)
         if header.late and ref.id not in feed.arriving:
@@ -227,7 +224,7 @@ class Feeds:
         assembly.pushed = True
         assembly.patience_until = now + self._station.timing.push_stall
         feed.arriving[ref.id] = app
-        self._broadcast.publish(app, ref)
+        self._broadcast.relay(app, ref)
         self._pulls.of(assembly, (feed.parent,)).pump()
 
     def _on_chunk(self, feed: _Feed, app: int, chunk: BlobChunk, data: memoryview, *, whole: bool) -> None:
@@ -252,7 +249,7 @@ class Feeds:
             elif stored is Stored.DUPLICATE:
                 counters["blobs.duplicate"] += 1
             # Children may have come since the header did, or the header was asked for.
-            self._broadcast.publish(app, assembly.ref)
+            self._broadcast.relay(app, assembly.ref)
         assembly.pushed = True
         assembly.patience_until = now + self._station.timing.push_stall
         feed.arriving[chunk.blob] = app

@@ -24,13 +24,13 @@ from edgefl.transport.tcp_info import FRAME_OVERHEAD_BYTES, acknowledged_and_rec
 from edgefl.transport.timing import Timing
 from edgefl.transport.zmq_socket import Monitor, Parts
 
-MAX_CONNECTIONS = 512
-"""Connections to one bound socket: about 40 kB each."""
+MAX_CONNECTIONS = 256
+"""Connections to one bound socket: about 40 kB and a descriptor each."""
 
 MAX_PER_PEER = 4
 """A peer needs one; a second and third exist for a moment around a restart."""
 
-MAX_ANONYMOUS = 128
+MAX_ANONYMOUS = 64
 """Connections that have not said who they are: all that strangers on the open port can have at a time."""
 
 

@@ -48,9 +48,9 @@ log = logging.getLogger(__name__)
 MAX_PEERS = 1024
 """Peers with a record: those with a connection, a waiting message or a back-off. About 1 kB each."""
 
-MAX_OUTBOUND = 128
-"""Links that we keep open: the whole routing table of a large fleet, 40 kB and four descriptors each. The least
-recently used is closed for a new one."""
+MAX_OUTBOUND = 96
+"""Links that we keep open: the whole routing table of a large fleet, 40 kB and four descriptors each (of the usual
+1,024). The least recently used is closed for a new one."""
 
 BYE_LINGER_S = 1.0
 """How long a Bye may take to leave after its link was closed."""
@@ -246,7 +246,9 @@ class Links:
     def _on_dial_lost(self, node_id: int, peer: Peer, error: EdgeflError | None) -> None:
         if error is not None:
             log.info("%016x cannot be reached: %s", node_id, error.cause)
-        if not peer.routes:
+        if peer.routes:
+            self._flush(node_id, peer)
+        else:
             self._report_lost(node_id)
 
     def _bound_outbound(self) -> None:
@@ -384,6 +386,8 @@ class Links:
             dial = peer.dial
             if dial is not None:
                 dial.sweep()
+            if peer.outbox and peer.up:
+                self._flush(node_id, peer)
             idle = now - peer.used > idle_s
             # A device that nobody can dial is only reachable through the links that it keeps open itself.
             if idle and dial is not None and dial.state is State.UP and self._own.role is not Role.LEAF:

@@ -21,7 +21,7 @@ from typing import Protocol
 
 import zmq
 
-from edgefl.errors import ConfigError, EdgeflError
+from edgefl.errors import ConfigError, EdgeflError, TryAgainError
 from edgefl.identity.admission import Admission
 from edgefl.identity.keys import DeviceKeys
 from edgefl.identity.revocation import RevocationList, pack_revocations
@@ -50,6 +50,9 @@ MAX_SOCKETS = 2048
 """ZeroMQ sockets of one process: two per link and per parent (the monitor), with room; ZeroMQ's default is 1,023."""
 
 MAX_PORT = 65_535 - 2
+
+KNOCK_ATTEMPTS = 4
+"""Knocks at a door where too many others knock at the same time, two seconds in all."""
 
 
 class TransportListener(Protocol):
@@ -115,6 +118,7 @@ class Transport:
         self._ports = (0, 0)
         self._housekeeping: asyncio.TimerHandle | None = None
         self._change_reported = False
+        self._random = Random(keys.node_id)
         self._revoked_by: int | None = None
         self._packed: tuple[RevocationList | None, bytes] = (None, b"")
         self._started = False
@@ -161,7 +165,7 @@ class Transport:
             timing=self._timing,
             counters=self.counters,
             clock=clock,
-            random=Random(self._keys.node_id),
+            random=self._random,
         )
         self._penalties = Penalties(clock, self._timing.penalty)
         self._penalties.on_excess = self._cut
@@ -208,7 +212,14 @@ class Transport:
         With `dial_back` the device there tries to reach our own door (see `observed`). Raises UnreachableError,
         TryAgainError, WireError and NotAdmittedError, each with its next step.
         """
-        knocked = await self._door.knock(host, port, expect=expect, dial_back=dial_back)
+        for attempt in range(KNOCK_ATTEMPTS):
+            try:
+                knocked = await self._door.knock(host, port, expect=expect, dial_back=dial_back)
+                break
+            except TryAgainError:
+                if attempt == KNOCK_ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(self._timing.backoff_first * 2.0**attempt * (0.5 + self._random.random()))
         self._learn(knocked)
         return knocked.card.contact
 

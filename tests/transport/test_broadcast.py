@@ -13,7 +13,7 @@ import zmq
 from edgefl.errors import TryAgainError
 from edgefl.identity.revocation import pack_revocations
 from edgefl.transport import broadcast as broadcast_module
-from edgefl.transport.broadcast import MAX_PUSH_BYTES, MAX_TOPICS
+from edgefl.transport.broadcast import MAX_APPS, MAX_PUSH_BYTES
 from edgefl.transport.feeds import MAX_PUSHED_LOOSE
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, ref_of
 from edgefl.wire.codec import Message, decode
@@ -402,6 +402,22 @@ async def test_a_restarted_parent_is_subscribed_again(fleet: Fleet) -> None:
 
 
 @asynchronous
+async def test_nothing_goes_round_in_a_circle(fleet: Fleet) -> None:
+    """Trees have no circles; should two devices take each other for parents all the same, each pushes a blob once."""
+    a, b = await fleet.some(2)
+    await adopt(a, b)
+    await adopt(b, a)
+    ref = await a.transport.add_blob(MEGABYTES_2)
+    a.transport.publish(APP, ref)
+    assert await b.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
+    await until(lambda: b.count("blobs.pushed") == ref.chunks)
+    second = await a.transport.add_blob(MEGABYTES_2[:-1])
+    a.transport.publish(APP, second)
+    await until(lambda: b.count("blobs.pushed") == ref.chunks + second.chunks)
+    assert a.count("blobs.pushed") == ref.chunks + second.chunks
+
+
+@asynchronous
 async def test_several_applications_share_one_subscription(fleet: Fleet) -> None:
     root, child = await fleet.some(2)
     for app in (1, 2, 3):
@@ -459,8 +475,8 @@ async def test_a_flood_of_subscriptions_is_cut_and_the_others_are_served(fleet: 
         await until(lambda: root.transport._penalties.excluded(flooder.node_id))
         await until(lambda: not root.transport._broadcast._inbound.of(flooder.node_id))
         await until(lambda: root.count("refused.zap"), "it tries again, and is refused")
-    assert max(len(item.topics) for item in root.transport._broadcast._inbound.connections()) <= MAX_TOPICS
-    assert len(root.transport._broadcast._subscribers) <= MAX_TOPICS + 1
+    assert max(len(item.topics) for item in root.transport._broadcast._inbound.connections()) <= MAX_APPS
+    assert len(root.transport._broadcast._subscribers) <= MAX_APPS + 1
     ref = await root.transport.add_blob(MEGABYTES_2)
     root.transport.publish(APP, ref)
     assert await child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
