@@ -1,0 +1,152 @@
+"""What the project promises in numbers, measured on this machine. Each measurement prints its figures, the limit, and
+whether it was kept; the exit code is 1 when one was not. Machines are shared and noisy: quote medians and ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from edgefl.demo.local_fleet import LocalFleet
+
+SEEDS = range(5)
+IDLE_NODES, IDLE_SETTLE_S, IDLE_S = 8, 20.0, 60.0
+
+failures: list[str] = []
+
+
+def judge(what: str, value: float, limit: float, *, below: bool = True, unit: str = "") -> None:
+    """Print one figure beside its limit."""
+    kept = value <= limit if below else value >= limit
+    sign = "≤" if below else "≥"
+    print(f"{'ok  ' if kept else 'FAIL'}  {what:<58}{value:>10.3f} {sign} {limit:g} {unit}", flush=True)
+    if not kept:
+        failures.append(what)
+
+
+def edgefl(*arguments: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-m", "edgefl", *arguments, "--json"], capture_output=True, text=True)
+    if not done.stdout:
+        raise SystemExit(f"edgefl {' '.join(arguments)} failed:\n{done.stderr}")
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def measure_help() -> None:
+    """Whole-process time of `edgefl --help`, the median of 15."""
+    times = []
+    for _ in range(15):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "edgefl", "--help"], stdout=subprocess.DEVNULL, check=True)
+        times.append(time.perf_counter() - began)
+    judge("edgefl --help, median of 15", statistics.median(times), 0.3, unit="s")
+
+
+def measure_idle() -> None:
+    """Resident memory and processor time of joined daemons without an application."""
+    with tempfile.TemporaryDirectory() as place, LocalFleet(Path(place), IDLE_NODES, [{}] * IDLE_NODES) as fleet:
+        fleet.start()
+        time.sleep(IDLE_SETTLE_S)
+        processes = [psutil.Process(process.pid) for process in fleet.processes.values()]
+
+        def seconds(process: psutil.Process) -> float:
+            times = process.cpu_times()
+            return float(times.user + times.system)
+
+        before = [seconds(process) for process in processes]
+        began = time.monotonic()
+        time.sleep(IDLE_S)
+        elapsed = time.monotonic() - began
+        shares = [(seconds(p) - b) / elapsed * 100 for p, b in zip(processes, before, strict=True)]
+        memory = [process.memory_info().rss / 1e6 for process in processes]
+        traffic = [status["traffic"]["bytes_sent"] for status in fleet.statuses().values()]
+    judge(f"idle daemon, resident memory, worst of {IDLE_NODES}", max(memory), 45, unit="MB")
+    judge(f"idle daemon, processor, worst of {IDLE_NODES}", max(shares), 0.5, unit="% of one core")
+    print(f"      idle daemon, payload sent since its start: {statistics.mean(traffic):.0f} bytes")
+
+
+def measure_demo() -> None:
+    """The main job over seeds."""
+    runs = []
+    for seed in SEEDS:
+        run = edgefl("demo", "--seed", str(seed))
+        accuracy = run["accuracy"]
+        print(f"      seed {seed}: {accuracy}, {run['seconds']} s, tree depth {run['tree']['depth']}", flush=True)
+        runs.append(run)
+    federated = [run["accuracy"]["federated"] for run in runs]
+    judge("demo, federated accuracy, median", statistics.median(federated), 0.95, below=False)
+    judge("demo, federated accuracy, worst", min(federated), 0.93, below=False)
+    gaps = [run["accuracy"]["centralised"] - run["accuracy"]["federated"] for run in runs]
+    judge("demo, centralised minus federated, worst", max(gaps), 0.035)
+    leads = [run["accuracy"]["federated"] - run["accuracy"]["local_mean"] for run in runs]
+    judge("demo, federated minus devices alone, worst", min(leads), 0.2, below=False)
+    judge("demo, whole run, longest", max(run["seconds"] for run in runs), 60, unit="s")
+    judge("demo, errors", sum(len(run["errors"]) for run in runs), 0)
+
+
+def measure_apps() -> None:
+    """Three applications at once on 16 devices, against one."""
+    ratios = []
+    for seed in SEEDS:
+        one, three = (edgefl("demo", "--nodes", "16", "--apps", apps, "--seed", str(seed)) for apps in ("1", "3"))
+        ratios.append(three["training_seconds"] / one["training_seconds"])
+        roots = [app["root"] == app["expected_root"] for app in three["applications"]]
+        accuracies = [app["accuracy"]["federated"] for app in three["applications"]]
+        print(
+            f"      seed {seed}: {one['training_seconds']} s and {three['training_seconds']} s, "
+            f"accuracies {accuracies} (one alone: {one['accuracy']['federated']})",
+            flush=True,
+        )
+        judge(f"apps, seed {seed}: roots that their own ranks give", sum(roots), 3, below=False)
+        judge(f"apps, seed {seed}: errors", len(one["errors"]) + len(three["errors"]), 0)
+    judge("apps, time of three over time of one, median", statistics.median(ratios), 1.5)
+
+
+def measure_sim() -> None:
+    """300 simulated devices, half of which vanish at once."""
+    for seed in SEEDS:
+        run = edgefl("sim", "fleet", "--nodes", "300", "--churn", "0.5", "--seed", str(seed))
+        correct = run["lookups_correct"]
+        judge(f"sim, seed {seed}: lookups correct before", correct["before"], 1.0, below=False)
+        judge(f"sim, seed {seed}: lookups correct after 70 s", correct["after_70s"], 0.99, below=False)
+        whole = sum(app["attached"] == app["members"] and app["roots"] == 1 for app in run["apps"])
+        judge(f"sim, seed {seed}: applications whole in one tree", whole, len(run["apps"]), below=False)
+        judge(f"sim, seed {seed}: cycles ever", run["cycles"], 0)
+    again = [edgefl("sim", "fleet", "--nodes", "300", "--churn", "0.5", "--seed", "1") for _ in range(2)]
+    for run in again:
+        run.pop("cpu_seconds")
+    judge("sim, runs of the same seed that differ", float(again[0] != again[1]), 0)
+
+
+MEASUREMENTS: dict[str, Callable[[], None]] = {
+    "help": measure_help,
+    "idle": measure_idle,
+    "demo": measure_demo,
+    "apps": measure_apps,
+    "sim": measure_sim,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=[*MEASUREMENTS, "all"])
+    wanted = parser.parse_args().what
+    for name, measurement in MEASUREMENTS.items():
+        if wanted in (name, "all"):
+            print(f"{name}: {measurement.__doc__}", flush=True)
+            measurement()
+    raise SystemExit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
