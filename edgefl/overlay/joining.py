@@ -30,11 +30,11 @@ from edgefl.wire.contact import Contact
 SEEDS = 3
 """Remembered contacts that are asked at once."""
 
-CANDIDATES_PER_SLOT = 6
-"""With the zone rule four measured candidates already give the stretch of sixteen (study 1.1); two may be dead."""
+CANDIDATES_PER_SLOT = 4
+"""With the zone rule four measured candidates give the stretch of sixteen (study 1.1)."""
 
-MAX_MEASURED = 96
-"""Pings of one join: bounds the burst to 6 kB."""
+MAX_MEASURED = 72
+"""Pings of one join: both leaf sets and 14 slots; bounds the burst to 4 kB."""
 
 MAX_UNJOINED = 64
 """Unjoined devices that we remember to decide who begins."""
@@ -84,6 +84,8 @@ class Joiner:
         self._device.effects.cancel_timer(KNOCK)
         if self._search is not None:
             self._search.abandon()
+            self._search = None
+        self._found, self._measuring = {}, set()
 
     def hurry(self, now: float) -> None:
         """New contacts are known: no need to wait for the next knock."""
@@ -184,7 +186,6 @@ class Joiner:
 
     def _done(self, now: float) -> None:
         self.stop()
-        self._found = {}
         self._unjoined.clear()
         self._on_done(now)
 
@@ -202,7 +203,7 @@ class Joiner:
 
 
 def measured_at_joining(own: Contact, found: dict[int, Contact], draw: Callable[[], float]) -> list[Contact]:
-    """The contacts worth a ping: both leaf sets, then up to six for each slot, those of our zone first."""
+    """The contacts worth a ping: both leaf sets, then up to four for each slot, those of our zone first."""
     chosen: dict[int, Contact] = {}
     for members, side in (
         ([c for c in found.values() if c.zone == own.zone], ZONE_SIDE),

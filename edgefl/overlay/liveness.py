@@ -38,8 +38,9 @@ MAX_TOMBSTONES = 256
 MAX_CHECKING = 96
 """Devices known by hearsay that are being pinged at the same time: the size of a join's measurement."""
 
-HEARSAY_PER_S, HEARSAY_BURST = 2.0, 48.0
-"""Pings to strangers that one informant may cause: a full answer to FindRows in a burst, then a trickle."""
+HEARSAY_SHARE, HEARSAY_WINDOW_S = 48.0, 24.0
+"""Pings to strangers that one informant may cause: the news in a full answer to FindRows, 2 per second in the long
+run."""
 
 VERIFYING_PINGS = 2
 RTT_GAIN = 0.25
@@ -97,7 +98,7 @@ class Liveness:
         self._tombstones: OrderedDict[int, _Tombstone] = OrderedDict()
         self._checking: set[int] = set()
         self._pings: dict[int, Then] = {}
-        self._hearsay = Quota(HEARSAY_PER_S, HEARSAY_BURST)
+        self._hearsay = Quota(HEARSAY_SHARE, HEARSAY_WINDOW_S)
         self.peers: dict[int, Peer] = {}
         self.hooks = Hooks()
 

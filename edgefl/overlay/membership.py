@@ -388,13 +388,11 @@ class Membership:
     def _self_join(self, now: float) -> None:
         self._self_joins += 1
         self._set_self_join(now)
-        asked: dict[int, Peer] = {}
-        for leaves in (self.global_ring.peers(), self.zone_ring.peers(), list(self.table)):
-            if leaves:
-                peer = self._device.random.choice(leaves)
-                asked[peer.node_id] = peer
-        for peer in asked.values():
-            self._ask_about_myself(peer.contact, now)
+        near, anywhere = self.zone_ring.peers() + self.global_ring.peers(), self.members()
+        if near:
+            asked = (self._device.random.choice(near), self._device.random.choice(anywhere))
+            for peer in {peer.node_id: peer for peer in asked}.values():
+                self._ask_about_myself(peer.contact, now)
         self.on_self_join(now)
 
     def _ask_about_myself(self, contact: Contact, now: float) -> None:

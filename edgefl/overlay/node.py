@@ -35,7 +35,7 @@ from edgefl.wire.overlay import Candidates, Leaving, Route, Scope, Track
 if TYPE_CHECKING:
     from edgefl.effects import Effects, TimerKey
 
-MESSAGES_PER_S, MESSAGE_BURST = 200.0, 1000.0
+MESSAGE_SHARE, MESSAGE_WINDOW_S = 1000.0, 5.0
 """What one peer may send: 200 requests per second is the last hop before a tracker while 10^4 members join."""
 
 COST = {wire.Publish: 3.0, wire.Rumour: 3.0, wire.Adverts: 20.0, wire.FindRows: 4.0}
@@ -82,7 +82,7 @@ class Overlay:
         self._device = device = Device(contact, effects, profile)
         self._listener = listener
         self._phase = Phase.NEW
-        self._quota = Quota(MESSAGES_PER_S, MESSAGE_BURST)
+        self._quota = Quota(MESSAGE_SHARE, MESSAGE_WINDOW_S)
         self._requests = requests = Requests(device)
         self._liveness = liveness = Liveness(device, requests)
         self._queries = queries = RowQueries(device, requests, liveness)

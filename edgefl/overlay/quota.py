@@ -1,33 +1,37 @@
-"""Token buckets per peer: whoever floods this device spends its own allowance and nobody else's."""
+"""What one peer may spend in a window of time: whoever floods this device uses up its own share and nobody else's."""
 
 from __future__ import annotations
 
-MAX_BUCKETS = 1024
-"""Peers whose spending is remembered; a forgotten one starts again with a full bucket."""
+MAX_SPENDERS = 4096
+"""Peers counted in one window, 100 kB; when more than that are spending, new ones wait for the next window."""
 
 
 class Quota:
-    """Each peer may spend `burst` at once and `rate` per second in the long run."""
+    """Each peer may spend `share` per `window_s`. Everything is forgotten at the end of a window, so this stays
+    small."""
 
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._buckets: dict[int, list[float]] = {}
+    __slots__ = ("_ends_at", "_share", "_spent", "_window_s")
+
+    def __init__(self, share: float, window_s: float) -> None:
+        self._share = share
+        self._window_s = window_s
+        self._ends_at = float("-inf")
+        self._spent: dict[int, float] = {}
 
     def __len__(self) -> int:
-        return len(self._buckets)
+        return len(self._spent)
 
     def spend(self, peer: int, cost: float, now: float) -> bool:
-        """Take `cost` from the peer's bucket; False, and nothing taken, when it holds less."""
-        bucket = self._buckets.get(peer)
-        if bucket is None:
-            bucket = self._buckets[peer] = [self._burst, now]
-            if len(self._buckets) > MAX_BUCKETS:
-                del self._buckets[next(iter(self._buckets))]
-        left = bucket[0] + (now - bucket[1]) * self._rate
-        if left > self._burst:
-            left = self._burst
-        allowed = left >= cost
-        bucket[0] = left - cost if allowed else left
-        bucket[1] = now
-        return allowed
+        """Take `cost` from the peer's share; False, and nothing taken, when less is left."""
+        if now >= self._ends_at:
+            self._ends_at = now + self._window_s
+            self._spent.clear()
+        spent = self._spent.get(peer)
+        if spent is None:
+            if len(self._spent) >= MAX_SPENDERS:
+                return False
+            spent = 0.0
+        if spent + cost > self._share:
+            return False
+        self._spent[peer] = spent + cost
+        return True

@@ -18,11 +18,12 @@ def app_id(index: int, seed: int) -> int:
 Report = Callable[[str, float], None]
 """Progress: what is going on, and how far the scenario is (0 to 1)."""
 
-JOIN_S, IDLE_S, SETTLE_S = 60.0, 120.0, 120.0
+JOIN_S, IDLE_S, ATTACH_S, SETTLE_S, METER_S = 60.0, 120.0, 20.0, 90.0, 60.0
 AFTER_S = (45.0, 70.0, 95.0)
-END_S = 180.0
-"""The scenario: joins over a minute, two minutes of idleness (the second one is metered), trees form and settle, part
-of the fleet vanishes, lookups at three moments afterwards, and the trees are judged three minutes after the failure."""
+END_S = 150.0
+"""The scenario in seconds: joins, idleness, members join their trees within the first part of a time to settle;
+traffic is metered in the last minute of idleness and of settling. Then a part of the fleet vanishes, lookups follow at
+three moments, and in the end the trees are judged."""
 
 
 def run_fleet(
@@ -52,11 +53,11 @@ def run_fleet(
 
     progress("joining")
     fleet.grow(nodes, JOIN_S)
-    fleet.run(IDLE_S / 2)
+    fleet.run(IDLE_S - METER_S)
     progress("idle")
     bytes_before = fleet.network.bytes
-    fleet.run(IDLE_S / 2)
-    idle_bytes_s = (fleet.network.bytes - bytes_before) / nodes / (IDLE_S / 2)
+    fleet.run(METER_S)
+    idle_bytes_s = (fleet.network.bytes - bytes_before) / nodes / METER_S
     joined = sum(member.overlay.joined for member in fleet.alive())
 
     progress("trees form")
@@ -65,12 +66,12 @@ def run_fleet(
     fleet.random.shuffle(joins)
     start = fleet.clock.now
     for index, (app, member) in enumerate(joins):
-        fleet.clock.run(start + 20.0 * index / len(joins))
+        fleet.clock.run(start + ATTACH_S * index / len(joins))
         member.overlay.join_tree(app, fleet.clock.now)
-    fleet.clock.run(start + SETTLE_S / 2)
+    fleet.clock.run(start + SETTLE_S - METER_S)
     bytes_before = fleet.network.bytes
     fleet.clock.run(start + SETTLE_S)
-    tree_bytes_s = (fleet.network.bytes - bytes_before) / nodes / (SETTLE_S / 2)
+    tree_bytes_s = (fleet.network.bytes - bytes_before) / nodes / METER_S
     settled = [fleet.tree(app) for app in app_ids]
     progress("lookups")
     correct = {"before": fleet.lookups(lookups)}

@@ -74,7 +74,8 @@ class Network:
         self.by_type[type(message).__name__] += size_bytes
         origin.sent_bytes += size_bytes
         node = self._nodes.get((to.host, to.port))
-        origin.dialled.add(to.node_id)
+        if not origin.contact.dialable:
+            origin.dialled.add(to.node_id)
         if node is None or node.contact.node_id != to.node_id:
             return
         if not node.contact.dialable and origin.contact.node_id not in node.dialled:
@@ -102,6 +103,20 @@ class Network:
 
 class SimNode:
     """One device: where it stands, its timers, its handlers. Implements `Effects`."""
+
+    __slots__ = (
+        "_random",
+        "_serial",
+        "_timers",
+        "alive",
+        "contact",
+        "dialled",
+        "handlers",
+        "network",
+        "place",
+        "sent_bytes",
+        "slow_s",
+    )
 
     def __init__(self, network: Network, contact: Contact, place: Place, seed: int) -> None:
         self.network = network

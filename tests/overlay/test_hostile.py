@@ -37,7 +37,7 @@ BOUNDS = {
     "peers": liveness.MAX_PEERS + 500,  # and those that tables refer to
     "contacts": 22 * 8 * 3 + 2 * (ZONE_SIDE + GLOBAL_SIDE),
     "requests": requests.MAX_OPEN,
-    "quotas": quota.MAX_BUCKETS,
+    "quotas": quota.MAX_SPENDERS,
     "tombstones": liveness.MAX_TOMBSTONES,
     "checking": liveness.MAX_CHECKING,
     "zone_leaves": 2 * ZONE_SIDE,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from support.overlay_contacts import contact
 from support.solo import SoloOverlay
 
-from edgefl.overlay.liveness import HEARSAY_BURST, MAX_CHECKING
+from edgefl.overlay.liveness import HEARSAY_SHARE, MAX_CHECKING
 from edgefl.overlay.profile import WAN
 from edgefl.wire import Role
 from edgefl.wire.overlay import Announce, Beat, FindRows, Leaving, Ping, Pong, Ring, Rows, TreeBeat
@@ -78,7 +78,7 @@ def test_an_informant_can_cause_only_so_many_pings() -> None:
     world = SoloOverlay(OWN).start(PEER)
     for n in range(30):
         world.receive(PEER, Beat(Ring.GLOBAL, tuple(contact(OWN - 5 - n * 14 - k) for k in range(14))))
-    assert len(world.take(Ping)) <= HEARSAY_BURST
+    assert len(world.take(Ping)) <= HEARSAY_SHARE
 
 
 def test_pings_to_strangers_are_bounded_in_all() -> None:
