@@ -1,17 +1,15 @@
-"""The demonstration's data: who gets which digits, and the two yardsticks that the federated model is held against."""
+"""The demonstration's data and model: who gets which digits, how they train, and how a model is judged."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgefl.datasets import digits, models
 from edgefl.datasets.partition import dirichlet
-from edgefl.trainer import Dataset, LocalSpec, Session, build, train_local
+from edgefl.trainer import Dataset, build
 
 TEST_SHARE = 0.2
 """Of all digits: never given to any device, only to judge the models."""
@@ -100,30 +98,4 @@ def accuracy_of_file(onnx_file: Path, test: Dataset) -> float:
 
     session = onnxruntime.InferenceSession(str(onnx_file), providers=["CPUExecutionProvider"])
     logits = session.run(None, {session.get_inputs()[0].name: test.x})[0]
-    return _share_right(logits, test)
-
-
-def _share_right(logits: npt.NDArray[Any], test: Dataset) -> float:
     return float(np.mean(logits.argmax(axis=1) == test.y))
-
-
-def yardsticks(directory: Path, model: str, division: Division, rounds: int, seed: int) -> tuple[float, float]:
-    """(centralised, mean of devices alone): accuracies on the test set of the same model from the same start, with as
-    many local epochs as the federation has in all its rounds."""
-    recipe = RECIPES[model]
-    spec = LocalSpec(recipe.local_epochs * rounds, recipe.batch, recipe.lr)
-    session = Session(directory, threads=1)
-    start = session.vector()
-    everything = Dataset(
-        np.concatenate([part.x for part in division.parts]), np.concatenate([part.y for part in division.parts])
-    )
-
-    def accuracy(data: Dataset) -> float:
-        session.load_vector(start)
-        train_local(session, data, spec, seed=seed)
-        return session.evaluate({session.manifest.inputs[0].name: division.test.x, "target": division.test.y})[
-            "accuracy"
-        ]
-
-    alone = [accuracy(part) for part in division.parts]
-    return accuracy(everything), float(np.mean(alone))

@@ -15,6 +15,7 @@ from typing import Any
 
 from edgefl.demo import digits
 from edgefl.demo.local_fleet import LocalFleet
+from edgefl.demo.yardsticks import Question, ask
 from edgefl.errors import TryAgainError
 from edgefl.overlay.rank import rank
 from edgefl.pictures import draw_tree, round_line, tree_depth
@@ -82,10 +83,13 @@ def run_demo(wishes: Wishes, say: Say) -> dict[str, Any]:
                 file = directory / f"{outcome.name}.onnx"
                 fleet.client(number % wishes.nodes).pull(outcome.id, file)
                 outcome.federated = digits.accuracy_of_file(file, division.test)
-        for number, outcome in enumerate(outcomes):
-            outcome.centralised, outcome.local_mean = digits.yardsticks(
-                directory / f"artifacts-{number}", wishes.model, division, wishes.rounds, wishes.seed
-            )
+        say("yardsticks: all data in one place, and every device alone")
+        questions = [
+            Question(directory / f"artifacts-{number}", wishes.model, wishes.nodes, wishes.seed, wishes.rounds)
+            for number in range(wishes.apps)
+        ]
+        for outcome, (centralised, local_mean) in zip(outcomes, ask(questions), strict=True):
+            outcome.centralised, outcome.local_mean = centralised, local_mean
         document = _document(wishes, outcomes, errors, bytes_per_node)
         document["training_seconds"] = round(training_s, 2)
     document["seconds"] = round(time.monotonic() - began, 2)
