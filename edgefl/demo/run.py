@@ -147,7 +147,7 @@ def _follow(fleet: LocalFleet, wishes: Wishes, outcomes: list[Outcome], say: Say
             app = fleet.client(number % wishes.nodes).call("app.show", app=outcome.id)
             if app["root"] != roots.get(outcome.id) and app["round"] + len(app["history"]) > 0:
                 roots[outcome.id] = app["root"]
-                say(f"{outcome.name}: root {app['root']}, {app['phase']}")
+                say(f"{outcome.name}: the root is {app['root']}")
             for record in app["history"]:
                 if (outcome.id, record["round"]) not in shown and "loss" in record:
                     shown.add((outcome.id, record["round"]))

@@ -1,5 +1,5 @@
-"""The two yardsticks that a federated model is held against: the same model from the same start, with as many local epochs
-as the federation has in all its rounds, trained on all data in one place, and by every device alone.
+"""The demonstration's two yardsticks: the same model from the same start, with as many local epochs as the federation
+has in all its rounds, trained on all data in one place, and by every device alone.
 
 Each yardstick is a process of its own (`python -m edgefl.demo.yardsticks …` prints one number), so that all cores work.
 """
