@@ -34,6 +34,10 @@ MAX_LOADING = 8
 """Blobs being read from disk for others; further askers hear that we do not have it, and look elsewhere."""
 
 
+_HEADER = -1
+"""Stands for the header on an asker's list."""
+
+
 @dataclass(slots=True)
 class _Asker:
     waiting: deque[tuple[bytes, int]] = field(default_factory=deque)
@@ -94,8 +98,7 @@ class Serving:
         await asyncio.gather(*self._loading, return_exceptions=True)
 
     def _source(self, blob_id: bytes) -> Held | Assembly | None:
-        assembly = self._blobs.assembly(blob_id)
-        return self._blobs.peek(blob_id) or (assembly if assembly is not None and assembly.hashes else None)
+        return self._blobs.peek(blob_id) or self._blobs.assembly(blob_id)
 
     async def _load(self, node_id: int, get: BlobGet) -> None:
         try:
@@ -108,11 +111,9 @@ class Serving:
             self._answer(node_id, get, held)
 
     def _answer(self, node_id: int, get: BlobGet, source: Held | Assembly) -> None:
-        if get.header and source.hashes is not None:
-            header = BlobHeader(get.blob, source.ref.size)
-            self._send(node_id, header, zmq.Frame(source.hashes, copy=True))
         asker = self._askers.setdefault(node_id, _Asker())
-        for index in range(get.first, min(get.first + min(get.count, MAX_CHUNKS_PER_GET), source.ref.chunks)):
+        last = min(get.first + min(get.count, MAX_CHUNKS_PER_GET), source.ref.chunks)
+        for index in [*([_HEADER] if get.header else []), *range(get.first, last)]:
             if len(asker.waiting) >= MAX_WAITING:
                 self._station.counters["dropped.over-credit"] += 1
             elif (get.blob, index) not in asker.waiting:
@@ -136,8 +137,10 @@ class Serving:
                 self._send(node_id, BlobMissing(blob_id), None)
                 self._pump(node_id, asker)
                 return
-            if not source.has(index):
+            if source.hashes is None or (index != _HEADER and not source.has(index)):
                 asker.waiting.append((blob_id, index))  # still arriving: `_on_progress` comes back to it
+            elif index == _HEADER:
+                self._send(node_id, BlobHeader(blob_id, source.ref.size), zmq.Frame(source.hashes, copy=True))
             elif self._send(node_id, BlobChunk(blob_id, index), asker.flight.frame(source.chunk(index))):
                 self._station.counters["blobs.served"] += 1
             elif self._connected(node_id):

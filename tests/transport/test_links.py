@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -304,7 +305,8 @@ def a_process(*greets: object) -> Iterator[tuple[subprocess.Popen[str], int, int
     """A device in its own process: the process, its node id and its port."""
     script = Path(__file__).with_name("device_process.py")
     command = [sys.executable, str(script), FLEET.invite(()).text, *map(str, greets)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
             node_id, port = map(int, process.stdout.readline().split())
