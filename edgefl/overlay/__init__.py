@@ -15,18 +15,25 @@
     routing.py        requests to the owner of a key, inside the zone first
     tracker.py        the owner of an application's id proposes parents to its members
     rank.py           the order that makes cycles impossible and elections needless
+    proposals.py      whom a tracker proposes and whom it forgets
+    tree_view.py      a place in a tree, as other layers see it
+    candidates.py     possible parents
+    attempt.py        finding a parent among them
+    children.py       fan-out, eviction, counts
     rank_tree.py      one tree, as one device takes part in it
     forest.py         all trees of a device
     directory.py      signed adverts of applications, published, discovered and rumoured
+    events.py         what the layers above hear
 
 Dependencies point from the end of this list to its beginning (node.py knows them all). The study behind the numbers is
 cited as "overlay study" with its section.
 """
 
+from edgefl.overlay.events import Listener
 from edgefl.overlay.ids import zone_of_site
-from edgefl.overlay.node import Listener, Overlay
+from edgefl.overlay.node import Overlay
 from edgefl.overlay.profile import LAN, WAN, Profile
-from edgefl.overlay.rank_tree import ChildView, Position, TreeView
+from edgefl.overlay.tree_view import ChildView, Position, TreeView
 
 __all__ = [
     "LAN",

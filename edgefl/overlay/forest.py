@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from edgefl.errors import UsageError
 from edgefl.overlay.device import Device
 from edgefl.overlay.liveness import Liveness
-from edgefl.overlay.rank_tree import RankTree, TreeListener, TreeView, TreeWorld
+from edgefl.overlay.rank_tree import RankTree, TreeWorld
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.routing import Router
+from edgefl.overlay.tree_view import TreeListener, TreeView
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
     MAX_BEAT_TREES,
@@ -113,13 +114,7 @@ class Forest:
 
     def has_neighbour(self, node_id: int) -> bool:
         """Is this device a parent or a child in some tree?"""
-        return any(
-            node_id in tree.children or (tree.parent is not None and tree.parent.node_id == node_id)
-            for tree in self.trees.values()
-        )
-
-    def neighbours(self) -> list[Contact]:
-        return list({c.node_id: c for tree in self.trees.values() for c in tree.neighbours()}.values())
+        return any(tree.has_neighbour(node_id) for tree in self.trees.values())
 
     # What trees ask for
 

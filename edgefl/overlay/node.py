@@ -10,22 +10,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from edgefl.overlay.device import Device
 from edgefl.overlay.directory import Directory
+from edgefl.overlay.events import EventQueue, Listener
 from edgefl.overlay.forest import Forest
 from edgefl.overlay.ids import zone_key
 from edgefl.overlay.liveness import Hooks, Liveness, Peer
 from edgefl.overlay.membership import Membership
 from edgefl.overlay.profile import WAN, Profile
 from edgefl.overlay.quota import Quota
-from edgefl.overlay.rank_tree import TreeListener, TreeView
 from edgefl.overlay.requests import TIMER as REQUESTS
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.routing import Router
 from edgefl.overlay.search import RowQueries
 from edgefl.overlay.tracker import Tracker
+from edgefl.overlay.tree_view import TreeView
 from edgefl.wire import overlay as wire
 from edgefl.wire.application import Advert
 from edgefl.wire.codec import Message
@@ -49,16 +50,6 @@ themselves.)"""
 ZONE_TRACK: TimerKey = ("overlay", "zone")
 
 
-class Listener(TreeListener, Protocol):
-    """Events out of the overlay; `now` in monotonic seconds. Beside these, those of the trees
-    (rank_tree.TreeListener)."""
-
-    def on_joined(self, now: float) -> None: ...
-    def on_isolated(self, now: float) -> None: ...
-    def on_lookup(self, request: int, owner: Contact | None, hops: int, now: float) -> None: ...
-    def on_advert(self, advert: Advert, now: float) -> None: ...
-
-
 class Phase(Enum):
     """The life of an overlay: it is started once and left once."""
 
@@ -80,7 +71,8 @@ class Overlay:
         profile: Profile = WAN,
     ) -> None:
         self._device = device = Device(contact, effects, profile)
-        self._listener = listener
+        self._events = events = EventQueue(listener)
+        self._draining = False
         self._phase = Phase.NEW
         self._quota = Quota(MESSAGE_SHARE, MESSAGE_WINDOW_S)
         self._requests = requests = Requests(device)
@@ -89,8 +81,8 @@ class Overlay:
         self._membership = membership = Membership(device, requests, liveness, queries)
         self._router = router = Router(device, requests, liveness, membership, queries)
         self._tracker = Tracker(device, liveness, membership)
-        self._forest = Forest(device, requests, liveness, router, listener)
-        self._directory = Directory(device, requests, membership, router, verify, listener.on_advert)
+        self._forest = Forest(device, requests, liveness, router, events)
+        self._directory = Directory(device, requests, membership, router, verify, events.on_advert)
         self._connect()
         self._handlers = self._make_handlers()
         self._timers: dict[Hashable, Callable[[TimerKey, float], bool]] = {
@@ -104,12 +96,12 @@ class Overlay:
     def _connect(self) -> None:
         self._liveness.hooks = Hooks(self._appeared, self._changed, self._gone, self._pinned)
         self._membership.on_joined = self._joined
-        self._membership.on_isolated = self._listener.on_isolated
+        self._membership.on_isolated = self._events.on_isolated
         self._membership.on_self_join = self._track_zone
         self._membership.on_adopted = self._adopted
         self._membership.zone_members = self._tracker.zone_members
         self._router.deliver = self._deliver
-        self._router.on_lookup = self._listener.on_lookup
+        self._router.on_lookup = self._events.on_lookup
 
     def _make_handlers(self) -> dict[type[Message], Callable[[Contact, Any, float], None]]:
         membership, router, forest, directory = self._membership, self._router, self._forest, self._directory
@@ -217,6 +209,7 @@ class Overlay:
     def bootstrap(self, contacts: Iterable[Contact], now: float) -> None:
         """Where to find the fleet; may be called at any time, the newest 16 are kept."""
         self._membership.bootstrap(contacts, now)
+        self._drain(now)
 
     def leave(self, now: float) -> None:
         """Leave gracefully; the overlay is silent afterwards, for good."""
@@ -287,7 +280,7 @@ class Overlay:
         elif self._liveness.learn(sender, now) is None:
             return True  # of an earlier incarnation
         handler(sender, message, now)
-        if self._device.loopback:
+        if self._device.loopback or self._events:
             self._drain(now)
         return True
 
@@ -307,6 +300,7 @@ class Overlay:
     def on_link_lost(self, node_id: int, now: float) -> None:
         """The transport has lost its link to this device: a hint that is verified at once."""
         self._liveness.suspect(node_id, now)
+        self._drain(now)
 
     # Between the components
 
@@ -315,7 +309,7 @@ class Overlay:
         self._track_zone(now)
         self._forest.on_overlay_joined(now)
         self._directory.on_overlay_joined(now)
-        self._listener.on_joined(now)
+        self._events.on_joined(now)
 
     def _appeared(self, peer: Peer, knows_us: bool, now: float) -> None:
         self._membership.offer(peer, now, knows_us=knows_us)
@@ -346,7 +340,10 @@ class Overlay:
         self._liveness.says_it_is_gone(sender, now, on_purpose=True)
 
     def _on_candidates(self, sender: Contact, message: Candidates, now: float) -> None:
-        if message.app == zone_key(self._device.contact.zone):
+        own = self._device.contact
+        if own.dialable and sender.node_id ^ message.app > own.node_id ^ message.app:
+            self._device.counters["implausible"] += 1  # whoever owns the key is nearer to it than we are
+        elif message.app == zone_key(self._device.contact.zone):
             for contact in message.members:
                 self._membership.consider(contact, sender.node_id, now)
         else:
@@ -363,11 +360,19 @@ class Overlay:
             self._directory.on_discover(route, body, now)
 
     def _drain(self, now: float) -> None:
-        """Handle what we have sent to ourselves."""
-        loopback = self._device.loopback
-        while loopback:
-            message = loopback.popleft()
-            self._handlers[type(message)](self._device.contact, message, now)
+        """Handle what we have sent to ourselves, then tell the listener, until nothing is left of either."""
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            while self._device.loopback or self._events:
+                if self._device.loopback:
+                    message = self._device.loopback.popleft()
+                    self._handlers[type(message)](self._device.contact, message, now)
+                else:
+                    self._events.deliver_one()
+        finally:
+            self._draining = False
 
 
 _BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover)

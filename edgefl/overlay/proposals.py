@@ -1,8 +1,8 @@
 """Whom a tracker proposes, and whom it forgets when it is full: pure choices among members.
 
-    propose       the members worth knowing for one of them: the highest of all, and possible parents
-    zone_seeds    the members of a zone worth knowing for one of them, by id
-    least_needed  the member that a full tracker forgets
+propose       the members worth knowing for one of them: the highest of all, and possible parents
+zone_seeds    the members of a zone worth knowing for one of them, by id
+least_needed  the member that a full tracker forgets
 """
 
 from __future__ import annotations

@@ -13,10 +13,8 @@ the zone exists; else it is its zone's head and attaches across zones; if nobody
     ATTACHED  --across zones, and the zone has somebody higher: Attached by that one--> ATTACHED (old parent told)
     ROOT      --a higher one known: Attached by it--> ATTACHED
 
-    attempt   (beside the position, so that an edge is made before the old one is broken)
-              MEASURING a handful of candidates of a higher level, by ping; skipped in repair
-              WAITING   Attach sent to the nearest: Attached ends it; FULL goes down to its children; silence or another
-                        refusal tries the next; nobody left: report the failed ones to the tracker, ask again
+Beside the position there may be an attempt to find a parent (attempt.py), so that an edge is made before the old one is
+broken. When it fails, the failed candidates are reported to the tracker, and it is asked again.
 
 A parent serves 8 children of its zone and 4 of others. Full, it lets its lowest-ranked child go for a newcomer of
 higher rank (which else could be stuck), and names the newcomer to it; a newcomer of lower rank is sent down to the
@@ -27,19 +25,19 @@ members, have no children and are not counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from enum import Enum
-from functools import partial
-from typing import Protocol
+from dataclasses import dataclass
 
+from edgefl.overlay.attempt import Attempt
+from edgefl.overlay.candidates import CandidatePool
+from edgefl.overlay.children import MAX_HEIGHT, MAX_MEMBERS, Child, Children
 from edgefl.overlay.device import Device
-from edgefl.overlay.liveness import Liveness, Peer
-from edgefl.overlay.rank import Rank, can_be_parent, level, rank
+from edgefl.overlay.liveness import Liveness
+from edgefl.overlay.rank import Rank, can_be_parent, rank
 from edgefl.overlay.requests import Requests
+from edgefl.overlay.tree_view import Position, TreeListener, TreeView
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
     MAX_ALTERNATIVES,
-    MAX_FAILED,
     Attach,
     Attached,
     Candidates,
@@ -50,90 +48,6 @@ from edgefl.wire.overlay import (
     Track,
     TreeEdge,
 )
-
-ZONE_CHILDREN = 8
-"""Fan-out inside the zone: depth 7.7 at 10^6 members, where 4 + 4 gives one level more (overlay study 1.3)."""
-
-OTHER_CHILDREN = 4
-"""Fan-out across zones: these edges carry models over wide-area links."""
-
-HANDFUL = 5
-"""Candidates compared by RTT: the nearest of five random ones is about as good as the nearest of sixteen."""
-
-MAX_ATTEMPTS = 24
-"""Parents tried before asking the tracker again: twice the depth of the largest tree."""
-
-MAX_POOL = 48
-"""Members known as possible parents or runners-up: two answers of a tracker."""
-
-MAX_HEIGHT = 255
-MAX_MEMBERS = 0xFFFFFFFF
-
-
-class Position(Enum):
-    """Where a device stands in a tree."""
-
-    SEEKING = "seeking"
-    ATTACHED = "attached"
-    ROOT = "root"
-
-
-class TreeListener(Protocol):
-    """What happens to a device's place in a tree; `now` in monotonic seconds."""
-
-    def on_root(self, app: int, now: float) -> None: ...
-    def on_parent(self, app: int, parent: Contact, now: float) -> None: ...
-    def on_orphaned(self, app: int, now: float) -> None: ...
-    def on_child(self, app: int, child: Contact, observer: bool, now: float) -> None: ...
-    def on_child_gone(self, app: int, child: int, now: float) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ChildView:
-    """A child as others may see it: `height` of its subtree (0: a leaf), `members` in it."""
-
-    contact: Contact
-    observer: bool
-    height: int
-    members: int
-
-
-@dataclass(frozen=True, slots=True)
-class TreeView:
-    """A device's place in a tree. `members` counts its subtree with itself, `depth` is its distance from the root."""
-
-    app: int
-    position: Position
-    observer: bool
-    parent: Contact | None
-    children: tuple[ChildView, ...]
-    height: int
-    members: int
-    depth: int
-    root: int
-
-    @property
-    def is_root(self) -> bool:
-        return self.position is Position.ROOT
-
-
-@dataclass(slots=True)
-class _Child:
-    contact: Contact
-    observer: bool
-    height: int
-    members: int
-    heard_at: float
-    told: tuple[int, int] | None = None
-
-
-@dataclass(slots=True)
-class _Attempt:
-    queue: list[Contact]
-    measuring: set[int] = field(default_factory=set)
-    tried: set[int] = field(default_factory=set)
-    waiting: Contact | None = None
-    said: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True)
@@ -155,44 +69,36 @@ class RankTree:
     def __init__(self, world: TreeWorld, app: int, scope: Scope, observer: bool) -> None:
         self._world = world
         self._device = world.device
+        self._pool = CandidatePool(world.device, world.liveness, app, scope, observer)
+        self._attempt: Attempt | None = None
+        self._parent_heard_at = 0.0
+        self._told: tuple[int, int] | None = None
+        self._seeks = 0
+        self._kept = True
         self.app = app
         self.scope = scope
         self.observer = observer
         self.position = Position.SEEKING
         self.parent: Contact | None = None
-        self.children: dict[int, _Child] = {}
+        self.children = Children(app)
         self.depth = 0
         self.root = 0
-        self._parent_heard_at = 0.0
-        self._told: tuple[int, int] | None = None
-        self._attempt: _Attempt | None = None
-        self._pool: dict[int, Contact] = {}
-        self._avoid: dict[int, float] = {}
-        self._failed: dict[int, float] = {}
-        self._seeks = 0
-        self._kept = True
 
     # What others may see
 
     @property
-    def height(self) -> int:
-        heights = [child.height + 1 for child in self.children.values() if not child.observer]
-        return min(MAX_HEIGHT, max(heights, default=0))
-
-    @property
     def members(self) -> int:
-        below = sum(child.members for child in self.children.values() if not child.observer)
-        return min(MAX_MEMBERS, below + (not self.observer))
+        """In our subtree, with ourselves."""
+        return min(MAX_MEMBERS, self.children.members + (not self.observer))
 
     def view(self) -> TreeView:
-        children = tuple(ChildView(c.contact, c.observer, c.height, c.members) for c in self.children.values())
         return TreeView(
             self.app,
             self.position,
             self.observer,
             self.parent,
-            children,
-            self.height,
+            self.children.views(),
+            self.children.height,
             self.members,
             self.depth,
             self.root,
@@ -200,330 +106,196 @@ class RankTree:
 
     def top_ranked(self, count: int) -> tuple[Contact, ...]:
         """The best known other members that are not known to be dead, highest rank first."""
-        known = {**self._pool, **{i: c.contact for i, c in self.children.items() if not c.observer}}
-        if self.parent is not None:
-            known[self.parent.node_id] = self.parent
-        live = [
-            contact
-            for node_id, contact in known.items()
-            if node_id not in self._failed and not self._world.liveness.has_buried(node_id)
-        ]
-        live.sort(key=lambda contact: rank(contact, self.app), reverse=True)
-        return tuple(live[:count])
+        near = [child.contact for child in self.children if not child.observer]
+        return self._pool.highest(count, [*near, self.parent] if self.parent else near)
 
     def sizes(self) -> dict[str, int]:
-        return {"children": len(self.children), "pool": max(len(self._pool), len(self._avoid), len(self._failed))}
+        return {"children": len(self.children), "pool": len(self._pool)}
 
-    def neighbours(self) -> list[Contact]:
-        """Parent and children."""
-        return ([self.parent] if self.parent else []) + [child.contact for child in self.children.values()]
+    def has_neighbour(self, node_id: int) -> bool:
+        return node_id in self.children or self._is_parent(node_id)
 
-    # Ranks
+    def _is_parent(self, node_id: int) -> bool:
+        return self.parent is not None and self.parent.node_id == node_id
 
-    def _standing(self) -> Rank:
-        return rank(self._device.contact, self.app, self.observer)
-
-    def _outranks_us(self, contact: Contact) -> bool:
-        """May be our parent: higher, dialable, and inside the application's scope."""
-        place = rank(contact, self.app)
-        in_scope = self.scope is Scope.GLOBAL or contact.zone == self._device.contact.zone
-        return place > self._standing() and can_be_parent(place) and in_scope
-
-    def _targets(self, now: float) -> list[Contact]:
-        """Possible parents: those of our zone if there are any, else those of other zones."""
-        liveness = self._world.liveness
-        higher = [
-            contact
-            for contact in self._pool.values()
-            if self._outranks_us(contact)
-            and self._avoid.get(contact.node_id, now) <= now
-            and not liveness.is_buried(contact, now)
-        ]
-        own_zone = [contact for contact in higher if contact.zone == self._device.contact.zone]
-        return own_zone or higher
-
-    def _learn(self, contacts: Iterable[Contact]) -> None:
-        for contact in contacts:
-            known = self._pool.pop(contact.node_id, contact)
-            if contact.node_id != self._device.node_id:
-                self._pool[contact.node_id] = contact if contact.incarnation >= known.incarnation else known
-        while len(self._pool) > MAX_POOL:
-            del self._pool[next(iter(self._pool))]
-
-    # Tracker
+    # The tracker
 
     def renew(self, now: float) -> None:
         """Tell the tracker that we are here, and when to do so again."""
-        profile = self._device.profile
-        self._failed = {node_id: at for node_id, at in self._failed.items() if now - at < profile.avoid_s}
-        content = self.position is not Position.SEEKING and not self._failed
-        self._world.ask_tracker(self, Track(self.app, self.observer, tuple(self._failed), content), now)
+        profile, failed = self._device.profile, self._pool.failed(now)
+        content = self.position is not Position.SEEKING and not failed
+        self._world.ask_tracker(self, Track(self.app, self.observer, failed, content), now)
         if self.position is Position.SEEKING:
-            wait_s = profile.seek_s[min(self._seeks, len(profile.seek_s) - 1)]
+            self._renew_in(self._seek_s(), now)
             self._seeks += 1
         elif self.position is Position.ROOT:
-            wait_s = profile.root_renewal_s
+            self._renew_in(profile.root_renewal_s, now)
         else:
-            wait_s = profile.renewal_s if self._kept else profile.unkept_renewal_s
+            self._renew_in(profile.renewal_s if self._kept else profile.unkept_renewal_s, now)
+
+    def _renew_in(self, wait_s: float, now: float) -> None:
         self._world.renew_at(self, now + self._device.jittered(wait_s))
+
+    def _seek_s(self) -> float:
+        series = self._device.profile.seek_s
+        return series[min(self._seeks, len(series) - 1)]
 
     def on_candidates(self, message: Candidates, now: float) -> None:
         self._kept = message.kept
-        self._learn(message.members)
-        standing = self._standing()
-        higher = any(
-            rank(contact, self.app) > standing and contact.node_id != self._device.node_id
-            for contact in message.members
-        )
-        if not higher and self.position is Position.SEEKING and self._attempt is None and not self.observer:
+        self._pool.learn(message.members)
+        standing, own_id = self._pool.standing(), self._device.node_id
+        outranked = any(c.node_id != own_id and rank(c, self.app) > standing for c in message.members)
+        if not outranked and self.position is Position.SEEKING and self._attempt is None and not self.observer:
             self._become_root(now)
         else:
             self._reconsider(now)
 
     def _reconsider(self, now: float) -> None:
         """Is there a better place, by what we know now?"""
-        if self._attempt is not None:
+        targets = self._pool.targets(now)
+        if self._attempt is not None or not targets:
             return
-        targets = self._targets(now)
         own_zone = self._device.contact.zone
-        if self.parent is not None and (self.parent.zone == own_zone or not targets or targets[0].zone != own_zone):
-            return
-        if targets:
+        if self.parent is None or (self.parent.zone != own_zone and targets[0].zone == own_zone):
             self._begin(targets, now, repair=False)
 
     def _become_root(self, now: float) -> None:
         self.position = Position.ROOT
         self.depth, self.root = 0, self._device.node_id
         self._seeks = 0
-        self._world.renew_at(self, now + self._device.jittered(self._device.profile.root_renewal_s))
+        self._renew_in(self._device.profile.root_renewal_s, now)
         self._world.touched(self, now)
         self._world.listener.on_root(self.app, now)
 
     # Finding a parent
 
     def _begin(self, targets: list[Contact], now: float, *, repair: bool) -> None:
-        """Compare a handful by RTT, or in repair go straight on with those that we know best."""
-        own_level = level(self._standing())
-        preferred = targets if self.observer else [c for c in targets if level(rank(c, self.app)) > own_level]
-        candidates = preferred or targets
-        handful = self._device.random.sample(candidates, min(HANDFUL, len(candidates)))
-        attempt = self._attempt = _Attempt(handful)
-        if not repair:
-            unmeasured = [c for c in handful if self._world.liveness.rtt_s(c.node_id) is None]
-            attempt.measuring = {c.node_id for c in unmeasured}
-            for contact in unmeasured:
-                self._world.liveness.ping(contact, now, partial(self._measured, attempt, contact))
-        if not attempt.measuring and self._attempt is attempt:
-            self._choose(attempt, now)
+        world = self._world
+        self._attempt = Attempt(
+            world.device, world.requests, world.liveness, self._pool, self._describe, self._attempt_failed
+        )
+        self._attempt.begin(targets, now, repair=repair)
 
-    def _measured(self, attempt: _Attempt, contact: Contact, peer: Peer | None, now: float) -> None:
-        if self._attempt is not attempt or contact.node_id not in attempt.measuring:
-            return
-        attempt.measuring.discard(contact.node_id)
-        if peer is None:
-            self._report(contact.node_id, now)
-        if not attempt.measuring:
-            self._choose(attempt, now)
+    def _describe(self) -> Attach:
+        return Attach(self.app, self.observer, self.children.height, self.members)
 
-    def _choose(self, attempt: _Attempt, now: float) -> None:
-        attempt.queue.sort(key=self._rtt_s)
-        self._next(now)
-
-    def _rtt_s(self, contact: Contact) -> float:
-        rtt_s = self._world.liveness.rtt_s(contact.node_id)
-        return float("inf") if rtt_s is None else rtt_s
-
-    def _next(self, now: float) -> None:
-        """Ask the next candidate of the attempt; give up when there is none."""
-        attempt = self._attempt
-        if attempt is None:
-            return
-        attempt.waiting = None
-        while attempt.queue and len(attempt.tried) < MAX_ATTEMPTS:
-            contact = attempt.queue.pop(0)
-            if (
-                contact.node_id in attempt.tried
-                or not self._outranks_us(contact)
-                or self._avoid.get(contact.node_id, now) > now
-            ):
-                continue
-            attempt.tried.add(contact.node_id)
-            timeout_s = self._world.liveness.timeout_s(contact.node_id)
-            if self._world.requests.open(self._question(), contact.node_id, now, timeout_s, self._no_answer):
-                attempt.waiting, attempt.said = contact, (self.height, self.members)
-                self._device.send(contact, Attach(self.app, self.observer, *attempt.said))
-                return
+    def _attempt_failed(self, now: float) -> None:
         self._attempt = None
         if self.position is not Position.ATTACHED:
-            profile = self._device.profile
-            wait_s = profile.seek_s[min(self._seeks, len(profile.seek_s) - 1)] / 2
-            self._world.renew_at(self, now + self._device.jittered(wait_s))
-
-    def _question(self) -> tuple[str, int]:
-        return ("attach", self.app)
-
-    def _no_answer(self, now: float) -> None:
-        attempt = self._attempt
-        if attempt is not None and attempt.waiting is not None:
-            self._world.liveness.suspect(attempt.waiting.node_id, now)
-            self._report(attempt.waiting.node_id, now)
-            self._next(now)
-
-    def _report(self, node_id: int, now: float) -> None:
-        """This member is no parent, it seems: leave it alone for a while, and tell the tracker."""
-        self._shun(node_id, now)
-        self._failed[node_id] = now
-        if len(self._failed) > MAX_FAILED:
-            del self._failed[next(iter(self._failed))]
-
-    def _shun(self, node_id: int, now: float) -> None:
-        self._avoid[node_id] = now + self._device.profile.avoid_s
-        if len(self._avoid) > MAX_POOL:
-            del self._avoid[next(iter(self._avoid))]
+            self._renew_in(self._seek_s() / 2, now)
 
     def on_attached(self, sender: Contact, message: Attached, now: float) -> None:
-        if self.parent is not None and sender.node_id == self.parent.node_id:
+        attempt = self._attempt
+        if self._is_parent(sender.node_id):
             self._heard_from_parent(message.depth, message.root, now)
-            return
-        opened_at = self._world.requests.close(self._question(), sender.node_id)
-        if opened_at is None or self._attempt is None:
+        elif attempt is None or not attempt.accepted(sender, now):
             self._device.send(sender, Detach(self.app, Refusal.SWITCHED))  # too late: we are elsewhere
-            return
-        self._world.liveness.measured(sender.node_id, now - opened_at)
-        if not self._outranks_us(sender):
+        elif not self._pool.may_be_parent(sender):
             self._device.send(sender, Detach(self.app, Refusal.RANK))
-            self._next(now)
-            return
-        old, said, self._attempt = self.parent, self._attempt.said, None
-        if old is not None:
-            self._device.send(old, Detach(self.app, Refusal.SWITCHED))
-        self.position, self.parent, self._told = Position.ATTACHED, sender, said
+            self._attempt_failed(now)
+        else:
+            self._attach(sender, attempt.said, message, now)
+
+    def _attach(self, parent: Contact, said: Attach, answer: Attached, now: float) -> None:
+        if self.parent is not None:
+            self._device.send(self.parent, Detach(self.app, Refusal.SWITCHED))
+        self.position, self.parent, self._attempt = Position.ATTACHED, parent, None
+        self._told = (said.height, said.members)
         self._world.touched(self, now)  # children may have come or gone since we asked
+        self._heard_from_parent(answer.depth, answer.root, now)
         self._seeks = 0
-        self._failed.pop(sender.node_id, None)
-        self._heard_from_parent(message.depth, message.root, now)
         profile = self._device.profile
-        wait_s = profile.tree_flush_s if self._failed else profile.renewal_s  # others should not try the dead, too
-        self._world.renew_at(self, now + self._device.jittered(wait_s))
-        self._world.listener.on_parent(self.app, sender, now)
+        # Those that failed us are reported soon, so that others need not try them.
+        self._renew_in(profile.tree_flush_s if self._pool.failed(now) else profile.renewal_s, now)
+        self._world.listener.on_parent(self.app, parent, now)
 
     def on_refused(self, sender: Contact, message: Refused, now: float) -> None:
-        if self._world.requests.close(self._question(), sender.node_id) is not None:
-            self._refused(sender.node_id, message.reason, message.alternatives, now)
-
-    def _refused(self, node_id: int, reason: Refusal, alternatives: tuple[Contact, ...], now: float) -> None:
-        if reason is Refusal.NOT_A_MEMBER:
-            self._report(node_id, now)
-        else:
-            self._shun(node_id, now)
-        self._learn(alternatives)
         if self._attempt is not None:
-            self._attempt.queue = sorted(alternatives, key=self._rtt_s) + self._attempt.queue
-            self._next(now)
+            self._attempt.refused(sender.node_id, message.reason, message.alternatives, now)
 
-    # Losing a parent
+    # Losing neighbours
 
     def _lose_parent(self, now: float, alternatives: Iterable[Contact] = ()) -> None:
         """Repair at once: with the alternatives named, else with the spare parents that we know; the tracker helps."""
         self.position, self.parent = Position.SEEKING, None
         self._seeks = 0
-        self._learn(alternatives)
         self._world.listener.on_orphaned(self.app, now)
+        self._pool.learn(alternatives)
         if self._attempt is None:
-            self._begin_repair(list(alternatives), now)
+            named = {contact.node_id for contact in alternatives}
+            targets = self._pool.targets(now)
+            targets = [contact for contact in targets if contact.node_id in named] or targets
+            if targets:
+                self._begin(targets, now, repair=True)
         self.renew(now)
-
-    def _begin_repair(self, alternatives: list[Contact], now: float) -> None:
-        targets = self._targets(now)
-        named = {contact.node_id for contact in alternatives}
-        targets = [contact for contact in targets if contact.node_id in named] or targets
-        if targets:
-            self._begin(targets, now, repair=True)
 
     def on_gone(self, node_id: int, now: float) -> None:
         """A device is dead or has left."""
-        self._pool.pop(node_id, None)
-        if node_id in self.children:
-            self._drop_child(node_id, now)
-        if self.parent is not None and node_id == self.parent.node_id:
-            self._report(node_id, now)
+        self._pool.forget(node_id)
+        self._drop_child(node_id, now)
+        if self._is_parent(node_id):
+            self._pool.report(node_id, now)
             self._lose_parent(now)
 
     def on_detach(self, sender: Contact, message: Detach, now: float) -> None:
         node_id = sender.node_id
-        if node_id in self.children:
-            self._drop_child(node_id, now)
-        if self.parent is not None and node_id == self.parent.node_id:
-            if message.reason is Refusal.NOT_A_MEMBER or message.reason is Refusal.LEAVING:
-                self._report(node_id, now)
+        self._drop_child(node_id, now)
+        if self._is_parent(node_id):
+            if message.reason in (Refusal.NOT_A_MEMBER, Refusal.LEAVING):
+                self._pool.report(node_id, now)
             else:
-                self._shun(node_id, now)
+                self._pool.shun(node_id, now)
             self._lose_parent(now, message.alternatives)
-        elif self._world.requests.close(self._question(), node_id) is not None:
-            self._refused(node_id, message.reason, message.alternatives, now)
+        elif self._attempt is not None:
+            self._attempt.refused(node_id, message.reason, message.alternatives, now)
 
-    # Children
+    # Serving children
 
     def on_attach(self, sender: Contact, message: Attach, now: float) -> None:
-        device = self._device
-        standing, own = rank(sender, self.app, message.observer), self._standing()
+        device, own = self._device, self._pool.standing()
+        standing = rank(sender, self.app, message.observer)
         if self.scope is Scope.ZONE and sender.zone != device.contact.zone:
             device.send(sender, Refused(self.app, Refusal.ZONE))
         elif not can_be_parent(own):
             device.send(sender, Refused(self.app, Refusal.NOT_A_MEMBER))
         elif standing >= own:
             device.send(sender, Refused(self.app, Refusal.RANK))
-        elif sender.node_id in self.children:
+        elif sender.node_id in self.children or self._make_room(sender, standing, now):
             self._adopt(sender, message, now)
-        elif self._make_room(sender, standing, now):
-            self._adopt(sender, message, now)
-            device.counters["adoptions"] += 1
-            self._world.listener.on_child(self.app, sender, message.observer, now)
         else:
-            device.send(sender, Refused(self.app, Refusal.FULL, self._alternatives(standing)))
+            device.send(sender, Refused(self.app, Refusal.FULL, self.children.above(standing)))
 
     def _adopt(self, sender: Contact, message: Attach, now: float) -> None:
-        depth = min(MAX_HEIGHT, self.depth + 1)
+        down = self._down()
         height, members = (0, 0) if message.observer else (message.height, message.members)
-        child = _Child(sender, message.observer, height, members, now, (depth, self.root))
-        self.children[sender.node_id] = child
-        self._device.send(sender, Attached(self.app, depth, self.root))
+        self.children.put(Child(sender, message.observer, height, members, now, told=down))
+        self._device.send(sender, Attached(self.app, *down))
+        self._device.counters["adoptions"] += 1
         self._world.touched(self, now)
+        self._world.listener.on_child(self.app, sender, message.observer, now)
 
     def _make_room(self, newcomer: Contact, standing: Rank, now: float) -> bool:
         """True when there is a place of its kind for the newcomer, if need be the place of a lower-ranked child."""
         own_zone = self._device.contact.zone
-        inside = newcomer.zone == own_zone
-        same_kind = [child for child in self.children.values() if (child.contact.zone == own_zone) == inside]
-        if len(same_kind) < (ZONE_CHILDREN if inside else OTHER_CHILDREN):
+        if not self.children.is_full_for(newcomer, own_zone):
             return True
-        lowest = min(same_kind, key=self._child_rank)
-        if self._child_rank(lowest) >= standing:
+        lowest = self.children.lowest(newcomer, own_zone)
+        place = self.children.rank_of(lowest)
+        if place >= standing:
             return False
-        alternatives = (newcomer, *self._alternatives(self._child_rank(lowest), without=lowest.contact.node_id))
-        self._evict(lowest.contact, Refusal.EVICTED, alternatives[:MAX_ALTERNATIVES], now)
+        onward = (newcomer, *self.children.above(place, without=lowest.contact.node_id))
+        self._let_go(lowest, Refusal.EVICTED, now, onward[:MAX_ALTERNATIVES])
         return True
 
-    def _evict(self, child: Contact, reason: Refusal, alternatives: tuple[Contact, ...], now: float) -> None:
-        self._device.send(child, Detach(self.app, reason, alternatives))
+    def _let_go(self, child: Child, reason: Refusal, now: float, onward: tuple[Contact, ...] = ()) -> None:
+        self._device.send(child.contact, Detach(self.app, reason, onward))
         self._device.counters["evictions"] += 1
-        self._drop_child(child.node_id, now)
+        self._drop_child(child.contact.node_id, now)
 
     def _drop_child(self, node_id: int, now: float) -> None:
-        del self.children[node_id]
-        self._world.touched(self, now)
-        self._world.listener.on_child_gone(self.app, node_id, now)
-
-    def _child_rank(self, child: _Child) -> Rank:
-        return rank(child.contact, self.app, child.observer)
-
-    def _alternatives(self, standing: Rank, without: int | None = None) -> tuple[Contact, ...]:
-        """Our children that may be parents of a device of that rank."""
-        return tuple(
-            child.contact
-            for node_id, child in self.children.items()
-            if node_id != without and standing < self._child_rank(child) and can_be_parent(self._child_rank(child))
-        )[:MAX_ALTERNATIVES]
+        if self.children.remove(node_id):
+            self._world.touched(self, now)
+            self._world.listener.on_child_gone(self.app, node_id, now)
 
     # Heartbeats
 
@@ -537,12 +309,11 @@ class RankTree:
             if not child.observer and (child.height, child.members) != (edge.height, edge.members):
                 child.height, child.members = edge.height, edge.members
                 self._world.touched(self, now)
-            return True
-        if self.parent is not None and sender.node_id == self.parent.node_id:
+        elif self._is_parent(sender.node_id):
             self._heard_from_parent(edge.depth, edge.root, now)
-            return True
-        waiting = self._attempt.waiting if self._attempt else None
-        return waiting is not None and waiting.node_id == sender.node_id  # its Attached is still on the way
+        else:  # or its acceptance is still on the way
+            return self._attempt is not None and self._attempt.waiting_for == sender.node_id
+        return True
 
     def _heard_from_parent(self, depth: int, root: int, now: float) -> None:
         self._parent_heard_at = now
@@ -550,15 +321,18 @@ class RankTree:
             self.depth, self.root = depth, root
             self._world.touched(self, now)
 
+    def _down(self) -> tuple[int, int]:
+        """What a child hears: its depth, and the root."""
+        return (min(MAX_HEIGHT, self.depth + 1), self.root)
+
     def edges(self, *, changed_only: bool) -> list[tuple[Contact, TreeEdge]]:
         """What the neighbours should hear from us, and remember that they have been told."""
         said = []
-        up = (self.height, self.members)
+        up, down = (self.children.height, self.members), self._down()
         if self.parent is not None and not (changed_only and up == self._told):
             self._told = up
             said.append((self.parent, TreeEdge(self.app, True, height=up[0], members=up[1])))
-        down = (min(MAX_HEIGHT, self.depth + 1), self.root)
-        for child in self.children.values():
+        for child in self.children:
             if not (changed_only and down == child.told):
                 child.told = down
                 said.append((child.contact, TreeEdge(self.app, False, depth=down[0], root=down[1])))
@@ -566,63 +340,62 @@ class RankTree:
 
     def silent_since(self) -> list[tuple[int, float]]:
         """When each neighbour last said something about our edge."""
-        times = [(node_id, child.heard_at) for node_id, child in self.children.items()]
+        times = [(child.contact.node_id, child.heard_at) for child in self.children]
         if self.parent is not None:
             times.append((self.parent.node_id, self._parent_heard_at))
         return times
 
     def on_silence(self, node_id: int, now: float) -> None:
         """Alive, but it has not spoken of this edge for too long: it does not keep it."""
-        if node_id in self.children:
-            self._drop_child(node_id, now)
-        elif self.parent is not None and self.parent.node_id == node_id:
+        self._drop_child(node_id, now)
+        if self.parent is not None and self.parent.node_id == node_id:
             self._device.send(self.parent, Detach(self.app, Refusal.SWITCHED))
-            self._shun(node_id, now)
+            self._pool.shun(node_id, now)
             self._lose_parent(now)
 
     # Changes of contacts, and the end
 
     def on_peer_changed(self, contact: Contact, now: float) -> None:
-        """A neighbour has a new address, zone or class: is the edge still right?"""
-        node_id = contact.node_id
-        if node_id in self._pool:
-            self._pool[node_id] = contact
-        if self.parent is not None and node_id == self.parent.node_id:
-            self.parent = contact
-            if not self._outranks_us(contact):
-                self._device.send(contact, Detach(self.app, Refusal.RANK))
-                self._lose_parent(now)
-        child = self.children.get(node_id)
+        """A device has a new address, zone or class: are the edges still right?"""
+        self._pool.update(contact)
+        child = self.children.get(contact.node_id)
         if child is not None:
             child.contact = contact
             self._check_child(child, now)
-
-    def _check_child(self, child: _Child, now: float) -> None:
-        if self._child_rank(child) >= self._standing():
-            self._evict(child.contact, Refusal.RANK, (), now)
-        elif self.scope is Scope.ZONE and child.contact.zone != self._device.contact.zone:
-            self._evict(child.contact, Refusal.ZONE, (), now)
+        if self._is_parent(contact.node_id):
+            self.parent = contact
+            self._check_parent(now)
 
     def on_own_contact_changed(self, now: float) -> None:
         """Our own rank or zone may have changed: re-check both sides, children first, then ask the tracker."""
-        for child in list(self.children.values()):
+        for child in self.children:
             self._check_child(child, now)
-        if self.parent is not None and not self._outranks_us(self.parent):
-            self._device.send(self.parent, Detach(self.app, Refusal.RANK))
-            self._lose_parent(now)
-        else:
+        if self._check_parent(now):
             self.renew(now)
+
+    def _check_child(self, child: Child, now: float) -> None:
+        if self.children.rank_of(child) >= self._pool.standing():
+            self._let_go(child, Refusal.RANK, now)
+        elif self.scope is Scope.ZONE and child.contact.zone != self._device.contact.zone:
+            self._let_go(child, Refusal.ZONE, now)
+
+    def _check_parent(self, now: float) -> bool:
+        """Leave a parent that may not be ours any more. False when it was left."""
+        if self.parent is None or self._pool.may_be_parent(self.parent):
+            return True
+        self._device.send(self.parent, Detach(self.app, Refusal.RANK))
+        self._lose_parent(now)
+        return False
 
     def leave(self, now: float) -> None:
         """Let go of both sides; the children learn where they might go."""
         if self._attempt is not None:
-            self._world.requests.cancel(self._question())
+            self._attempt.cancel()
             self._attempt = None
-        for child in list(self.children.values()):
-            onward = ([self.parent] if self.parent else []) + [
-                other for other in self._alternatives(self._child_rank(child)) if other is not child.contact
-            ]
-            self._device.send(child.contact, Detach(self.app, Refusal.LEAVING, tuple(onward[:MAX_ALTERNATIVES])))
+        above = () if self.parent is None else (self.parent,)
+        for child in self.children:
+            onward = above + self.children.above(self.children.rank_of(child), without=child.contact.node_id)
+            self._device.send(child.contact, Detach(self.app, Refusal.LEAVING, onward[:MAX_ALTERNATIVES]))
         if self.parent is not None:
             self._device.send(self.parent, Detach(self.app, Refusal.LEAVING))
         self.children.clear()

@@ -12,13 +12,14 @@ from support.overlay_contacts import advert, contact
 from support.solo import SoloOverlay
 
 from edgefl.overlay import (
+    candidates,
+    children,
     directory,
     forest,
     joining,
     liveness,
     membership,
     quota,
-    rank_tree,
     requests,
     routing,
     tracker,
@@ -51,8 +52,8 @@ BOUNDS = {
     "tracked_apps": tracker.MAX_APPS,
     "largest_tracked_app": tracker.MAX_TRACKER_ENTRIES,
     "trees": 3,
-    "children": rank_tree.ZONE_CHILDREN + rank_tree.OTHER_CHILDREN,
-    "pool": rank_tree.MAX_POOL,
+    "children": children.ZONE_CHILDREN + children.OTHER_CHILDREN,
+    "pool": candidates.MAX_POOL,
     "adverts": directory.MAX_ADVERTS,
     "unpublished": 0,
 }

@@ -8,11 +8,13 @@ import pytest
 from support.overlay_contacts import contact
 from support.solo import SoloOverlay
 
-from edgefl.overlay import LAN, WAN, zone_of_site
+from edgefl.overlay import LAN, WAN, Position, zone_of_site
+from edgefl.sim.event_log import EventLog
 from edgefl.wire.link import Hello
 from edgefl.wire.overlay import (
     Announce,
     Beat,
+    Candidates,
     Detach,
     Leaving,
     Lookup,
@@ -147,3 +149,34 @@ def test_stale_messages_of_an_earlier_incarnation_are_dropped() -> None:
     world.receive(PEER, Beat(Ring.ZONE))
     world.receive(PEER, Detach(9, Refusal.RANK))
     assert [c.incarnation for c in world.overlay.contacts()] == [3]
+
+
+def test_a_listener_may_call_the_overlay() -> None:
+    world = SoloOverlay(OWN)
+    seen: list[str] = []
+
+    class Caller(EventLog):
+        def on_joined(self, now: float) -> None:
+            world.overlay.join_tree(9, now)
+            seen.append("joined")
+            assert world.overlay.tree(9).position is Position.SEEKING  # type: ignore[union-attr]
+
+        def on_root(self, app: int, now: float) -> None:
+            seen.append("root")
+            world.overlay.leave_tree(app, now)
+
+    world.log.listeners.append(Caller())
+    world.start()
+    assert seen == ["joined", "root"]
+    assert world.overlay.tree(9) is None
+
+
+def test_only_who_is_nearer_to_a_key_may_speak_as_its_tracker() -> None:
+    app = OWN + 5
+    world = SoloOverlay(OWN + 1).start(PEER, contact(app))
+    world.overlay.join_tree(app, world.now)
+    world.receive(PEER, Candidates(app))
+    assert world.overlay.counters["implausible"] == 1
+    assert world.overlay.tree(app).position is Position.SEEKING  # type: ignore[union-attr]
+    world.receive(contact(app), Candidates(app))
+    assert world.overlay.tree(app).is_root  # type: ignore[union-attr]

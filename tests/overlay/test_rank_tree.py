@@ -14,10 +14,12 @@ from support.solo import SoloOverlay
 
 from edgefl.errors import UsageError
 from edgefl.overlay import Position, TreeView
+from edgefl.overlay.attempt import MAX_ATTEMPTS
+from edgefl.overlay.candidates import MAX_POOL
+from edgefl.overlay.children import OTHER_CHILDREN, ZONE_CHILDREN
 from edgefl.overlay.forest import MAX_DETACHES, MAX_TREES
 from edgefl.overlay.profile import WAN
 from edgefl.overlay.rank import rank
-from edgefl.overlay.rank_tree import MAX_ATTEMPTS, MAX_POOL, OTHER_CHILDREN, ZONE_CHILDREN
 from edgefl.wire import Capacity, Contact, Role, decode
 from edgefl.wire.overlay import (
     MAX_BEAT_TREES,
@@ -288,7 +290,7 @@ def test_children_are_counted_and_their_subtrees_added_up() -> None:
     assert (member.view().height, member.view().members) == (6, 15)
     assert member.adopts(LOWER[0], height=0, members=1)  # attached again: its state is new
     assert member.view().members == 11
-    assert member.events() == ["root", "child", "child", "child"]
+    assert member.events() == ["root", "child", "child", "child", "child"]
 
 
 def test_who_outranks_us_is_refused() -> None:

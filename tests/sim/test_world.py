@@ -72,7 +72,7 @@ def test_a_tree_is_whole_only_if_both_ends_of_every_edge_agree() -> None:
     assert report.as_dict()["attached"] == 12
     root = next(m for m in world.alive() if m.overlay.tree(APP).is_root)  # type: ignore[union-attr]
     children = root.overlay._forest.trees[APP].children
-    del children[next(iter(children))]
+    children.remove(next(iter(children)).contact.node_id)
     assert not world.tree(APP).whole
     assert world.tree(APP ^ 1).as_dict()["depth"] == {"mean": 0.0, "max": 0}
 

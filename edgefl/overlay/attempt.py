@@ -1,0 +1,135 @@
+"""One attempt to find a parent in a tree.
+
+    MEASURING  ping a handful of candidates of a higher level (skipped in repair)    --all answered or timed out-->
+    WAITING WAITING    Attach sent to the nearest that answered     --Attached: the owner of this attempt takes over-->
+                over --Refused FULL: its children come first--> WAITING for the next
+               --another refusal, or silence (reported and suspected)--> WAITING for the next; nobody left: over, failed
+
+It goes down only along rising ranks towards ours, and asks nobody twice, so it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from edgefl.overlay.candidates import CandidatePool
+from edgefl.overlay.device import Device
+from edgefl.overlay.liveness import Liveness, Peer
+from edgefl.overlay.rank import level, rank
+from edgefl.overlay.requests import Requests
+from edgefl.wire.contact import Contact
+from edgefl.wire.overlay import Attach, Refusal
+
+HANDFUL = 5
+"""Candidates compared by RTT: the nearest of five random ones is about as good as the nearest of sixteen."""
+
+MAX_ATTEMPTS = 24
+"""Parents asked before giving up: twice the depth of the largest tree."""
+
+
+class Attempt:
+    """Ask candidates one after the other. `describe` makes the Attach; `on_failed(now)` is called if nobody accepts."""
+
+    def __init__(
+        self,
+        device: Device,
+        requests: Requests,
+        liveness: Liveness,
+        pool: CandidatePool,
+        describe: Callable[[], Attach],
+        on_failed: Callable[[float], None],
+    ) -> None:
+        self._device = device
+        self._requests = requests
+        self._liveness = liveness
+        self._pool = pool
+        self._describe = describe
+        self._on_failed = on_failed
+        self._queue: list[Contact] = []
+        self._measuring: set[int] = set()
+        self._tried: set[int] = set()
+        self._over = False
+        self.waiting_for: int | None = None
+        self.said: Attach = describe()
+
+    def begin(self, targets: list[Contact], now: float, *, repair: bool) -> None:
+        """Compare a handful by RTT; in repair go straight on with those that we know best."""
+        app, own_level = self.said.app, level(self._pool.standing())
+        above = targets if self.said.observer else [c for c in targets if level(rank(c, app)) > own_level]
+        candidates = above or targets
+        self._queue = self._device.random.sample(candidates, min(HANDFUL, len(candidates)))
+        if not repair:
+            unmeasured = [c for c in self._queue if self._liveness.rtt_s(c.node_id) is None]
+            self._measuring = {c.node_id for c in unmeasured}
+            for contact in unmeasured:
+                self._liveness.ping(contact, now, partial(self._measured, contact))
+        if not self._measuring and not self._tried:
+            self._choose(now)
+
+    def cancel(self) -> None:
+        self._over = True
+        self._requests.cancel(self._question())
+
+    def accepted(self, sender: Contact, now: float) -> bool:
+        """The one that we wait for says yes. False for anybody else, or too late."""
+        opened_at = None if self._over else self._requests.close(self._question(), sender.node_id)
+        if opened_at is None:
+            return False
+        self._liveness.measured(sender.node_id, now - opened_at)
+        self._pool.has_answered(sender.node_id)
+        self._over = True
+        return True
+
+    def refused(self, node_id: int, reason: Refusal, alternatives: tuple[Contact, ...], now: float) -> None:
+        """Somebody says no; if it is the one that we wait for, go on: its alternatives come first."""
+        if self._over or self._requests.close(self._question(), node_id) is None:
+            return
+        if reason is Refusal.NOT_A_MEMBER:
+            self._pool.report(node_id, now)
+        else:
+            self._pool.shun(node_id, now)
+        self._pool.learn(alternatives)
+        self._queue = sorted(alternatives, key=self._distance_s) + self._queue
+        self._next(now)
+
+    def _measured(self, contact: Contact, peer: Peer | None, now: float) -> None:
+        self._measuring.discard(contact.node_id)
+        if peer is None:
+            self._pool.report(contact.node_id, now)
+        if not self._measuring and not self._over and not self._tried:
+            self._choose(now)
+
+    def _choose(self, now: float) -> None:
+        self._queue.sort(key=self._distance_s)
+        self._next(now)
+
+    def _distance_s(self, contact: Contact) -> float:
+        rtt_s = self._liveness.rtt_s(contact.node_id)
+        return float("inf") if rtt_s is None else rtt_s
+
+    def _next(self, now: float) -> None:
+        """Ask the next candidate; give up when there is none."""
+        self.waiting_for = None
+        while self._queue and len(self._tried) < MAX_ATTEMPTS:
+            contact = self._queue.pop(0)
+            node_id = contact.node_id
+            if node_id in self._tried or self._pool.is_shunned(node_id, now) or not self._pool.may_be_parent(contact):
+                continue
+            self._tried.add(node_id)
+            timeout_s = self._liveness.timeout_s(node_id)
+            if self._requests.open(self._question(), node_id, now, timeout_s, self._no_answer):
+                self.waiting_for, self.said = node_id, self._describe()
+                self._device.send(contact, self.said)
+                return
+        self._over = True
+        self._on_failed(now)
+
+    def _no_answer(self, now: float) -> None:
+        if self.waiting_for is not None and not self._over:
+            self._liveness.suspect(self.waiting_for, now)
+            self._pool.report(self.waiting_for, now)
+            self._next(now)
+
+    def _question(self) -> tuple[str, int]:
+        return ("attach", self.said.app)

@@ -1,0 +1,106 @@
+"""The other members of an application that one device knows: possible parents, runners-up, and those that failed it.
+
+All of it is hearsay (from the tracker and from refusals) until the member itself answers, so it is bounded, and what
+has not answered or has refused is left alone for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edgefl.overlay.device import Device
+from edgefl.overlay.liveness import Liveness
+from edgefl.overlay.rank import Rank, can_be_parent, rank
+from edgefl.wire.contact import Contact
+from edgefl.wire.overlay import MAX_FAILED, Scope
+
+MAX_POOL = 48
+"""Members known: two answers of a tracker. The ones heard of last stay."""
+
+
+class CandidatePool:
+    """Members of one application, as one of its devices knows them."""
+
+    def __init__(self, device: Device, liveness: Liveness, app: int, scope: Scope, observer: bool) -> None:
+        self._device = device
+        self._liveness = liveness
+        self._app = app
+        self._scope = scope
+        self._observer = observer
+        self._known: dict[int, Contact] = {}
+        self._shunned: dict[int, float] = {}
+        self._failed: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return max(len(self._known), len(self._shunned), len(self._failed))
+
+    def standing(self) -> Rank:
+        """Our own rank."""
+        return rank(self._device.contact, self._app, self._observer)
+
+    def may_be_parent(self, contact: Contact) -> bool:
+        """It outranks us, can be dialled, and is inside the application's scope."""
+        place = rank(contact, self._app)
+        in_scope = self._scope is Scope.GLOBAL or contact.zone == self._device.contact.zone
+        return in_scope and place > self.standing() and can_be_parent(place)
+
+    def targets(self, now: float) -> list[Contact]:
+        """Parents worth asking: those of our zone if there are any, else those of other zones."""
+        higher = [
+            contact
+            for contact in self._known.values()
+            if self.may_be_parent(contact)
+            and not self.is_shunned(contact.node_id, now)
+            and not self._liveness.is_buried(contact, now)
+        ]
+        own_zone = [contact for contact in higher if contact.zone == self._device.contact.zone]
+        return own_zone or higher
+
+    def highest(self, count: int, others: Iterable[Contact]) -> tuple[Contact, ...]:
+        """Of those known here and the `others`, the highest-ranked that are not known to be dead."""
+        everybody = {**self._known, **{contact.node_id: contact for contact in others}}
+        live = [c for i, c in everybody.items() if i not in self._failed and not self._liveness.has_buried(i)]
+        return tuple(sorted(live, key=lambda contact: rank(contact, self._app), reverse=True)[:count])
+
+    def learn(self, contacts: Iterable[Contact]) -> None:
+        for contact in contacts:
+            known = self._known.pop(contact.node_id, contact)
+            if contact.node_id != self._device.node_id:
+                self._known[contact.node_id] = contact if contact.incarnation >= known.incarnation else known
+        while len(self._known) > MAX_POOL:
+            del self._known[next(iter(self._known))]
+
+    def update(self, contact: Contact) -> None:
+        """First-hand: a member has a new contact."""
+        if contact.node_id in self._known:
+            self._known[contact.node_id] = contact
+
+    def forget(self, node_id: int) -> None:
+        self._known.pop(node_id, None)
+
+    # Those that failed
+
+    def shun(self, node_id: int, now: float) -> None:
+        """No parent for us at the moment."""
+        self._shunned[node_id] = now + self._device.profile.avoid_s
+        if len(self._shunned) > MAX_POOL:
+            del self._shunned[next(iter(self._shunned))]
+
+    def is_shunned(self, node_id: int, now: float) -> bool:
+        return self._shunned.get(node_id, now) > now
+
+    def report(self, node_id: int, now: float) -> None:
+        """No parent for anybody, it seems: the tracker should look into it."""
+        self.shun(node_id, now)
+        self._failed[node_id] = now
+        if len(self._failed) > MAX_FAILED:
+            del self._failed[next(iter(self._failed))]
+
+    def has_answered(self, node_id: int) -> None:
+        self._failed.pop(node_id, None)
+
+    def failed(self, now: float) -> tuple[int, ...]:
+        """What to report; after a while a member deserves another try."""
+        patience_s = self._device.profile.avoid_s
+        self._failed = {node_id: at for node_id, at in self._failed.items() if now - at < patience_s}
+        return tuple(self._failed)
