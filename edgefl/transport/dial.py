@@ -106,6 +106,12 @@ class Dial:
         self._descriptor = -1
         self._asked = 0
         self._card_is_fresh = False
+        self._ending = False
+
+    @property
+    def up(self) -> bool:
+        """Whether something can be sent: connected, and as far as we know not at its end."""
+        return self.state is State.UP and not self._ending
 
     def want(self, contact: Contact | None = None) -> None:
         """The connection is needed, at this contact if it is news. An answer comes through `on_up` or `on_lost`."""
@@ -139,6 +145,7 @@ class Dial:
         if state not in TRANSITIONS[self.state]:
             raise RuntimeError(f"no way from {self.state} to {state}")
         self.state = state
+        self._ending = False
         self._asked += 1  # an answer from the door to an earlier question is no longer of interest
         if self._timer is not None:
             self._timer.cancel()
@@ -184,11 +191,15 @@ class Dial:
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             pass  # of a connection that was given up meanwhile
         elif self.state is State.UP and self.socket is not None:
-            self.socket.drain()  # the last words of a peer that left; they may even be a Bye
-            if self.state is State.UP:
-                self._lose(None)
+            # First the last words of a peer that left; they may even be a Bye.
+            self._ending = True
+            self.socket.when_empty(self._on_end)
         elif self.state is State.CONNECTING:
             self._fail()
+
+    def _on_end(self) -> None:
+        if self.state is State.UP:
+            self._lose(None)
 
     def _fail(self) -> None:
         """No connection with this card."""

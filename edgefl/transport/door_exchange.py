@@ -57,7 +57,7 @@ class _Signed(Record):
 @record
 @dataclass(frozen=True, slots=True)
 class Welcome(Record):
-    """The host: its key, its certificate if it is in a fleet, and the version of its revocations."""
+    """The host: its key, and its certificate if it is in a fleet."""
 
     device: Annotated[bytes, 1, _KEY]
     certificate: Annotated[DeviceCertificate | None, 2, optional(nested(DeviceCertificate))] = None

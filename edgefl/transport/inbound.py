@@ -14,6 +14,7 @@ That is how a revoked peer goes, and how each of these stays bounded:
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -30,7 +31,7 @@ MAX_CONNECTIONS = 256
 MAX_PER_PEER = 4
 """A peer needs one; a second and third exist for a moment around a restart."""
 
-MAX_ANONYMOUS = 64
+MAX_ANONYMOUS = 128
 """Connections that have not said who they are: all that strangers on the open port can have at a time."""
 
 
@@ -54,6 +55,16 @@ class Connection:
         """A message has come through."""
         self.used = now
         self.delivered += sum(len(part) + FRAME_OVERHEAD_BYTES for part in parts)
+
+
+def peer_address(frame: zmq.Frame) -> str | None:
+    """The address that a frame came from; None if ZeroMQ does not tell."""
+    try:
+        address = ipaddress.ip_address(str(frame.get("Peer-Address")))
+    except (zmq.ZMQError, ValueError):
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 class Inbound:

@@ -25,8 +25,9 @@ import zmq
 from edgefl.errors import EdgeflError, WireError
 from edgefl.transport.curve import open_link, open_link_server
 from edgefl.transport.dial import Dial, Line, State, Station
-from edgefl.transport.inbound import Connection, Inbound
+from edgefl.transport.inbound import Connection, Inbound, peer_address
 from edgefl.transport.outbox import Budget, Outbox
+from edgefl.transport.peer import Peer
 from edgefl.transport.penalties import Penalties
 from edgefl.transport.zmq_socket import LoopSocket, Parts
 from edgefl.wire.codec import Message, decode, encode
@@ -75,26 +76,6 @@ class LinkListener(Protocol):
         ...
 
 
-class Peer:
-    """What we hold for one peer: how to reach it, what waits for it, and who it says it is."""
-
-    __slots__ = ("contact", "dial", "outbox", "retry", "routes", "told_lost", "used")
-
-    def __init__(self, outbox: Outbox) -> None:
-        self.contact: Contact | None = None  # proved by its Hello
-        self.dial: Dial | None = None
-        self.outbox = outbox
-        self.routes: list[Connection] = []
-        self.retry: asyncio.TimerHandle | None = None
-        self.used = 0.0
-        self.told_lost = False
-
-    @property
-    def up(self) -> bool:
-        """Whether a message could go out right now."""
-        return bool(self.routes) or (self.dial is not None and self.dial.state is State.UP)
-
-
 class Links:
     """All links of one device."""
 
@@ -115,7 +96,7 @@ class Links:
 
     def bind(self, endpoint: str) -> int:
         """Listen; the port in use. Raises zmq.ZMQError."""
-        return bind(self._router, endpoint)
+        return self._router.bind(endpoint)
 
     @property
     def waiting_bytes(self) -> int:
@@ -174,7 +155,7 @@ class Links:
 
     def _try(self, node_id: int, peer: Peer, parts: list[bytes | zmq.Frame]) -> bool:
         dial = peer.dial
-        if dial is not None and dial.state is State.UP and dial.socket is not None:
+        if dial is not None and dial.up and dial.socket is not None:
             if not dial.socket.send(parts):
                 return False
         else:
@@ -202,7 +183,8 @@ class Links:
         self._flush(node_id, peer)
 
     def _flush(self, node_id: int, peer: Peer) -> None:
-        peer.outbox.flush(lambda data: self._try(node_id, peer, [data]))
+        if peer.outbox.flush(lambda data: self._try(node_id, peer, [data])):
+            asyncio.get_running_loop().call_soon(self._flush, node_id, peer)
 
     def _pursue(self, peer: Peer, to: Contact) -> None:
         """Something waits: see to it that a connection comes about."""
@@ -323,11 +305,12 @@ class Links:
             self._counters["dropped.protocol-version"] += 1
             return
         if ipaddress.ip_address(contact.host).is_unspecified:
-            contact = replace(contact, host=_peer_address(frame, contact.host))
+            contact = replace(contact, host=peer_address(frame) or contact.host)
         if peer.contact is None or contact.incarnation >= peer.contact.incarnation:
             peer.contact = contact
         peer.told_lost = False
         if connection is not None and not connection.gone and connection not in peer.routes:
+            connection.said_bye = False
             peer.routes.append(connection)
         version, packed = self._listener.revocations()
         if not hello.reply:
@@ -390,7 +373,7 @@ class Links:
                 self._flush(node_id, peer)
             idle = now - peer.used > idle_s
             # A device that nobody can dial is only reachable through the links that it keeps open itself.
-            if idle and dial is not None and dial.state is State.UP and self._own.role is not Role.LEAF:
+            if idle and dial is not None and dial.up and self._own.role is not Role.LEAF:
                 self._say_goodbye(node_id)
             if idle and not peer.outbox and not peer.routes and (dial is None or dial.state is State.IDLE):
                 del self._peers[node_id]
@@ -430,20 +413,3 @@ class Links:
 
     def _hello(self, *, reply: bool) -> Hello:
         return Hello(self._own, reply=reply, revocations=self._listener.revocations()[0])
-
-
-def _peer_address(frame: zmq.Frame, otherwise: str) -> str:
-    """Where a frame came from, for a peer that does not know its own address."""
-    try:
-        address = ipaddress.ip_address(str(frame.get("Peer-Address")))
-    except (zmq.ZMQError, ValueError):
-        return otherwise
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
-
-
-def bind(bound: LoopSocket, endpoint: str) -> int:
-    bound.socket.bind(endpoint)
-    bound.touched()
-    last = bound.socket.getsockopt(zmq.LAST_ENDPOINT)
-    return int(bytes(last).rstrip(b"\0").rpartition(b":")[2])

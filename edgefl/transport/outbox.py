@@ -17,6 +17,10 @@ MESSAGE_OVERHEAD_BYTES = 128
 """Counted per message, so that many tiny ones are bounded too."""
 
 
+FLUSH_MESSAGES = 128
+"""Messages sent before the loop gets its turn: 2 ms."""
+
+
 class Budget:
     """What all outboxes of one transport may hold together."""
 
@@ -48,10 +52,13 @@ class Outbox:
         self._account(size)
         return True
 
-    def flush(self, send: Callable[[bytes], bool]) -> None:
-        """Send what waits until `send` says False."""
-        while self._messages and send(self._messages[0][1]):
+    def flush(self, send: Callable[[bytes], bool]) -> bool:
+        """Send what waits until `send` says False; True if the loop should have its turn before the rest."""
+        for _ in range(FLUSH_MESSAGES):
+            if not self._messages or not send(self._messages[0][1]):
+                return False
             self._pop()
+        return True
 
     def expire(self, now: float) -> None:
         """Drop what has waited too long (counted)."""

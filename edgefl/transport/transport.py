@@ -122,6 +122,7 @@ class Transport:
         self._revoked_by: int | None = None
         self._packed: tuple[RevocationList | None, bytes] = (None, b"")
         self._started = False
+        self._on_change_before = admission.on_change
 
     # Life
 
@@ -150,6 +151,7 @@ class Transport:
         self._ports = (link_port + shift, broadcast_port + shift)
         self.contact = Contact(self._keys.node_id, _literal(told_host), told_port)
         self._links.set_contact(self.contact)
+        self._on_change_before = self._admission.on_change
         self._admission.on_change = self._on_admission_change
         self._admission.on_revoked = self._on_revoked
         self._housekeeping = loop.call_later(self._timing.housekeeping, self._sweep)
@@ -185,7 +187,7 @@ class Transport:
         self._started = False
         if self._housekeeping is not None:
             self._housekeeping.cancel()
-        self._admission.on_change = self._admission.on_revoked = None
+        self._admission.on_change, self._admission.on_revoked = self._on_change_before, None
         await self._door.close()
         await self._cards.close()
         self._feeds.close()
@@ -292,6 +294,8 @@ class Transport:
         return None if node_id is None or self._penalties.excluded(node_id) else node_id
 
     def _on_admission_change(self) -> None:
+        if self._on_change_before is not None:
+            self._on_change_before()
         if not self._change_reported:
             self._change_reported = True
             asyncio.get_running_loop().call_soon(self._report_change)

@@ -191,7 +191,7 @@ def test_an_outbox_counts_what_it_holds() -> None:
     assert len(first) == 1
     first.expire(now=5.0)
     assert (len(first), budget.used, counters["dropped.expired"]) == (0, size, 1)
-    second.flush(lambda data: False)
+    assert not second.flush(lambda data: False)
     assert len(second) == 1
     second.clear()
     assert (budget.used, counters["dropped.peer-gone"]) == (0, 1)
