@@ -9,6 +9,7 @@
     liveness.py       who is alive: first-hand knowledge, suspicion, verification, tombstones
     routing_table.py  three contacts for every prefix, own zone first, nearest first
     leaf_set.py       the nearest on either side of a ring
+    rings.py          the zone's ring and the fleet's: heartbeats
     search.py         FindRows, and the iterative search made of it
     joining.py        how a device finds its place
     membership.py     keeping the rings and tables true at a constant cost

@@ -170,10 +170,10 @@ class Directory:
             self._device.send(sender, Rumour(entry.data))
 
     def _spread(self, entry: _Entry, heard_from: int | None = None) -> None:
-        ring = self._membership.global_ring if entry.scope is Scope.GLOBAL else self._membership.zone_ring
+        rings = self._membership.rings
         others = [contact for contact in self._contacts(entry.scope) if contact.node_id != heard_from]
         chosen = self._device.random.sample(others, min(RUMOUR_FANOUT, len(others)))
-        successor = ring.successor()
+        successor = (rings.fleet if entry.scope is Scope.GLOBAL else rings.zone).successor()
         if successor is not None and successor.node_id != heard_from:
             chosen.append(successor.contact)
         for contact in {contact.node_id: contact for contact in chosen}.values():

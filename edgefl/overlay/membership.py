@@ -2,9 +2,7 @@
 
 Theory of operation, once joined:
 
-* *Rings.* Each device stands in two rings by id, that of its zone and that of the fleet, and beats to both neighbours
-  of each (10 s, 30 s). A neighbour silent for two and a half beats is suspect. The leaf set rides along when it
-  changed, and every sixth time anyway, because a list sent only on change is lost with the packet.
+* *Rings.* Heartbeats to the neighbours in both rings (rings.py).
 * *Probes.* Every 5 s the contact not heard for longest is pinged. A death found makes the next probes follow quickly,
   for as long as deaths keep being found: a lone failure costs nothing, the loss of half of the fleet is known in
   seconds.
@@ -27,21 +25,19 @@ from typing import TYPE_CHECKING
 from edgefl.overlay.device import Device
 from edgefl.overlay.ids import shared_digits
 from edgefl.overlay.joining import KNOCK, Joiner
-from edgefl.overlay.leaf_set import GLOBAL_SIDE, ZONE_SIDE, LeafSet
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.requests import Requests
+from edgefl.overlay.rings import GLOBAL_BEAT, ZONE_BEAT, Rings
 from edgefl.overlay.routing_table import CONTACTS_PER_SLOT, RoutingTable
 from edgefl.overlay.search import RowQueries
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
-    MAX_RING_CONTACTS,
     MAX_ROW_CONTACTS,
     MAX_ROWS_CONTACTS,
     Announce,
     Beat,
     FindRows,
     Leaving,
-    Ring,
     RowGossip,
     Rows,
 )
@@ -62,54 +58,28 @@ QUICK_PROBES_PER_DEATH = 4
 NEAREST_IN_ANSWER = 8
 """Contacts of the asker's zone, nearest to its target, in an answer to FindRows: both sides of a zone's leaf set."""
 
-CORRECTION_S = 5.0
-"""How often one device is told that somebody stands between us."""
-
-ZONE_BEAT: TimerKey = ("membership", "beat", "zone")
-GLOBAL_BEAT: TimerKey = ("membership", "beat", "global")
 PROBE: TimerKey = ("membership", "probe")
 GOSSIP: TimerKey = ("membership", "gossip")
 SELF_JOIN: TimerKey = ("membership", "self")
 REUNION: TimerKey = ("membership", "reunion")
-
-_BEAT_TIMER = {Ring.ZONE: ZONE_BEAT, Ring.GLOBAL: GLOBAL_BEAT}
-
-
-class _RingState:
-    """One ring, and what was last said to its neighbours."""
-
-    __slots__ = ("beats", "leaves", "period_s", "ring", "told")
-
-    def __init__(self, ring: Ring, leaves: LeafSet, period_s: float) -> None:
-        self.ring = ring
-        self.leaves = leaves
-        self.period_s = period_s
-        self.beats = 0
-        self.told: dict[int, int] = {}
 
 
 class Membership:
     """Tables and leaf sets of one device, and everything that keeps them."""
 
     def __init__(self, device: Device, requests: Requests, liveness: Liveness, queries: RowQueries) -> None:
-        own, profile = device.contact, device.profile
         self._device = device
-        self._requests = requests
         self._liveness = liveness
         self._queries = queries
         self._bootstrap: dict[int, Contact] = {}
         self._lost: dict[int, Contact] = {}
-        self._rings = {
-            Ring.ZONE: _RingState(Ring.ZONE, LeafSet(own.node_id, ZONE_SIDE), profile.zone_beat_s),
-            Ring.GLOBAL: _RingState(Ring.GLOBAL, LeafSet(own.node_id, GLOBAL_SIDE), profile.global_beat_s),
-        }
         self._quick_probes = 0
         self._thin_rows: set[int] = set()
         self._next_row = 0
         self._self_joins = 0
-        self._corrected: dict[int, float] = {}
         self._members: dict[int, Peer] | None = None
-        self.table = RoutingTable(own.node_id, own.zone)
+        self.table = RoutingTable(device.node_id, device.contact.zone)
+        self.rings = Rings(device, requests, liveness)
         self.joiner = Joiner(device, liveness, queries, self.remembered, self._on_placed)
         self.on_joined: Callable[[float], None] = lambda now: None
         self.on_isolated: Callable[[float], None] = lambda now: None
@@ -118,8 +88,8 @@ class Membership:
         self.zone_members: Callable[[int, int], Iterable[Contact]] = lambda key, asker: ()
         self._timers: dict[TimerKey, Callable[[float], None]] = {
             KNOCK: self.joiner.on_knock_timer,
-            ZONE_BEAT: lambda now: self._beat(Ring.ZONE, now),
-            GLOBAL_BEAT: lambda now: self._beat(Ring.GLOBAL, now),
+            ZONE_BEAT: self.rings.beat_zone,
+            GLOBAL_BEAT: self.rings.beat_fleet,
             PROBE: self._probe,
             GOSSIP: self._gossip,
             SELF_JOIN: self._self_join,
@@ -127,14 +97,6 @@ class Membership:
         }
 
     # What is known
-
-    @property
-    def zone_ring(self) -> LeafSet:
-        return self._rings[Ring.ZONE].leaves
-
-    @property
-    def global_ring(self) -> LeafSet:
-        return self._rings[Ring.GLOBAL].leaves
 
     def members(self) -> list[Peer]:
         """Everybody in the table or a leaf set, once."""
@@ -147,8 +109,7 @@ class Membership:
     def _index(self) -> dict[int, Peer]:
         if self._members is None:
             self._members = {peer.node_id: peer for peer in self.table}
-            for state in self._rings.values():
-                self._members.update((peer.node_id, peer) for peer in state.leaves.peers())
+            self._members.update((peer.node_id, peer) for peer in self.rings.peers())
         return self._members
 
     def remembered(self) -> list[Contact]:
@@ -158,13 +119,7 @@ class Membership:
         return list(contacts.values())
 
     def sizes(self) -> dict[str, int]:
-        return {
-            "zone_leaves": len(self.zone_ring),
-            "global_leaves": len(self.global_ring),
-            "bootstrap": len(self._bootstrap),
-            "lost": len(self._lost),
-            "corrected": len(self._corrected),
-        }
+        return {"bootstrap": len(self._bootstrap), "lost": len(self._lost), **self.rings.sizes()}
 
     # Life cycle
 
@@ -194,8 +149,7 @@ class Membership:
         device, profile = self._device, self._device.profile
         device.joined = True
         self.announce()
-        for ring, state in self._rings.items():
-            device.set_timer(_BEAT_TIMER[ring], now + state.period_s * device.random.random() / 4)
+        self.rings.start(now)
         device.set_timer(PROBE, now + device.jittered(profile.probe_s))
         device.set_timer(GOSSIP, now + device.random.random() * profile.gossip_s)
         device.set_timer(REUNION, now + device.jittered(profile.reunion_s))
@@ -212,9 +166,9 @@ class Membership:
     def on_own_contact_changed(self, before: Contact, now: float) -> None:
         zone = self._device.contact.zone
         if zone != before.zone:
-            peers = list(self._liveness.peers.values())
-            self.table.rebuild(zone, peers)
-            self.zone_ring.rebuild(peer for peer in peers if peer.contact.zone == zone)
+            pool = self._pool()
+            self.table.rebuild(zone, pool)
+            self.rings.rebuild_zone(pool)
             self._members = None
         if self._device.joined:
             self.announce()
@@ -225,32 +179,15 @@ class Membership:
     def offer(self, peer: Peer, now: float, *, knows_us: bool) -> None:
         """A joined device is known first-hand: give it the places that it deserves."""
         contact = peer.contact
-        if not contact.dialable:
+        if not contact.dialable or self.holds(contact.node_id):
             return
-        if self.holds(contact.node_id):
-            return
-        adopted = self.table.offer(peer)
-        adopted |= self._offer_to_ring(Ring.GLOBAL, peer, now)
-        if contact.zone == self._device.contact.zone:
-            adopted |= self._offer_to_ring(Ring.ZONE, peer, now)
-        if adopted:
+        in_table, in_ring = self.table.offer(peer), self.rings.offer(peer, now)
+        if in_table or in_ring:
             self._members = None
             self._lost.pop(contact.node_id, None)
             if not knows_us and self._device.joined and self._device.contact.dialable:
                 self._device.send(contact, Announce())
             self.on_adopted(peer, now)
-
-    def _offer_to_ring(self, ring: Ring, peer: Peer, now: float) -> bool:
-        leaves = self._rings[ring].leaves
-        if not leaves.offer(peer):
-            return False
-        if self._device.joined and peer in leaves.neighbours():
-            self._beat_soon(ring, now)
-        return True
-
-    def _beat_soon(self, ring: Ring, now: float) -> None:
-        """New neighbours should hear from us; a burst of changes makes one beat."""
-        self._device.set_timer(_BEAT_TIMER[ring], now + self._device.profile.copy_batch_s / 2)
 
     def consider(self, contact: Contact, informant: int, now: float) -> None:
         """Hearsay: look into it if the device would get a place."""
@@ -260,11 +197,7 @@ class Membership:
         if peer is not None:
             if contact.incarnation > peer.contact.incarnation:
                 self._liveness.check(contact, informant, now)
-        elif (
-            self.table.wants(contact)
-            or self.global_ring.wants(contact.node_id)
-            or (contact.zone == self._device.contact.zone and self.zone_ring.wants(contact.node_id))
-        ):
+        elif self.table.wants(contact) or self.rings.wants(contact):
             self._liveness.check(contact, informant, now)
 
     def on_peer_changed(self, peer: Peer, before: Contact, now: float) -> None:
@@ -293,24 +226,22 @@ class Membership:
 
     def _take_out(self, peer: Peer, now: float) -> bool:
         """Remove from all tables; True when it was in one."""
-        node_id, zone = peer.node_id, self._device.contact.zone
+        node_id = peer.node_id
         if not self.holds(node_id):
             return False
-        pool = [other for other in self._liveness.peers.values() if other.contact.dialable]
+        pool = self._pool()
         if self.table.remove(node_id, pool):
-            row = shared_digits(self._device.node_id, node_id)
             if not self._thin_rows and self._device.joined:
                 self._device.set_timer(GOSSIP, now + self._device.profile.quick_gossip_s)
-            self._thin_rows.add(row)
-        for ring, state in self._rings.items():
-            neighbours = state.leaves.neighbours()
-            members = (p for p in pool if ring is Ring.GLOBAL or p.contact.zone == zone)
-            if state.leaves.remove(node_id, members) and self._device.joined:
-                if state.leaves.neighbours() != neighbours:
-                    self._beat_soon(ring, now)
-                self._look_after_myself(now)
+            self._thin_rows.add(shared_digits(self._device.node_id, node_id))
+        if self.rings.remove(node_id, pool, now):
+            self._look_after_myself(now)
         self._members = None
         return True
+
+    def _pool(self) -> list[Peer]:
+        """Everybody who may have a place."""
+        return [peer for peer in self._liveness.peers.values() if peer.contact.dialable]
 
     # Timers
 
@@ -320,22 +251,6 @@ class Membership:
             return False
         handler(now)
         return True
-
-    def _beat(self, ring: Ring, now: float) -> None:
-        state, device = self._rings[ring], self._device
-        device.set_timer(_BEAT_TIMER[ring], now + device.jittered(state.period_s))
-        if not device.contact.dialable:
-            return  # nobody expects beats from a device that is in nobody's ring
-        state.beats += 1
-        leaves, told = state.leaves, {}
-        patience_s = state.period_s * device.profile.silent_beats + self._requests.stretch_s(now)
-        for peer in leaves.neighbours():
-            full = state.told.get(peer.node_id) != leaves.version or state.beats % device.profile.list_every == 0
-            device.send(peer.contact, Beat(ring, _contacts(leaves.peers(), MAX_RING_CONTACTS) if full else ()))
-            told[peer.node_id] = leaves.version
-            if now - peer.heard_at > patience_s:
-                self._liveness.suspect(peer.node_id, now)
-        state.told = told
 
     def _probe(self, now: float) -> None:
         device, profile = self._device, self._device.profile
@@ -376,7 +291,7 @@ class Membership:
 
     def _look_after_myself(self, now: float) -> None:
         """Something near us changed: start the series of self-joins again."""
-        if self._self_joins > 0:
+        if self._device.joined and self._self_joins > 0:
             self._self_joins = 0
             self._set_self_join(now)
 
@@ -388,7 +303,7 @@ class Membership:
     def _self_join(self, now: float) -> None:
         self._self_joins += 1
         self._set_self_join(now)
-        near, anywhere = self.zone_ring.peers() + self.global_ring.peers(), self.members()
+        near, anywhere = self.rings.peers(), self.members()
         if near:
             asked = (self._device.random.choice(near), self._device.random.choice(anywhere))
             for peer in {peer.node_id: peer for peer in asked}.values():
@@ -433,7 +348,7 @@ class Membership:
         target = question.target
         near = sorted((p for p in self.members() if p.contact.zone == question.zone), key=lambda p: p.node_id ^ target)
         chosen: dict[int, Contact] = {contact.node_id: contact for contact in self.zone_members(target, asker)}
-        groups = [near[:NEAREST_IN_ANSWER], self.global_ring.peers(), self.zone_ring.peers()]
+        groups = [near[:NEAREST_IN_ANSWER], self.rings.peers()]
         deepest = shared_digits(self._device.node_id, target)
         groups += [self.table.row(row) for row in range(deepest, deepest - 1 if question.brief else -1, -1)]
         for group in groups:
@@ -442,26 +357,7 @@ class Membership:
         return tuple(chosen.values())[:MAX_ROWS_CONTACTS]
 
     def on_beat(self, sender: Contact, message: Beat, now: float) -> None:
-        own_zone = self._device.contact.zone
-        if message.ring is Ring.ZONE and sender.zone != own_zone:
-            return
-        for contact in message.leaves:
-            if message.ring is Ring.GLOBAL or contact.zone == own_zone:
-                self.consider(contact, sender.node_id, now)
-        self._correct(sender, message, now)
-
-    def _correct(self, sender: Contact, message: Beat, now: float) -> None:
-        """The sender takes us for its neighbour, but we know somebody in between that it did not name."""
-        state = self._rings[message.ring]
-        if not message.leaves or any(peer.node_id == sender.node_id for peer in state.leaves.neighbours()):
-            return
-        named = {contact.node_id for contact in message.leaves}
-        unknown_to_it = [peer for peer in state.leaves.peers() if peer.node_id not in named]
-        if unknown_to_it and now - self._corrected.get(sender.node_id, float("-inf")) >= CORRECTION_S:
-            self._corrected[sender.node_id] = now
-            if len(self._corrected) > MAX_LOST:
-                del self._corrected[next(iter(self._corrected))]
-            self._device.send(sender, Beat(message.ring, _contacts(state.leaves.peers(), MAX_RING_CONTACTS)))
+        self.rings.on_beat(sender, message, lambda contact: self.consider(contact, sender.node_id, now), now)
 
     def on_row_gossip(self, sender: Contact, message: RowGossip, now: float) -> None:
         own_id = self._device.node_id

@@ -149,10 +149,10 @@ class Overlay:
         return tuple(peer.contact for peer in self._membership.members())
 
     def zone_leaves(self) -> tuple[Contact, ...]:
-        return tuple(peer.contact for peer in self._membership.zone_ring.peers())
+        return tuple(peer.contact for peer in self._membership.rings.zone.peers())
 
     def global_leaves(self) -> tuple[Contact, ...]:
-        return tuple(peer.contact for peer in self._membership.global_ring.peers())
+        return tuple(peer.contact for peer in self._membership.rings.fleet.peers())
 
     def rtt_s(self, node_id: int) -> float | None:
         """Smoothed round-trip time in seconds; None if it was never measured."""
@@ -277,8 +277,8 @@ class Overlay:
             return True
         if kind in UNJOINED_MAY_SEND:
             self._liveness.heard(sender, now)
-        elif self._liveness.learn(sender, now) is None:
-            return True  # of an earlier incarnation
+        elif self._liveness.learn(sender, now) is None or not self._device.joined:
+            return True  # of an earlier incarnation; or we would have to answer like a joined member
         handler(sender, message, now)
         if self._device.loopback or self._events:
             self._drain(now)

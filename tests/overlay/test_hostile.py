@@ -21,6 +21,7 @@ from edgefl.overlay import (
     membership,
     quota,
     requests,
+    rings,
     routing,
     tracker,
 )
@@ -45,7 +46,7 @@ BOUNDS = {
     "global_leaves": 2 * GLOBAL_SIDE,
     "bootstrap": membership.MAX_BOOTSTRAP,
     "lost": membership.MAX_LOST,
-    "corrected": membership.MAX_LOST,
+    "corrected": rings.MAX_CORRECTED,
     "seen": routing.MAX_SEEN,
     "forwards": requests.MAX_OPEN,
     "lookups": 0,
