@@ -40,7 +40,7 @@ MAX_ASSEMBLIES = 64
 """Arriving blobs, however small."""
 
 LOOSE_S = 30.0
-"""A pushed blob that nobody asks for and that has stopped arriving is dropped after this."""
+"""A pushed blob that nobody asks for is dropped after this, whole or not: a round asks for its model at once."""
 
 INLINE_HASH_BYTES = 2 * CHUNK_BYTES
 """Hashing this much takes 2 ms on a small device; more goes to the executor."""
@@ -77,12 +77,13 @@ class NoFiles:
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """A whole blob at hand. `loose`: pushed to us, nobody has asked for it. `on_disk`: files have it as well."""
+    """A whole blob at hand. `loose`: pushed to us, nobody has asked for it `since` then. `on_disk`: files have it."""
 
     ref: BlobRef
     hashes: bytes
     view: memoryview
     loose: bool = False
+    since: float = 0.0
     on_disk: bool = False
 
     def chunk(self, index: int) -> memoryview:
@@ -197,7 +198,7 @@ class Blobs:
     def arrived(self, assembly: Assembly) -> None:
         """Every chunk is here: hold the blob and hand it to everybody who waits."""
         if not assembly.ended and assembly.hashes is not None:
-            held = Held(assembly.ref, assembly.hashes, assembly.view, loose=not assembly.wanted)
+            held = Held(assembly.ref, assembly.hashes, assembly.view, not assembly.wanted, assembly.touched)
             self._hold(held)
             self._end(assembly, held.view)
 
@@ -207,10 +208,12 @@ class Blobs:
             self._end(assembly, error)
 
     def sweep(self, now: float) -> None:
-        """Drop pushed blobs that nobody asked for and that no longer arrive. Call about once a second."""
+        """Drop pushed blobs that nobody asked for. Call about once a second."""
         for assembly in list(self._assemblies.values()):
             if not assembly.wanted and now - assembly.touched > LOOSE_S:
                 self.give_up(assembly, TryAgainError("nobody asked for it"))
+        for held in [item for item in self._held.values() if item.loose and now - item.since > LOOSE_S]:
+            self.discard(held.ref.id)
 
     async def close(self) -> None:
         for assembly in list(self._assemblies.values()):

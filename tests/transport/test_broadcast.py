@@ -12,6 +12,7 @@ import zmq
 
 from edgefl.errors import TryAgainError
 from edgefl.identity.revocation import pack_revocations
+from edgefl.transport import blobs as blobs_module
 from edgefl.transport import broadcast as broadcast_module
 from edgefl.transport.broadcast import MAX_APPS, MAX_PUSH_BYTES
 from edgefl.transport.feeds import MAX_PUSHED_LOOSE
@@ -356,11 +357,28 @@ async def test_blobs_that_are_too_big_or_too_many_are_not_taken(fleet: Fleet) ->
     assert child.transport._blobs.arriving_bytes == 0
 
     intercept(root, lambda message: not isinstance(message, BlobChunk))
-    child.admission.on_change = None
     for _ in range(5):
         root.transport.publish(APP, await root.transport.add_blob(os.urandom(900_000)))
     await until(lambda: root.count("blobs.pushed") >= 5 * 4)
     assert len(child.transport._blobs._assemblies) <= MAX_PUSHED_LOOSE
+
+
+def test_pushed_blobs_that_nobody_asks_for_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs_module, "LOOSE_S", 0.3)
+
+    async def test(fleet: Fleet) -> None:
+        root, child = await fleet.some(2)
+        await adopt(root, child)
+        wanted = await root.transport.add_blob(MEGABYTES_2)
+        root.transport.publish(APP, wanted)
+        await child.transport.fetch(wanted, [], app=APP, max_bytes=LIMIT)
+        for _ in range(3):
+            root.transport.publish(APP, await root.transport.add_blob(os.urandom(1_000_000)))
+        await until(lambda: root.count("blobs.pushed") == wanted.chunks + 3 * 4)
+        await until(lambda: child.transport._blobs.cached_bytes == wanted.size)
+        assert child.transport.has_blob(wanted)
+
+    run(test)
 
 
 @asynchronous
