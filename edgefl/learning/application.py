@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from edgefl.learning.aggregate import FLOAT_BYTES
 from edgefl.learning.coordinator import Coordinator
 from edgefl.learning.effects import LearningEffects, Prepared, Progress, TrainResult
+from edgefl.learning.epoch import plausible
 from edgefl.learning.history import History
 from edgefl.learning.worker import Worker
 from edgefl.wire import Contact, Message
@@ -49,7 +51,8 @@ class Child(Protocol):
 
 
 class Tree(Protocol):
-    """This device's place in an application's tree. `height` is 0 for a leaf, `members` counts the whole subtree."""
+    """This device's place in an application's tree. `height` is 0 for a leaf, `members` counts the whole subtree,
+    `root` is the root's node id as far as it has been heard of here."""
 
     @property
     def is_root(self) -> bool: ...
@@ -61,6 +64,8 @@ class Tree(Protocol):
     def height(self) -> int: ...
     @property
     def members(self) -> int: ...
+    @property
+    def root(self) -> int: ...
 
 
 class Forest(Protocol):
@@ -162,6 +167,11 @@ class Application:
 
     def cancel_timer(self, name: str) -> None:
         self.effects.cancel_timer(("learning", self.id, name))
+
+    def credible(self, epoch: int, round_: int, model: BlobRef) -> bool:
+        """Whether a peer's word about a model can be true: its size, its round, its epoch."""
+        fits = model.size == self.manifest.parameters * FLOAT_BYTES
+        return fits and round_ <= self.manifest.rounds and plausible(epoch, self.ledger.epoch)
 
     def standing(self, *, busy: bool = False) -> Standing | None:
         """This device's own Standing; None while it holds no model."""

@@ -98,6 +98,7 @@ class Coordinator:
         self.problem = ""
         self._dethroned = False
         self._standings: dict[int, Standing] = {}
+        self._heard = 0  # the highest epoch in any report, also of one whose model could not be had
         self._reported: tuple[bool, int, int] = (False, 0, 0)
         self._wait_for_busy_until = 0.0
         self._members_seen = (0, 0.0)  # how many, and since when
@@ -154,6 +155,9 @@ class Coordinator:
         if not any(child.contact.node_id == sender.node_id for child in app.children()):
             app.count("standing_not_from_child")
             return
+        if not app.credible(message.epoch, message.round, message.model):
+            app.count("standing_invalid")
+            return
         app.ledger.history.merge(message.records)
         position = (message.finished, message.round, message.epoch)
         if self.phase is Phase.MEMBER:
@@ -161,9 +165,7 @@ class Coordinator:
                 self._reported = max(self._reported, position)
                 app.effects.send(app.parent, message)
             return
-        if message.model.size != app.manifest.parameters * 4:
-            app.count("standing_invalid")
-            return
+        self._heard = max(self._heard, message.epoch)
         before = self._standings.get(message.holder.node_id)
         self._standings[message.holder.node_id] = message
         if len(self._standings) > MAX_STANDINGS:
@@ -229,8 +231,7 @@ class Coordinator:
 
     def _take_over(self, now: float) -> None:
         app = self.app
-        heard = [standing.epoch for standing in self._standings.values()]
-        app.ledger.epoch = next_epoch([app.ledger.epoch, app.worker.newest[0], *heard], app.me.node_id)
+        app.ledger.epoch = next_epoch([app.ledger.epoch, app.worker.newest[0], self._heard], app.me.node_id)
         app.effects.save(app.id, app.ledger.progress())
         self._standings.clear()
         self._next = None
@@ -305,9 +306,6 @@ class Coordinator:
             return
         model = np.frombuffer(round_.model_data, dtype="<f4")
         new = STRATEGIES[self.app.manifest.strategy](model, round_.sum.mean_delta()).astype(np.float32, copy=False)
-        if not np.isfinite(new).all():
-            self._try_again("the new model has values that are not finite: try a smaller learning rate", now)
-            return
         self._record_training(round_, now)
         self.phase = Phase.KEEPING
         self.app.effects.keep(self.app.id, ("model", round_.tag), new)

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 
 NODE_BITS = 16
 
+MAX_LEAP = 1 << 20
+"""How far an epoch may be above the newest that a device knows: a liar must not use up the 48 bits of the counter."""
+
 
 def next_epoch(heard: Iterable[int], node_id: int) -> int:
     """An epoch of this device above all epochs that it has heard of."""
@@ -21,3 +24,8 @@ def next_epoch(heard: Iterable[int], node_id: int) -> int:
 def epoch_number(epoch: int) -> int:
     """The counter alone, as people read it."""
     return epoch >> NODE_BITS
+
+
+def plausible(epoch: int, known: int) -> bool:
+    """Whether a device that knows of the epoch `known` may believe in `epoch`."""
+    return epoch >> NODE_BITS <= (known >> NODE_BITS) + MAX_LEAP

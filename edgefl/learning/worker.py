@@ -119,6 +119,9 @@ class Worker:
         if parent is None or sender.node_id != parent.node_id:
             app.count("round_not_from_parent")
             return
+        if message.round < 1 or not app.credible(message.epoch, message.round - 1, message.model):
+            app.count("round_invalid")
+            return
         app.ledger.history.merge(message.records)
         if self.open is not None and (tag, message.model) == (self.open.tag, self.open.model):
             self._offer(now)  # a new parent in the same round
@@ -131,7 +134,8 @@ class Worker:
             self._object(parent)
             return
         app.coordinator.on_superseded()
-        self.begin(tag, message.kind, message.model, message.budget_s, message.records, now, mine=False, source=parent)
+        budget_s = min(max(message.budget_s, 0.0), app.manifest.deadline_s)
+        self.begin(tag, message.kind, message.model, budget_s, message.records, now, mine=False, source=parent)
 
     def _is_behind(self, message: RoundStart) -> bool:
         """Whether the round would start from an earlier model than this device holds."""
@@ -231,9 +235,6 @@ class Worker:
         if data is None:
             app.count("model_not_fetched")
             app.set_timer("refetch", now + REFETCH_S)
-            return
-        if blob.size != app.manifest.parameters * FLOAT_BYTES:
-            app.count("model_invalid")
             return
         if not round_.mine and blob != app.ledger.model:
             round_.received_bytes += blob.size
@@ -475,12 +476,11 @@ class Worker:
 
     def on_replica(self, sender: Contact, message: Replica, now: float) -> None:
         """The root wants this device to hold its newest model."""
-        app = self.app
-        if (
-            app.observer
-            or message.epoch < app.ledger.epoch
-            or message.model.size != app.manifest.parameters * FLOAT_BYTES
-        ):
+        app, tree = self.app, self.app.tree
+        if app.observer or tree is None or sender.node_id != tree.root:
+            app.count("replica_not_from_root")
+            return
+        if message.epoch < app.ledger.epoch or not app.credible(message.epoch, message.round, message.model):
             app.count("replica_fenced")
             return
         if message.round < app.ledger.round and self._may_object(message.epoch):
