@@ -136,6 +136,8 @@ async def test_revoked_and_used_up_are_told(fleet: Fleet) -> None:
     host.admission.merge_revocations(pack_revocations(FLEET.revoke(None, nodes=[revoked.node_id])))
     assert await refusal_of(revoked.meet(host)) is Reason.REVOKED
     assert host.count("refused.revoked") == 1
+    assert revoked.admission.revoked_self, "it was given the proof"
+    await until(lambda: revoked.listener.changes)
 
     token = FLEET.invite((), uses=1)
     for expected in (None, Reason.TOKEN_USED_UP):
