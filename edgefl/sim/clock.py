@@ -19,13 +19,13 @@ class Clock:
     def at(self, when: float, call: Callable[..., None], *arguments: Any) -> None:
         """Make this call at that time; a time that has passed means now."""
         self._serial += 1
-        heapq.heappush(self._heap, (max(when, self.now), self._serial, call, arguments))
+        heapq.heappush(self._heap, (when if when > self.now else self.now, self._serial, call, arguments))
 
     def run(self, until: float) -> None:
         """Let time pass until `until`, making all calls that are due."""
-        heap = self._heap
+        heap, pop = self._heap, heapq.heappop
         while heap and heap[0][0] <= until:
-            self.now, _, call, arguments = heapq.heappop(heap)
+            self.now, _, call, arguments = pop(heap)
             self.events += 1
             call(*arguments)
         self.now = max(self.now, until)

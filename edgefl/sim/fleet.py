@@ -1,4 +1,5 @@
-"""The scenario of `edgefl sim fleet`: a fleet joins, trees form, a part of it vanishes, the rest repairs itself."""
+"""The scenario of `edgefl sim fleet`: a fleet joins, applications train, a part of it vanishes, the rest repairs itself
+and trains on to the end."""
 
 from __future__ import annotations
 
@@ -7,7 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edgefl.sim.world import World
+from edgefl.learning.epoch import epoch_number
+from edgefl.learning.metrics import mean
+from edgefl.sim.network import Handler
+from edgefl.sim.training import LearningDevice, Transfers, make_application
+from edgefl.sim.world import Member, World
 
 
 def app_id(index: int, seed: int) -> int:
@@ -25,12 +30,19 @@ END_S = 150.0
 traffic is metered in the last minute of idleness and of settling. Then a part of the fleet vanishes, lookups follow at
 three moments, and in the end the trees are judged."""
 
+TRAINING_LIMIT_S = 1800.0
+"""When applications train, the scenario goes on until they have finished, but not for longer than this."""
+
+QUORUM = 0.2
+"""Of the simulated applications: half of the devices vanish at once, and a sample of them can lose more."""
+
 
 def run_fleet(
     *,
     nodes: int = 300,
     apps: int = 3,
     members: int = 60,
+    rounds: int = 0,
     churn: float = 0.5,
     loss: float = 0.0,
     seed: int = 1,
@@ -41,10 +53,18 @@ def run_fleet(
 ) -> dict[str, Any]:
     """The overlay under the failure of a share `churn` of all devices at once, with packet `loss` throughout.
 
-    Returns the document of `edgefl sim fleet` (JSON types only). Virtual time; CPU time is measured.
+    With `rounds` the applications are found through the directory and trained by the shipped learning layer with a
+    stand-in for the trainer (training.py); without, devices only form the trees. Returns the document of
+    `edgefl sim fleet` (JSON types only). Virtual time; CPU time is measured.
     """
     started = time.process_time()
-    fleet = World(devices=nodes, seed=seed, zones=zones, wire=wire)
+    learners: dict[int, LearningDevice] = {}
+    transfers = Transfers()
+
+    def equip(member: Member) -> list[Handler]:
+        return [LearningDevice(member, learners, transfers)] if rounds else []
+
+    fleet = World(devices=nodes, seed=seed, zones=zones, wire=wire, equip=equip)
     fleet.network.faults.loss = loss
     length_s = JOIN_S + IDLE_S + SETTLE_S + END_S
 
@@ -61,13 +81,17 @@ def run_fleet(
     joined = sum(member.overlay.joined for member in fleet.alive())
 
     progress("trees form")
-    app_ids = [app_id(index, seed) for index in range(apps)]
-    joins = [(app, m) for app in app_ids for m in fleet.random.sample(fleet.alive(), min(members, nodes))]
-    fleet.random.shuffle(joins)
     start = fleet.clock.now
-    for index, (app, member) in enumerate(joins):
-        fleet.clock.run(start + ATTACH_S * index / len(joins))
-        member.overlay.join_tree(app, fleet.clock.now)
+    chosen = [fleet.random.sample(fleet.alive(), min(members, nodes)) for _ in range(apps)]
+    if rounds:
+        app_ids = [_create(index, group, learners, rounds, seed, start) for index, group in enumerate(chosen)]
+    else:
+        app_ids = [app_id(index, seed) for index in range(apps)]
+        joins = [(app, member) for app, group in zip(app_ids, chosen, strict=True) for member in group]
+        fleet.random.shuffle(joins)
+        for index, (app, member) in enumerate(joins):
+            fleet.clock.run(start + ATTACH_S * index / len(joins))
+            member.overlay.join_tree(app, fleet.clock.now)
     fleet.clock.run(start + SETTLE_S - METER_S)
     bytes_before = fleet.network.bytes
     fleet.clock.run(start + SETTLE_S)
@@ -85,7 +109,12 @@ def run_fleet(
         correct[f"after_{after_s:.0f}s"] = fleet.lookups(lookups)
     progress("judging")
     fleet.clock.run(failed_at + END_S)
-    final = [fleet.tree(app) for app in app_ids]
+    while rounds and not _all_finished(fleet, learners) and fleet.clock.now < failed_at + TRAINING_LIMIT_S:
+        progress("training")
+        fleet.run(5.0)
+    final = [fleet.tree(app).as_dict() for app in app_ids]
+    for document in final if rounds else ():
+        document.update(_learned(int(document["app"], 16), fleet, learners))
     hops = [hops for m in fleet.members.values() for owner, hops in m.log.lookups.values() if owner is not None]
     return {
         "nodes": nodes,
@@ -95,13 +124,54 @@ def run_fleet(
         "joined": joined,
         "lookups_correct": {name: round(value, 4) for name, value in correct.items()},
         "lookup_hops_mean": round(sum(hops) / max(1, len(hops)), 3),
-        "apps": [tree.as_dict() for tree in final],
+        "apps": final,
         "apps_before": [tree.as_dict() for tree in settled],
         "cycles": fleet.cycles,
         "bytes_per_node_s": round(tree_bytes_s, 2),
         "idle_bytes_per_node_s": round(idle_bytes_s, 2),
+        "model_bytes": transfers.bytes,
         "messages": fleet.network.messages,
         "events": fleet.clock.events,
         "seconds": round(fleet.clock.now, 1),
         "cpu_seconds": round(time.process_time() - started, 2),
+    }
+
+
+def _create(
+    index: int, group: list[Member], learners: dict[int, LearningDevice], rounds: int, seed: int, now: float
+) -> int:
+    """Give the devices of a group data of their own kind, and let one of them announce the application for it."""
+    data = f"data-{index}"
+    for member in group:
+        learners[member.node_id].data.add(data)
+    manifest = make_application(
+        f"application-{index}",
+        data,
+        rounds=rounds,
+        min_members=max(1, len(group) * 9 // 10),
+        quorum=QUORUM,
+        seed=seed + index,
+    )
+    learners[group[0].node_id].create(manifest, now)
+    return manifest.app_id
+
+
+def _all_finished(fleet: World, learners: dict[int, LearningDevice]) -> bool:
+    devices = [learners[member.node_id] for member in fleet.alive()]
+    return all(app.ledger.finished for device in devices for app in device.learning.applications.values())
+
+
+def _learned(app: int, fleet: World, learners: dict[int, LearningDevice]) -> dict[str, Any]:
+    """What the live devices of an application have come to: `loss` is the mean over their held-back data, `backwards`
+    how often a device showed a lower round than before."""
+    devices = [learners[member.node_id] for member in fleet.alive()]
+    parts = [device.learning.applications[app] for device in devices if app in device.learning.applications]
+    history = max((part.ledger.history for part in parts), key=len)
+    losses = [loss for record in history.all() if (loss := mean(record.metrics, "loss")) is not None]
+    return {
+        "rounds": max(part.ledger.round for part in parts),
+        "finished": sum(part.ledger.finished for part in parts),
+        "backwards": sum(device.backwards for device in devices),
+        "epochs": epoch_number(max(part.ledger.epoch for part in parts)),
+        "loss": {"first": round(losses[0], 4), "last": round(losses[-1], 4)} if losses else {},
     }

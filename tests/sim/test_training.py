@@ -1,0 +1,65 @@
+"""The shipped overlay and the shipped learning layer together, under virtual time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgefl.sim import World, run_fleet
+from edgefl.sim.training import LearningDevice, Transfers, make_application
+
+
+def test_half_of_the_devices_vanish_and_the_rest_trains_to_the_end() -> None:
+    document = run_fleet(nodes=80, apps=2, members=30, rounds=15, churn=0.5, seed=3)
+    assert document["cycles"] == 0
+    assert document["model_bytes"] > 0
+    for app in document["apps"]:
+        assert (app["attached"], app["roots"]) == (app["members"], 1)
+        assert (app["rounds"], app["finished"]) == (15, app["members"])
+        assert app["backwards"] == 0
+
+
+def test_lost_packets_slow_training_down_but_do_not_stop_it() -> None:
+    document = run_fleet(nodes=40, apps=1, members=15, rounds=5, churn=0.2, loss=0.02, seed=5)
+    app = document["apps"][0]
+    assert (app["rounds"], app["finished"], app["backwards"]) == (5, app["members"], 0)
+
+
+def test_the_same_seed_gives_the_same_training() -> None:
+    first, again = (run_fleet(nodes=40, apps=1, members=12, rounds=4, churn=0.5, seed=9) for _ in range(2))
+    first.pop("cpu_seconds")
+    again.pop("cpu_seconds")
+    assert first == again
+
+
+def test_a_quiet_fleet_finds_the_weighted_mean() -> None:
+    """Found through the directory, placed by rank, averaged over the tree: the closed-form answer comes out."""
+    learners: dict[int, LearningDevice] = {}
+    transfers = Transfers()
+    world = World(devices=30, seed=2, equip=lambda member: [LearningDevice(member, learners, transfers)])
+    world.grow(30, 20.0)
+    world.run(30.0)
+    members = world.alive()[:20]
+    for member in members:
+        learners[member.node_id].data.add("digits")
+    creator = learners[world.alive()[-1].node_id]  # has no data itself: it only watches
+    manifest = make_application("digits", "digits", rounds=6, min_members=20, quorum=1.0, seed=1)
+    creator.create(manifest, world.clock.now)
+    world.run(200.0)
+    targets = [learners[member.node_id]._target for member in members]
+    samples = [learners[member.node_id]._samples for member in members]
+    expected = (1 - 0.5**6) * np.average(targets, axis=0, weights=samples)
+    for device in [*(learners[member.node_id] for member in members), creator]:
+        app = device.learning.applications[manifest.app_id]
+        assert app.ledger.finished
+        assert app.ledger.model is not None
+        model = np.frombuffer(device._blobs[app.ledger.model.id], "<f4")
+        np.testing.assert_allclose(model, expected, rtol=1e-4, atol=1e-5)
+    for member in world.alive()[20:-1]:
+        assert learners[member.node_id].learning.applications == {}
+    root = next(
+        d
+        for d in learners.values()
+        if manifest.app_id in d.saved and d.learning.applications[manifest.app_id].tree.is_root
+    )  # type: ignore[union-attr]
+    records = root.learning.applications[manifest.app_id].ledger.history.all()
+    assert [record.participants for record in records] == [0] + [20] * 6
