@@ -183,14 +183,18 @@ class Directory:
         """A device has appeared that owns a key which was ours: it must know what we know, for it would ask itself."""
         own = self._device.contact
         for scope in Scope:
+            entries = [entry for entry in self._entries.values() if entry.scope is scope]
             key = self._key(scope)
-            if peer.node_id ^ key >= own.node_id ^ key or (scope is Scope.ZONE and peer.contact.zone != own.zone):
+            if (
+                not entries
+                or peer.node_id ^ key >= own.node_id ^ key
+                or (scope is Scope.ZONE and peer.contact.zone != own.zone)
+            ):
                 continue
             others = [c for c in self._contacts(scope) if c.node_id != peer.node_id]
             if not any(contact.node_id ^ key < own.node_id ^ key for contact in others):
-                for entry in self._entries.values():
-                    if entry.scope is scope:
-                        self._device.send(peer.contact, Publish(entry.data))
+                for entry in entries:
+                    self._device.send(peer.contact, Publish(entry.data))
 
     # Discover
 

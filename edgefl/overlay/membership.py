@@ -77,7 +77,7 @@ class Membership:
         self._thin_rows: set[int] = set()
         self._next_row = 0
         self._self_joins = 0
-        self._members: dict[int, Peer] | None = None
+        self._members: list[Peer] | None = None
         self.table = RoutingTable(device.node_id, device.contact.zone)
         self.rings = Rings(device, requests, liveness)
         self.joiner = Joiner(device, liveness, queries, self.remembered, self._on_placed)
@@ -99,18 +99,16 @@ class Membership:
     # What is known
 
     def members(self) -> list[Peer]:
-        """Everybody in the table or a leaf set, once."""
-        return list(self._index().values())
+        """Everybody in the table or a leaf set, once; not to be changed by the caller."""
+        if self._members is None:
+            known = {peer.node_id: peer for peer in self.table}
+            known.update((peer.node_id, peer) for peer in self.rings.peers())
+            self._members = list(known.values())
+        return self._members
 
     def holds(self, node_id: int) -> bool:
         """Is this device in the table or a leaf set?"""
-        return node_id in self._index()
-
-    def _index(self) -> dict[int, Peer]:
-        if self._members is None:
-            self._members = {peer.node_id: peer for peer in self.table}
-            self._members.update((peer.node_id, peer) for peer in self.rings.peers())
-        return self._members
+        return node_id in self.rings.zone or node_id in self.rings.fleet or node_id in self.table
 
     def remembered(self) -> list[Contact]:
         """Where to knock: bootstrap contacts, then devices that we knew once."""
@@ -256,7 +254,7 @@ class Membership:
         device, profile = self._device, self._device.profile
         self._quick_probes = max(0, self._quick_probes - 1)
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
-        stalest = min((p for p in self._index().values() if not p.suspect), key=attrgetter("heard_at"), default=None)
+        stalest = min((p for p in self.members() if not p.suspect), key=attrgetter("heard_at"), default=None)
         if stalest is not None and now - stalest.heard_at > fresh_s:
             self._liveness.probe(stalest, now)
         else:

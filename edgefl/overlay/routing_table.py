@@ -40,7 +40,7 @@ class RoutingTable:
             yield from slot
 
     def __contains__(self, node_id: int) -> bool:
-        return any(peer.node_id == node_id for peer in self.slot(node_id))
+        return node_id != self._own_id and any(peer.node_id == node_id for peer in self.slot(node_id))
 
     def slot(self, node_id: int) -> list[Peer]:
         """The contacts in the slot where an id belongs, best first."""
