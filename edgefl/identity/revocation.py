@@ -56,7 +56,7 @@ def pack_revocations(revocations: RevocationList) -> bytes:
     return encode_record(revocations)
 
 
-def unpack_revocations(data: bytes, *, fleet: bytes, after: int = 0) -> RevocationList | None:
+def unpack_revocations(data: bytes, *, fleet: bytes, after: int = -1) -> RevocationList | None:
     """The list in `data`, verified; None if its version is not above `after` (then nothing was verified).
 
     Raises WireError, or RefusedError when it is not this fleet's.
