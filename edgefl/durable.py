@@ -1,11 +1,12 @@
 """Files that are either the old version or the new one, whatever instant the power goes.
 
-Write to a temporary name in the same folder, fsync, rename over the target, fsync the folder.
+Write to a temporary name in the same folder, sync, rename over the target, sync the folder. The one place that does so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from edgefl.errors import StorageError
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def write_atomically(path: Path, content: bytes | memoryview, *, mode: int = 0o644) -> None:
     """Replace `path` by `content`; after return it survives a power cut. Raises StorageError, and leaves no rest."""
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -28,12 +29,29 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_directory(path.parent)
     except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}", hint="check free space and permissions of the folder"
-        ) from error
+        raise storage_error(f"cannot write {path}", error) from None
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def storage_error(what: str, error: OSError) -> StorageError:
+    """What the disk said, with the next step."""
+    return StorageError(f"{what}: {error.strerror or error}", hint=storage_hint(error.errno))
+
+
+def storage_hint(code: int | None) -> str:
+    """The next step after an error of the disk (an errno)."""
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space on that disk"
+    if code == errno.EROFS:
+        return "the disk is mounted read-only: it may be failing"
+    return "check that the disk is writable and that the directory belongs to the user that edgefl runs as"

@@ -14,6 +14,7 @@ on the root and its runners-up. All methods block on the disk: call them on the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from edgefl.durable import storage_error, storage_hint, write_atomically
 from edgefl.errors import ConfigError, EdgeflError, StorageError
 from edgefl.learning.effects import Progress
 from edgefl.wire import Contact
@@ -280,18 +282,7 @@ class Store:
         path = self._path(ref.id)
         if self.read_blob(ref) is not None:
             return
-        temporary = path.with_suffix(".new")
-        with _disk_errors(self.directory):
-            try:
-                with temporary.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-                _sync_directory(self._blobs)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        write_atomically(path, data, mode=0o600)
 
     def _sweep(self) -> None:
         """Remove files that no record names: what a crash left behind, and models that were replaced."""
@@ -326,33 +317,18 @@ def _map(path: Path) -> memoryview | None:
         return None
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _disk_errors(directory: Path) -> Iterator[None]:
     """Whatever the disk or SQLite says becomes a StorageError with the next step."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise StorageError(f"state directory {directory}: {error}", hint=_hint(str(error))) from None
+        code = errno.ENOSPC if "full" in str(error) else None
+        raise StorageError(f"state directory {directory}: {error}", hint=storage_hint(code)) from None
     except sqlite3.DatabaseError as error:
         raise StorageError(
             f"state directory {directory}: {error}",
             hint="the database is damaged: move edgefl.db away (keys are kept apart) and join again",
         ) from None
     except OSError as error:
-        raise StorageError(
-            f"state directory {directory}: {error.strerror or error}", hint=_hint(error.strerror or "")
-        ) from None
-
-
-def _hint(cause: str) -> str:
-    if "full" in cause or "No space" in cause or "quota" in cause:
-        return "free some space on that disk; the daemon goes on and tries again"
-    return "check that the disk is writable and that the directory belongs to edgefl's user"
+        raise storage_error(f"state directory {directory}", error) from None

@@ -13,7 +13,8 @@ import os
 import stat
 from pathlib import Path
 
-from edgefl.errors import ConfigError, StorageError
+from edgefl.durable import storage_error, sync_directory
+from edgefl.errors import ConfigError
 
 PRIVATE_MODE = 0o600
 MAX_PRIVATE_BYTES = 64 * 1024
@@ -40,9 +41,9 @@ def create_private(path: Path, data: bytes) -> bool:
             temporary.rename(path)
         finally:
             os.close(descriptor)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from None
+        raise storage_error(f"cannot write {path}", error) from None
     return True
 
 
@@ -73,15 +74,3 @@ def _fill(descriptor: int, data: bytes) -> None:
     while view:
         view = view[os.write(descriptor, view) :]
     os.fsync(descriptor)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _cannot_write(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot write {path}: {error.strerror}", hint="check free space and permissions")

@@ -18,7 +18,6 @@ The directory:
     inference_model.py  trained weights put back into the user's own file
     vetting.py          what a graph would make ONNX Runtime do, found out first
     protobuf.py         the wire format that ONNX files are in
-    durable.py          files that are old or new, never half
 
 Running (needs onnxruntime and numpy alone):
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from edgefl.durable import write_atomically
 from edgefl.errors import ConfigError, ModelError, StorageError
 from edgefl.trainer import checkpoint
-from edgefl.trainer.durable import write_atomically
 from edgefl.trainer.inference_model import raw_data_offsets
 from edgefl.trainer.manifest import (
     CHECKPOINT,

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgefl.durable import write_atomically
 from edgefl.errors import ModelError
-from edgefl.trainer.durable import write_atomically
 
 Array = npt.NDArray[Any]
 

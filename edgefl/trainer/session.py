@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from edgefl.durable import write_atomically
 from edgefl.errors import DataError, LocalError, ModelError
 from edgefl.trainer import checkpoint
-from edgefl.trainer.durable import write_atomically
 from edgefl.trainer.inference_model import with_weights
 from edgefl.trainer.manifest import (
     CHECKPOINT,

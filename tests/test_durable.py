@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgefl.errors import StorageError
-from edgefl.trainer.durable import write_atomically
+from edgefl.durable import write_atomically
 
 
 def test_a_failed_write_keeps_the_old_content_and_leaves_no_rest(
