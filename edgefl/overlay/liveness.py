@@ -206,10 +206,11 @@ class Liveness:
 
     # Questions
 
-    def ping(self, contact: Contact, now: float, then: Then = _nothing) -> None:
+    def ping(self, contact: Contact, now: float, then: Then, *, timeout_s: float | None = None) -> None:
         """Ask a device whether it is there and joined; measures the RTT on the way."""
         number = self._requests.number()
-        timeout_s = self.timeout_s(contact.node_id)
+        if timeout_s is None:
+            timeout_s = self.timeout_s(contact.node_id)
         if not self._requests.open(
             ("ping", number), contact.node_id, now, timeout_s, partial(self._unanswered, number)
         ):
@@ -285,12 +286,16 @@ class Liveness:
         if pings == 0:
             self._device.counters["deaths"] += 1
             self._drop(peer, now, on_purpose=False)
-            return
-        self.ping(peer.contact, now)
-        wait_s = self.timeout_s(peer.node_id) / VERIFYING_PINGS
-        again = partial(self._verify, peer, pings - 1)
-        if not self._requests.open(("verify", peer.node_id), peer.node_id, now, wait_s, again):
+        elif self._requests.is_full():
             peer.suspect = False  # too busy to find out now; the next silence asks again
+        else:
+            # The second ping follows halfway: an answer to the first one still counts then, as a sign of life.
+            wait_s = self.timeout_s(peer.node_id) / VERIFYING_PINGS
+            self.ping(peer.contact, now, partial(self._verified, peer, pings - 1), timeout_s=wait_s)
+
+    def _verified(self, peer: Peer, pings_left: int, answer: Peer | None, now: float) -> None:
+        if answer is None:
+            self._verify(peer, pings_left, now)
 
     # Bounds
 

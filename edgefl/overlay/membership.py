@@ -164,9 +164,8 @@ class Membership:
     def on_own_contact_changed(self, before: Contact, now: float) -> None:
         zone = self._device.contact.zone
         if zone != before.zone:
-            pool = self._pool()
-            self.table.rebuild(zone, pool)
-            self.rings.rebuild_zone(pool)
+            self.table.rebuild(zone, self._liveness.peers.values())
+            self.rings.rebuild_zone(self._liveness.peers.values())
             self._members = None
         if self._device.joined:
             self.announce()
@@ -227,19 +226,14 @@ class Membership:
         node_id = peer.node_id
         if not self.holds(node_id):
             return False
-        pool = self._pool()
-        if self.table.remove(node_id, pool):
+        if self.table.remove(node_id, self._liveness.peers.values()):
             if not self._thin_rows and self._device.joined:
                 self._device.set_timer(GOSSIP, now + self._device.profile.quick_gossip_s)
             self._thin_rows.add(shared_digits(self._device.node_id, node_id))
-        if self.rings.remove(node_id, pool, now):
+        if self.rings.remove(node_id, self._liveness.peers.values(), now):
             self._look_after_myself(now)
         self._members = None
         return True
-
-    def _pool(self) -> list[Peer]:
-        """Everybody who may have a place."""
-        return [peer for peer in self._liveness.peers.values() if peer.contact.dialable]
 
     # Timers
 

@@ -69,7 +69,7 @@ class Requests:
         self, name: Hashable, peer: int, now: float, timeout_s: float, on_timeout: Callable[[float], None]
     ) -> bool:
         """Wait for `peer` to answer. False (and nothing is waited for) when too many questions are open."""
-        if len(self._open) >= MAX_OPEN and name not in self._open:
+        if self.is_full() and name not in self._open:
             self._device.counters["requests_refused"] += 1
             return False
         deadline = now + timeout_s + self.stretch_s(now)
@@ -82,8 +82,9 @@ class Requests:
             self._arm(deadline)
         return True
 
-    def is_open(self, name: Hashable) -> bool:
-        return name in self._open
+    def is_full(self) -> bool:
+        """No further question can be asked now."""
+        return len(self._open) >= MAX_OPEN
 
     def close(self, name: Hashable, peer: int) -> float | None:
         """The peer answers: when the question was asked, or None when it was not asked, or not of this peer."""

@@ -7,7 +7,7 @@ lost with the packet. Who takes us for its neighbour although we know somebody i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
@@ -99,23 +99,23 @@ class Rings:
             self._beat_soon(ring, now)
         return True
 
-    def remove(self, node_id: int, pool: list[Peer], now: float) -> bool:
-        """Take a device out and refill from the pool. True when it was in a leaf set."""
-        removed = False
-        for ring, members in (
-            (self._fleet, pool),
-            (self._zone, [peer for peer in pool if self._in_zone(peer.contact)]),
-        ):
+    def remove(self, node_id: int, pool: Iterable[Peer], now: float) -> bool:
+        """Take a device out and refill from everybody else who is known. True when it was in a leaf set."""
+        rings = [ring for ring in (self._fleet, self._zone) if node_id in ring.leaves]
+        for ring in rings:
             neighbours = ring.leaves.neighbours()
-            if ring.leaves.remove(node_id, members):
-                removed = True
-                if ring.leaves.neighbours() != neighbours:
-                    self._beat_soon(ring, now)
-        return removed
+            ring.leaves.remove(node_id, self._fit_for(ring, pool))
+            if ring.leaves.neighbours() != neighbours:
+                self._beat_soon(ring, now)
+        return bool(rings)
 
     def rebuild_zone(self, pool: Iterable[Peer]) -> None:
         """Our own zone has changed."""
-        self.zone.rebuild(peer for peer in pool if self._in_zone(peer.contact))
+        self.zone.rebuild(self._fit_for(self._zone, pool))
+
+    def _fit_for(self, ring: _Ring, pool: Iterable[Peer]) -> Iterator[Peer]:
+        everywhere = ring is self._fleet
+        return (peer for peer in pool if peer.contact.dialable and (everywhere or self._in_zone(peer.contact)))
 
     def _in_zone(self, contact: Contact) -> bool:
         return contact.zone == self._device.contact.zone

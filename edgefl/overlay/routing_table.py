@@ -92,7 +92,7 @@ class RoutingTable:
         self._slots[at] = left
         below = max(0, ID_BITS - (at // DIGITS + 1) * DIGIT_BITS)  # bits that may differ within the slot
         for peer in pool:
-            if (peer.node_id ^ node_id) >> below == 0 and peer.node_id != node_id:
+            if (peer.node_id ^ node_id) >> below == 0 and peer.node_id != node_id and peer.contact.dialable:
                 self.offer(peer)
         return True
 
@@ -101,7 +101,8 @@ class RoutingTable:
         self._zone = zone
         self._slots.clear()
         for peer in pool:
-            self.offer(peer)
+            if peer.contact.dialable:
+                self.offer(peer)
 
     def _index(self, node_id: int) -> int:
         row = shared_digits(self._own_id, node_id)
