@@ -13,7 +13,7 @@ from edgefl.identity.admission import Admission
 from edgefl.identity.fleet import FleetKey
 from edgefl.identity.keys import DeviceKeys
 from edgefl.transport import Timing, Transport
-from edgefl.transport.blobs import MAX_CACHE_BYTES, BlobFiles
+from edgefl.transport.blobs import BlobFiles
 from edgefl.wire.codec import Message
 from edgefl.wire.contact import Contact, Role
 
@@ -38,6 +38,9 @@ FAST = Timing(
     linger=0.3,
 )
 """Everything shorter, so that tests are; the order of the durations is the same."""
+
+PATIENT = replace(FAST, stall=30.0, heartbeat_timeout=30.0)
+"""For tests with a peer that does not read: it is not to be cut off for that."""
 
 DEADLINE_S = 8.0
 
@@ -162,17 +165,3 @@ def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
     wrapper.__name__ = test.__name__
     wrapper.__doc__ = test.__doc__
     return wrapper
-
-
-__all__ = [
-    "DEADLINE_S",
-    "FAST",
-    "FLEET",
-    "MAX_CACHE_BYTES",
-    "Device",
-    "Fleet",
-    "Listener",
-    "asynchronous",
-    "run",
-    "until",
-]

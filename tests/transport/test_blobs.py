@@ -21,7 +21,7 @@ from edgefl.wire.blob import CHUNK_BYTES, BlobRef, hash_chunks, ref_of
 from edgefl.wire.codec import Message, encode
 from edgefl.wire.contact import Contact
 from edgefl.wire.link import MAX_CHUNKS_PER_GET, BlobChunk, BlobGet, BlobHeader
-from tests.transport.fleet import FAST, Device, Fleet, asynchronous, run, until
+from tests.transport.fleet import FAST, PATIENT, Device, Fleet, asynchronous, run, until
 from tests.transport.insider import an_insider
 
 SMALL = os.urandom(3 * CHUNK_BYTES + 17)
@@ -220,7 +220,7 @@ async def test_a_blob_is_served_while_it_is_still_arriving(fleet: Fleet) -> None
 async def test_one_asker_cannot_make_us_send_more_than_its_credit(fleet: Fleet) -> None:
     """Given a peer that asks for everything again and again and reads nothing, then ZeroMQ holds at most its credit
     for it, and others are served as before."""
-    server, modest = await fleet.some(2)
+    server, modest = await fleet.some(2, timing=PATIENT)
     data = os.urandom(60 * CHUNK_BYTES)
     ref = await server.transport.add_blob(data)
     with an_insider() as greedy:

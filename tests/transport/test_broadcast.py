@@ -20,7 +20,7 @@ from edgefl.wire.blob import CHUNK_BYTES, BlobRef, ref_of
 from edgefl.wire.codec import Message, decode
 from edgefl.wire.link import BlobChunk, BlobHeader, BlobMissing
 from edgefl.wire.overlay import Ping
-from tests.transport.fleet import FAST, FLEET, Device, Fleet, asynchronous, run, until
+from tests.transport.fleet import FAST, FLEET, PATIENT, Device, Fleet, asynchronous, run, until
 from tests.transport.insider import an_insider
 
 APP = 0x0123456789ABCDEF
@@ -258,7 +258,7 @@ def test_a_child_that_never_reads_holds_bounded_memory_and_nobody_else_up(monkey
     shrink_bounds(monkeypatch, push_bytes)
 
     async def test(fleet: Fleet) -> None:
-        root, good = await fleet.some(2, timing=replace(FAST, stall=30.0, heartbeat_timeout=30.0))
+        root, good = await fleet.some(2, timing=PATIENT)
         with an_insider() as slow:
             slow.subscriber(root, APP.to_bytes(8, "big"))
             await adopt(root, good)
@@ -283,7 +283,7 @@ def test_when_all_children_are_slow_the_stream_waits(monkeypatch: pytest.MonkeyP
     shrink_bounds(monkeypatch, push_bytes)
 
     async def test(fleet: Fleet) -> None:
-        root = await fleet.device(timing=replace(FAST, stall=30.0, heartbeat_timeout=30.0))
+        root = await fleet.device(timing=PATIENT)
         with an_insider() as slow:
             socket = slow.subscriber(root, APP.to_bytes(8, "big"))
             await until(lambda: root.transport._broadcast.subscribers(APP))

@@ -22,7 +22,7 @@ from edgefl.transport.dial import TRANSITIONS, State
 from edgefl.transport.outbox import MAX_PEER_BYTES, MAX_TOTAL_BYTES, MESSAGE_OVERHEAD_BYTES, Budget, Outbox
 from edgefl.wire.contact import Contact, Role
 from edgefl.wire.overlay import Adverts, Ping, Pong
-from tests.transport.fleet import FAST, FLEET, Device, Fleet, asynchronous, run, until
+from tests.transport.fleet import FAST, FLEET, PATIENT, Device, Fleet, asynchronous, run, until
 from tests.transport.insider import an_insider
 
 
@@ -201,7 +201,7 @@ def test_an_outbox_counts_what_it_holds() -> None:
 async def test_a_peer_that_does_not_read_fills_its_own_queue_only(fleet: Fleet) -> None:
     """Given a connected peer that reads nothing, when we send far more than fits, then the rest is dropped and counted,
     others are served as before, and once it reads, what was kept arrives."""
-    device, other = await fleet.some(2)
+    device, other = await fleet.some(2, timing=PATIENT)
     with an_insider() as slow:
         link = slow.dealer(device, receive_limit=1)
         await until(lambda: device.transport._links.connected(slow.node_id))
