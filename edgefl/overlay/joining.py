@@ -11,8 +11,8 @@
 
 Devices that have not joined answer so and are never learned (or two of them could found an island). The exception that
 a fleet needs after a power cut, when nobody is joined any more: after 15 s in which only unjoined devices answered, the
-one with the lowest id among those that it can hear begins as the first. Islands that this makes meet again through
-remembered contacts.
+one with the lowest id among those that it can hear begins as the first. (A device that knocks at an unjoined one is
+asked back, so the hearing is mutual.) Islands that this makes meet again through remembered contacts.
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ MAX_MEASURED = 72
 
 MAX_UNJOINED = 64
 """Unjoined devices that we remember to decide who begins."""
+
+MAX_CALLERS = 8
+"""Devices that have knocked at us and are asked back at the next knock."""
+
+UNDIALABLE = 1 << 64
+"""Stands for all unjoined devices that cannot be dialled: above every id, for they cannot begin."""
 
 KNOCK = ("membership", "knock")
 
@@ -69,6 +75,7 @@ class Joiner:
         self._search: Search | None = None
         self._found: dict[int, Contact] = {}
         self._unjoined: dict[int, float] = {}
+        self._callers: dict[int, Contact] = {}
         self._since = 0.0
         self._measuring: set[int] = set()
         self.phase = Phase.IDLE
@@ -92,6 +99,17 @@ class Joiner:
         if self.phase is Phase.KNOCKING:
             self._knock(now)
 
+    def on_knock_from(self, sender: Contact, now: float) -> None:
+        """Somebody asks us the way while we look for it ourselves: ask it back next time."""
+        if self.phase is Phase.IDLE:
+            return
+        if sender.dialable:
+            self._callers[sender.node_id] = sender
+            if len(self._callers) > MAX_CALLERS:
+                del self._callers[next(iter(self._callers))]
+        else:
+            self._hear_unjoined(UNDIALABLE, now)  # it waits for us, and cannot begin itself
+
     def on_knock_timer(self, now: float) -> None:
         if self.phase is Phase.IDLE:
             return
@@ -105,6 +123,8 @@ class Joiner:
         self._found = {}
         contacts = self._contacts()
         seeds = self._device.random.sample(contacts, min(SEEDS, len(contacts)))
+        seeds += list(self._callers.values())
+        self._callers.clear()
         self._walk(self._device.node_id, seeds, self._placed, now)
 
     def _knock_later(self, now: float) -> None:
@@ -132,13 +152,16 @@ class Joiner:
         if search is None:
             return False
         for node_id in search.unjoined:
-            self._unjoined[node_id] = now
-            if len(self._unjoined) > MAX_UNJOINED:
-                del self._unjoined[next(iter(self._unjoined))]
+            self._hear_unjoined(node_id, now)
         if search.nearest is None:
             return False
         self._found |= search.collected
         return True
+
+    def _hear_unjoined(self, node_id: int, now: float) -> None:
+        self._unjoined[node_id] = now
+        if len(self._unjoined) > MAX_UNJOINED:
+            del self._unjoined[next(iter(self._unjoined))]
 
     def _placed(self, now: float) -> None:
         if not self._take_found(now):
@@ -195,7 +218,7 @@ class Joiner:
         if self.phase is not Phase.KNOCKING or now - self._since < profile.cold_start_s:
             return False
         recent = [node_id for node_id, at in self._unjoined.items() if now - at < profile.cold_start_s]
-        return bool(recent) and self._device.node_id < min(recent)
+        return bool(recent) and self._device.contact.dialable and self._device.node_id < min(recent)
 
     def _zone_peers(self) -> list[Contact]:
         zone = self._device.contact.zone

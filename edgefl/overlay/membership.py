@@ -331,6 +331,7 @@ class Membership:
     def on_find_rows(self, sender: Contact, message: FindRows, now: float) -> None:
         if not self._device.joined:
             self._device.send(sender, Rows(message.request, False))
+            self.joiner.on_knock_from(sender, now)
             return
         contacts = self._rows_for(message, sender.node_id)
         self._device.send(sender, Rows(message.request, True, contacts))

@@ -133,7 +133,7 @@ def check_bounds(world: SoloOverlay) -> None:
     assert {name: size for name, size in sizes.items() if size > BOUNDS[name]} == {}
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 2**32), st.sampled_from(("joined", "joining")))
 def test_any_stream_of_messages_is_survived_within_bounds(seed: int, state: str) -> None:
     mallory = Mallory(Random(seed))

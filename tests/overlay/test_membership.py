@@ -263,6 +263,47 @@ def test_the_lowest_of_those_who_hear_each_other_begins_after_a_while() -> None:
     assert not high.overlay.joined
 
 
+def test_who_is_knocked_at_asks_back() -> None:
+    """The survivor of two, and a third device that only knows the survivor: whoever has the lower id begins."""
+    for own, other in ((5, OWN), (OWN, 5)):
+        world = Newcomer(SPREAD[0], node_id=own)
+        caller = contact(other)
+        for _ in range(200):
+            world.answer(caller, joined=False)
+            world.advance(0.1)
+            if world.now % 3 < 0.1:
+                world.receive(caller, FindRows(1, other))
+        assert world.overlay.joined == (own < other)
+
+
+def test_who_cannot_be_dialled_never_begins_but_is_begun_for() -> None:
+    leaf = contact(5, role=Role.LEAF)
+    hub = Newcomer(SPREAD[0])
+    for _ in range(200):
+        hub.advance(0.1)
+        if hub.now % 3 < 0.1:
+            hub.receive(leaf, FindRows(1, 5))
+    assert hub.overlay.joined
+    leaf_world = SoloOverlay(5, role=Role.LEAF)
+    leaf_world.overlay.bootstrap([SPREAD[0]], 0.0)
+    leaf_world.overlay.start(0.0)
+    for _ in range(300):
+        for question in leaf_world.take(FindRows):
+            leaf_world.receive(SPREAD[0], Rows(question.request, False))
+        leaf_world.advance(0.1)
+    assert not leaf_world.overlay.joined
+
+
+def test_those_who_knock_are_remembered_only_so_far_and_only_while_it_matters() -> None:
+    world = Newcomer()
+    for n in range(50):
+        world.receive(contact(1000 + n), FindRows(1, 5))
+    assert len(world.overlay._membership.joiner._callers) == 8
+    joined = SoloOverlay(OWN).start()
+    joined.overlay._membership.joiner.on_knock_from(SPREAD[0], 0.0)
+    assert joined.overlay._membership.joiner._callers == {}
+
+
 def test_who_hears_nobody_waits() -> None:
     world = Newcomer(SPREAD[0])
     world.advance(120)

@@ -426,6 +426,26 @@ def test_after_a_power_cut_somebody_begins() -> None:
     assert world.lookups(100) == 1.0
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_two_devices_lose_each_other_and_a_third_knows_only_one(seed: int) -> None:
+    world = World(devices=3, seed=seed)
+    world.grow(2, 2)
+    world.run(60)
+    first, second = world.alive()
+    world.kill([second])
+    world.run(60)
+    assert not first.overlay.joined
+    third = world.add()
+    world.start(third)
+    world.run(30)
+    assert first.overlay.joined
+    assert third.overlay.joined
+    assert {c.node_id for c in third.overlay.contacts()} == {first.node_id}
+    again = world.restart(second)
+    world.run(20)
+    assert len(again.overlay.contacts()) == 2
+
+
 def test_devices_that_cannot_be_dialled_take_part_as_leaves() -> None:
     world = World(devices=50, seed=25)
     numbers = iter(range(1000))

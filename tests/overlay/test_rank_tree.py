@@ -604,7 +604,7 @@ def test_the_number_of_trees_is_bounded() -> None:
 # Laws
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

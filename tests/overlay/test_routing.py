@@ -35,7 +35,7 @@ def hops(world: SoloOverlay) -> list[int]:
 ids = st.integers(0, 2**64 - 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(ids, min_size=1, max_size=40, unique=True), ids, st.sampled_from((0, 1)), ids)
 def test_every_hop_is_strictly_nearer_so_every_walk_ends(known: list[int], own: int, zone: int, key: int) -> None:
     world = SoloOverlay(own, zone=zone).start(*(contact(i, zone=i % 2) for i in known if i != own))
