@@ -113,7 +113,7 @@ async def test_a_device_that_was_restarted_is_found_again_through_its_door(fleet
 
 @asynchronous
 async def test_a_device_restarted_on_its_old_port_is_found_again_without_news(fleet: Fleet) -> None:
-    a, b = await fleet.some(2)
+    a, b = await fleet.some(2, timing=replace(FAST, queue_age=30.0))
     a.transport.send(b.contact, Ping(1))
     await until(lambda: b.listener.messages)
     port = b.contact.port
