@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgefl.errors import StorageError
 from edgefl.durable import write_atomically
+from edgefl.errors import StorageError
 
 
 def test_a_failed_write_keeps_the_old_content_and_leaves_no_rest(

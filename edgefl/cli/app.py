@@ -142,16 +142,52 @@ def print_history(records: list[dict[str, Any]]) -> None:
 
 @app.command()
 @click.argument("name", metavar="APP")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw loss and accuracy into a PNG file.")
+@click.option("--csv", "table", type=click.Path(dir_okay=False, path_type=Path), help="Write the rounds as a CSV file.")
 @state_option
 @json_option
 @report_errors
-def history(name: str, state: Path | None, as_json: bool) -> None:
+def history(name: str, plot: Path | None, table: Path | None, state: Path | None, as_json: bool) -> None:
     """Loss, metrics, participants, bytes and seconds of every round."""
     records = client(state).call("app.history", app=name)
+    if plot is not None:
+        _plot(records, name, plot)
+    if table is not None:
+        _write_csv(records, table)
     if as_json:
         emit_json({"history": records})
     else:
         print_history(records)
+
+
+def _plot(records: list[dict[str, Any]], name: str, path: Path) -> None:
+    from edgefl.errors import ConfigError
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("drawing needs matplotlib", hint="pip install 'edgefl[plot]'") from None
+    metrics = [metric for metric in ("loss", "train_loss", "accuracy") if any(metric in record for record in records)]
+    figure = Figure(figsize=(8, 2.6 * max(1, len(metrics))), layout="constrained")
+    for number, metric in enumerate(metrics):
+        axes = figure.add_subplot(len(metrics), 1, number + 1)
+        known = [record for record in records if metric in record]
+        axes.plot([record["round"] for record in known], [record[metric] for record in known], marker=".")
+        axes.set_ylabel(metric.replace("_", " "))
+        axes.grid(visible=True, alpha=0.3)
+    figure.suptitle(name)
+    figure.supxlabel("round")
+    figure.savefig(path, format="png", dpi=120)
+
+
+def _write_csv(records: list[dict[str, Any]], path: Path) -> None:
+    import csv
+
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(records)
 
 
 @app.command()

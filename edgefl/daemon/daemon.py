@@ -68,6 +68,7 @@ class Daemon:
         """`settings` is given what the state directory remembers, and returns what shall hold now."""
         self.socket_path = socket_path
         self.store = Store(state)
+        self._read_settings = settings
         self.settings = settings(self.store.read_setting("settings"))
         self.keys = load_or_create(state)
         self.admission = Admission(self.keys, site=self.settings.site)
@@ -92,6 +93,7 @@ class Daemon:
         self._started_at = self._loop.time()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
+        self._loop.add_signal_handler(signal.SIGHUP, self.guard, self.reload)
         self.supervisor = Supervisor()
         self.disk = Disk(self.store)
         self.training = Training()
@@ -197,6 +199,19 @@ class Daemon:
             if len(self.internal_errors) < MAX_INTERNAL_ERRORS:
                 self.internal_errors.append(repr(error))
                 log.exception("internal error in %s", getattr(handler, "__qualname__", handler))
+
+    def reload(self) -> None:
+        """SIGHUP: read the data sources again; applications that had none here may have one now."""
+        kept = self.settings.remembered()
+        try:
+            self.settings = replace(self.settings, data=self._read_settings(kept).data)
+        except EdgeflError as error:
+            log.error("settings were not read again: %s (next: %s)", error.cause, error.hint)
+            return
+        self.effects.data = dict(self.settings.data)
+        log.info("data sources: %s", ", ".join(self.effects.data) or "none")
+        for advert in self.overlay.adverts():
+            self.guard(self.on_advert, advert, self.effects.now)
 
     def fail(self, error: EdgeflError) -> None:
         """The daemon cannot go on: `run` raises this error."""
@@ -361,6 +376,15 @@ class Daemon:
             if self.effects.now - sampled_at >= SAMPLE_S - 0.1:
                 sampled_at = self.effects.now
                 self.load = sensor.sample(sampled_at)
+                if self.ready:
+                    self.supervisor.notify(STATUS=self._summary())
+
+    def _summary(self) -> str:
+        """One line for `systemctl status`."""
+        rounds = [
+            f"{a.manifest.name} {a.ledger.round}/{a.manifest.rounds}" for a in self.learning.applications.values()
+        ]
+        return f"{len(self.overlay.contacts())} peers; {', '.join(rounds) or 'no applications'}"
 
     async def _housekeeping(self) -> None:
         while True:

@@ -1,7 +1,8 @@
 """What a round does: applications, rounds, aggregation. Pure state machines, like the overlay below them.
 
     node.py         Learning: all applications of one device; which event belongs to which
-    application.py  Application: life cycle, and what it knows (Ledger)
+    application.py  Application: life cycle on one device
+    ledger.py       how far it has come, as far as this device knows
     worker.py       a member's part of a round: take the model, train, add the children's sums, pass on
     coordinator.py  the root's part: start rounds, next model, replicate, take over, hand over
     aggregate.py    the running weighted sum of one open round

@@ -1,7 +1,7 @@
 """One application on one device: what it knows, and the parts that act on it.
 
-    Ledger        how far the application has come here: the newest model held, its epoch and round, the history
-    worker.py     a member's part of a round (every device, the root too)
+    ledger.py       how far the application has come here: the newest model held, its epoch and round, the history
+    worker.py       a member's part of a round (every device, the root too)
     coordinator.py  the root's part: start rounds, make the next model, replicate it, hand over
 
 Life cycle:
@@ -14,7 +14,6 @@ Life cycle:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +22,7 @@ from edgefl.learning.coordinator import Coordinator
 from edgefl.learning.effects import LearningEffects, Prepared, Progress, TrainResult
 from edgefl.learning.epoch import plausible
 from edgefl.learning.history import History
+from edgefl.learning.ledger import Ledger
 from edgefl.learning.worker import Worker
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Advert, Manifest
@@ -88,27 +88,6 @@ class Stage(Enum):
     MEMBER = "member"
     OBSERVER = "observer"
     REFUSED = "refused"
-
-
-@dataclass(slots=True)
-class Ledger:
-    """How far the application has come, as far as this device knows. Invariant: the blob `model` is held here."""
-
-    epoch: int = 0
-    round: int = 0
-    model: BlobRef | None = None
-    finished: bool = False
-    history: History = field(default_factory=History)
-
-    def progress(self) -> Progress:
-        """What must survive a power cut. Only once a model is held."""
-        if self.model is None:
-            raise ValueError("no model yet")
-        return Progress(self.epoch, self.round, self.model, self.finished, self.history.all())
-
-    def position(self) -> tuple[bool, int, int]:
-        """Orders ledgers: a finished application is further than any other, then rounds count, then epochs."""
-        return (self.finished, self.round, self.epoch)
 
 
 class Application:

@@ -32,6 +32,7 @@ import numpy as np
 
 from edgefl.learning.effects import Token
 from edgefl.learning.epoch import next_epoch
+from edgefl.learning.ledger import Position, position
 from edgefl.learning.metrics import TRAIN_PREFIX, mean, merge
 from edgefl.learning.strategy import STRATEGIES
 from edgefl.learning.worker import BYTES_METRIC, OpenRound
@@ -64,6 +65,10 @@ REPLICA_TIMEOUT_S = 10.0
 
 BUSY_REPORT_S = 5.0
 """A dethroned root that still finishes its round says so this often; after three silences its successor goes on."""
+
+MAX_EVALUATIONS = 6
+"""Attempts at a final evaluation with a quorum: half a minute, longer than two trees of one application live side by
+side. Then the application ends with those who are there."""
 
 RUNNERS_UP = 2
 MAX_STANDINGS = 64
@@ -99,7 +104,7 @@ class Coordinator:
         self._dethroned = False
         self._standings: dict[int, Standing] = {}
         self._heard = 0  # the highest epoch in any report, also of one whose model could not be had
-        self._reported: tuple[bool, int, int] = (False, 0, 0)
+        self._reported: Position = (0, False, 0)
         self._wait_for_busy_until = 0.0
         self._members_seen = (0, 0.0)  # how many, and since when
         self._not_before = 0.0
@@ -115,7 +120,7 @@ class Coordinator:
 
     def on_parent(self, now: float) -> None:
         """This device has a parent: it is not the root (any more). A round in flight is finished first."""
-        self._reported = (False, 0, 0)
+        self._reported = (0, False, 0)
         if self.phase in BUSY:
             self._dethroned = True
             self._report_busy(now)
@@ -159,24 +164,24 @@ class Coordinator:
             app.count("standing_invalid")
             return
         app.ledger.history.merge(message.records)
-        position = (message.finished, message.round, message.epoch)
+        theirs = position(message)
         if self.phase is Phase.MEMBER:
-            if app.parent is not None and (message.busy or position > max(self._reported, app.ledger.position())):
-                self._reported = max(self._reported, position)
+            if app.parent is not None and (message.busy or theirs > max(self._reported, app.ledger.position())):
+                self._reported = max(self._reported, theirs)
                 app.effects.send(app.parent, message)
             return
         self._heard = max(self._heard, message.epoch)
         before = self._standings.get(message.holder.node_id)
         self._standings[message.holder.node_id] = message
         if len(self._standings) > MAX_STANDINGS:
-            least = min(self._standings.values(), key=lambda standing: (standing.finished, standing.round))
+            least = min(self._standings.values(), key=position)
             del self._standings[least.holder.node_id]
         if self.phase is Phase.RECOVERING:
             if message.busy:
                 self._wait_for_busy_until = now + 3 * BUSY_REPORT_S
             elif before is not None and before.busy:
                 app.set_timer("settle", now)
-        elif (message.epoch > app.ledger.epoch or position > app.ledger.position()) and not self._own_making(message):
+        elif (message.epoch > app.ledger.epoch or theirs > app.ledger.position()) and not self._own_making(message):
             app.count("root_was_behind")
             app.worker.close_silently()
             self._recover(now, 0.0)
@@ -199,12 +204,8 @@ class Coordinator:
             self.app.set_timer("settle", min(self._wait_for_busy_until, now + RECOVER_S))
             return
         ledger = self.app.ledger
-        best = max(
-            self._standings.values(),
-            key=lambda standing: (standing.finished, standing.round, standing.epoch),
-            default=None,
-        )
-        if best is None or (best.finished, best.round, best.epoch) <= ledger.position():
+        best = max(self._standings.values(), key=position, default=None)
+        if best is None or position(best) <= ledger.position():
             self._take_over(now)
         elif best.model == ledger.model:
             self._adopt(best, now)
@@ -291,7 +292,11 @@ class Coordinator:
         if self.phase is not Phase.RUNNING:
             return
         self._record_evaluation(round_.sum.metrics)
+        participants, quorum = round_.sum.participants, self._quorum()
         if round_.kind is RoundKind.EVALUATE:
+            if participants < quorum and self.attempt < MAX_EVALUATIONS:
+                self._try_again(f"{participants} of {self._expected} devices evaluated it, {quorum} are needed", now)
+                return
             self.app.ledger.finished = True
             self.app.effects.save(self.app.id, self.app.ledger.progress())
             self.attempt += 1
@@ -300,7 +305,6 @@ class Coordinator:
             else:
                 self._announce_end(now)
             return
-        participants, quorum = round_.sum.participants, self._quorum()
         if participants < quorum or round_.model_data is None:
             self._try_again(f"{participants} of {self._expected} devices delivered, {quorum} are needed", now)
             return

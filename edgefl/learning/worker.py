@@ -139,8 +139,9 @@ class Worker:
 
     def _is_behind(self, message: RoundStart) -> bool:
         """Whether the round would start from an earlier model than this device holds."""
-        ledger = self.app.ledger
-        return message.round - 1 < ledger.round or (ledger.finished and message.kind is RoundKind.TRAIN)
+        ledger, from_model = self.app.ledger, message.round - 1
+        ended = ledger.finished and message.kind is RoundKind.TRAIN
+        return from_model < ledger.round or (from_model == ledger.round and ended)
 
     def _may_object(self, epoch: int) -> bool:
         told, times = self._objections

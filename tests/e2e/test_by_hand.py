@@ -111,6 +111,11 @@ def test_the_walk_of_the_readme(hands: Hands) -> None:
     assert tree["members"] >= 1
     assert "round   5/5" in hands.type("app", "watch", "digits", "--state", "b")
 
+    rows = hands.type_json("app", "history", "digits", "--plot", "h.png", "--csv", "h.csv", "--state", "a")["history"]
+    assert [row["round"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert (hands.directory / "h.png").read_bytes().startswith(b"\x89PNG")
+    assert len((hands.directory / "h.csv").read_text().splitlines()) == 7
+
     hands.type("app", "pull", created["id"][:6], "-o", "trained.onnx", "--state", "c")
     session = onnxruntime.InferenceSession(str(hands.directory / "trained.onnx"), providers=["CPUExecutionProvider"])
     test = np.load(hands.directory / "digits-test.npz")

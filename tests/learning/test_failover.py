@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.learning_world import World, make_manifest
+from support.learning_world import World, make_advert, make_manifest
 
 from edgefl.learning.coordinator import Phase
 from edgefl.learning.worker import MAX_OBJECTIONS
 from edgefl.wire import Message
+from edgefl.wire.application import AppState
 from edgefl.wire.learning import Replica, RoundKind, RoundStart, Standing, Update
 
 TREE = {2: 1, 3: 1, 4: 2, 5: 2, 6: 3}
@@ -223,6 +224,40 @@ def test_a_part_of_the_fleet_that_is_cut_off_does_not_train_on_by_itself() -> No
         world.restart(others)
     world.heal()
     world.run(world.finished)
+
+
+def test_a_part_that_ends_by_itself_does_not_end_the_rest() -> None:
+    """The owner stops the application while a device that outranks everybody is alone, some rounds behind."""
+    world = World(5, manifest=make_manifest(rounds=1000))
+    for device in world.devices.values():
+        device.learning.take_part(world.advert, 0.0)
+    world.run_for(0.1)
+    world.crown(1)
+    for number in (2, 3, 4, 5):
+        world.attach(number, 1)
+    world.run(lambda: world.devices[1].app.ledger.round == 3)
+    for number in (2, 3, 4, 5):
+        world.links_down.add(frozenset((1, number)))
+        world.detach(number)
+    world.crown(2)
+    for number in (3, 4, 5):
+        world.attach(number, 2)
+    world.root = 1
+    world.run(lambda: world.devices[2].app.ledger.round == 8)
+    behind = world.devices[1].app.ledger.round
+    assert behind <= 4
+    stopped = make_advert(world.manifest, version=2, state=AppState.STOPPED)
+    world.devices[1].learning.on_advert(stopped, world.now)
+    world.run(lambda: world.finished(1), limit_s=300)  # it ends alone, for want of a quorum not at once
+    assert world.devices[1].app.counters["round_failed"] >= 5
+    assert not world.finished(2)
+    world.links_down.clear()
+    world.attach(2, 1)
+    for device in world.devices.values():
+        device.learning.on_advert(stopped, world.now)
+    world.run(lambda: world.finished() and len({d.app.ledger.round for d in world.devices.values()}) == 1)
+    assert world.devices[1].app.ledger.round >= 8
+    assert all((world.model_of(number) == world.model_of(2)).all() for number in world.devices)
 
 
 def test_everybody_restarts_after_a_power_cut() -> None:
