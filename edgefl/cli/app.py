@@ -169,8 +169,9 @@ def _plot(records: list[dict[str, Any]], name: str, path: Path) -> None:
         raise ConfigError("drawing needs matplotlib", hint="pip install 'edgefl[plot]'") from None
     metrics = [metric for metric in ("loss", "train_loss", "accuracy") if any(metric in record for record in records)]
     figure = Figure(figsize=(8, 2.6 * max(1, len(metrics))), layout="constrained")
+    first = None
     for number, metric in enumerate(metrics):
-        axes = figure.add_subplot(len(metrics), 1, number + 1)
+        axes = first = figure.add_subplot(len(metrics), 1, number + 1, sharex=first)
         known = [record for record in records if metric in record]
         axes.plot([record["round"] for record in known], [record[metric] for record in known], marker=".")
         axes.set_ylabel(metric.replace("_", " "))
