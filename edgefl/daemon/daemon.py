@@ -50,9 +50,9 @@ log = logging.getLogger("edgefl.daemon")
 
 HOUSEKEEPING_S = 5.0
 
-CONTACTS_S, FEW_CONTACTS = 60.0, 4
-"""Contacts are written to disk at most this often, once there are a few: a device must find back after its first minute
-as well."""
+CONTACTS_S, FEW_CONTACTS, FEW_CONTACTS_S = 60.0, 4, 0.5
+"""Contacts are written to disk at most every minute; while there are only a few, soon: a device must find back after a
+power cut in its first seconds as well."""
 
 GOODBYE_S = 0.3
 """What a stopping daemon waits for its farewells to leave the machine."""
@@ -116,6 +116,7 @@ class Daemon:
             self,
             listen=split_address(self.settings.listen, zero_allowed=True),
             advertise=split_address(self.settings.advertise) if self.settings.advertise else None,
+            earlier_port=int.from_bytes(self.store.read_setting("door_port") or b"", "big"),
             executor=self.disk.executor,
             files=self.store,
         )
@@ -128,10 +129,7 @@ class Daemon:
             zone_of_site(self.settings.site),
             incarnation,
         )
-        remembered = replace(
-            self.settings, listen=f"{split_address(self.settings.listen, zero_allowed=True)[0]}:{port}"
-        )
-        await self.disk.run(lambda store: store.write_setting("settings", remembered.remembered()))
+        await self.disk.run(self._remember_settings)
         self.transport.set_contact(contact)
         self.effects = LoopEffects(
             self.transport,
@@ -148,6 +146,10 @@ class Daemon:
         self.control = ControlServer(self.socket_path, Verbs(self).table())
         await self.control.start()
         log.info("device %s listens at %s:%d", node_name(self.keys.node_id), host, port)
+
+    def _remember_settings(self, store: Store) -> None:
+        store.write_setting("settings", self.settings.remembered())
+        store.write_setting("door_port", self.transport.door_port.to_bytes(2, "big"))
 
     async def _serve(self, first: bool) -> None:
         await self._restore_applications()
@@ -388,7 +390,7 @@ class Daemon:
 
     async def _housekeeping(self) -> None:
         while True:
-            await asyncio.sleep(HOUSEKEEPING_S)
+            await asyncio.sleep(HOUSEKEEPING_S if len(self._last_contacts) >= FEW_CONTACTS else FEW_CONTACTS_S)
             with contextlib.suppress(StorageError):  # remembered and shown by the disk
                 await self._save_contacts()
 

@@ -1,14 +1,16 @@
 """The real world behind the pure core: timers on the event loop, messages and blobs on the transport, training and disk
 on their threads. The simulator has a twin of this class.
 
-A blob may serve several applications at once (the same initial model, for one), so it is let go only when the last of
-them has discarded it.
+A blob may serve several applications at once (the same initial model, for one), and may be asked for several times at
+once (from a parent that has just died, and from the next), so it is let go only when the last application has discarded
+it and nobody waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
 from random import Random
@@ -59,6 +61,7 @@ class LoopEffects:
         self._timers: dict[TimerKey, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._users: dict[bytes, set[int]] = {}
+        self._awaited: Counter[bytes] = Counter()
         self._manifests: dict[int, Manifest] = {}
         self._unsaved: dict[int, Progress] = {}
 
@@ -138,7 +141,7 @@ class LoopEffects:
     def fetch(
         self, app: int, token: Token, blob: BlobRef, sources: tuple[Contact, ...], *, pushed: bool = False
     ) -> None:
-        self._users.setdefault(blob.id, set()).add(app)
+        self._awaited[blob.id] += 1
         self._spawn(self._fetch(app, token, blob, sources, app if pushed else None))
 
     async def _fetch(
@@ -149,7 +152,10 @@ class LoopEffects:
             data = await self._transport.fetch(blob, sources, app=pushed_for, max_bytes=blob.size)
         except EdgeflError as error:
             log.info("blob %s of application %016x: %s", blob, app, error.cause)
-            self._let_go(app, blob.id)
+        self._awaited[blob.id] -= 1
+        if data is not None:
+            self._users.setdefault(blob.id, set()).add(app)
+        self._discard_unused(blob.id)
         if self.learning is not None:
             self._guard(self.learning.on_fetched, app, token, blob, data, self.now)
 
@@ -169,8 +175,13 @@ class LoopEffects:
         users = self._users.get(blob_id)
         if users is not None:
             users.discard(app)
-            if not users:
-                del self._users[blob_id]
+            self._discard_unused(blob_id)
+
+    def _discard_unused(self, blob_id: bytes) -> None:
+        if self._awaited[blob_id] <= 0:
+            del self._awaited[blob_id]
+            if not self._users.get(blob_id):
+                self._users.pop(blob_id, None)
                 self._transport.discard_blob(blob_id)
 
     def train(self, app: int, job: TrainJob) -> None:

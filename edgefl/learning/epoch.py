@@ -21,6 +21,11 @@ def next_epoch(heard: Iterable[int], node_id: int) -> int:
     return counter << NODE_BITS | node_id & ((1 << NODE_BITS) - 1)
 
 
+def made_by(epoch: int, node_id: int) -> bool:
+    """Whether this device can have been the root that took the epoch: all that 16 bits of its id tell."""
+    return (epoch ^ node_id) & ((1 << NODE_BITS) - 1) == 0
+
+
 def epoch_number(epoch: int) -> int:
     """The counter alone, as people read it."""
     return epoch >> NODE_BITS

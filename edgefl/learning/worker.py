@@ -10,6 +10,7 @@ Every device runs this, the root too (its sum goes to the Coordinator instead of
     SENDING     another parent                          SENDING    (sent again, there)
     any         a newer round starts                    replaced
     at the root KEEPING and SENDING are skipped: COLLECTING -> CLOSED, and the Coordinator takes over
+    the end (RoundKind.DONE) has no budget: it stays open until every child has said that it holds the final model
 
 Rules that keep the average exact: a child counts only while the round is open here and only once (contributors are
 named, so an update that reaches two ancestors over two paths is refused where the paths meet); what comes late is
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 from edgefl.errors import WireError
 from edgefl.learning.aggregate import FLOAT_BYTES, Accumulator
 from edgefl.learning.effects import Tag, Token, TrainJob, TrainResult
+from edgefl.learning.epoch import made_by
 from edgefl.learning.metrics import merge
 from edgefl.wire import Contact
 from edgefl.wire.blob import BlobRef
@@ -53,6 +55,10 @@ MAX_INBOUND_BYTES = 32 * 1024 * 1024
 
 RESEND_S = 3.0
 """An update that the parent has neither fetched nor acknowledged is offered again."""
+
+REMIND_S, REMIND_MAX_S = 3.0, 60.0
+"""Children that have not answered hear of the round again (the first word may have gone into a link that was dead
+already), then after twice as long each time: a child that only trains for long is hardly disturbed."""
 
 REFETCH_S = 1.0
 """A model that nobody could give is asked for again while the round is open."""
@@ -96,6 +102,7 @@ class OpenRound:
     queue: deque[tuple[Contact, Update]] = field(default_factory=deque)
     received_bytes: int = 0
     update: Update | None = None
+    remind_s: float = REMIND_S
 
     def complete(self) -> bool:
         return not (self.own_pending or self.waiting or self.fetching or self.queue)
@@ -104,7 +111,7 @@ class OpenRound:
 class Worker:
     """The round that is open at this device, if any, and the newest round it has seen."""
 
-    TIMERS = ("budget", "resend", "refetch", "grace")
+    TIMERS = ("budget", "resend", "refetch", "grace", "remind")
 
     def __init__(self, app: Application) -> None:
         self.app = app
@@ -186,7 +193,8 @@ class Worker:
             own_pending=works,
         )
         self.open = round_
-        app.set_timer("budget", round_.closes)
+        if kind is not RoundKind.DONE:
+            app.set_timer("budget", round_.closes)
         for child in app.children():
             self._invite(child.contact, child.observer, now)
         if works or kind is not RoundKind.TRAIN:  # an observer waits for the final model
@@ -198,14 +206,28 @@ class Worker:
         round_ = self.open
         if round_ is None:
             return
-        if not observer and round_.kind is not RoundKind.DONE:
+        if not observer or round_.kind is RoundKind.DONE:
             round_.waiting.add(child.node_id)
+            self.app.set_timer("remind", now + round_.remind_s)
+        self._send_start(round_, child, now)
+
+    def _send_start(self, round_: OpenRound, child: Contact, now: float) -> None:
         tree = self.app.tree
         height = max(1, tree.height) if tree is not None else 1
         share_s = max(0.0, round_.closes - now) * height / (height + 1)
         epoch, number, attempt = round_.tag
         message = RoundStart(self.app.id, epoch, number, attempt, round_.kind, round_.model, share_s, round_.records)
         self.app.effects.send(child, message)
+
+    def _remind(self, round_: OpenRound, now: float) -> None:
+        """Tell the children that are still waited for, and of whom nothing has come, once more."""
+        silent = round_.waiting - set(round_.fetching) - {sender.node_id for sender, _ in round_.queue}
+        for child in self.app.children():
+            if child.contact.node_id in silent:
+                self._send_start(round_, child.contact, now)
+        if round_.waiting:
+            round_.remind_s = min(2 * round_.remind_s, REMIND_MAX_S)
+            self.app.set_timer("remind", now + round_.remind_s)
 
     def close_silently(self) -> None:
         """Forget the open round: a newer one replaces it, or the application stops."""
@@ -244,6 +266,7 @@ class Worker:
         app.advance(round_.tag[1] - 1, blob, finished=finished)
         if finished:
             app.effects.save(app.id, app.ledger.progress())
+            self._offer(now)
         elif round_.own_pending:
             app.effects.train(app.id, TrainJob(round_.tag, round_.kind, blob, self._seed(round_.tag)))
 
@@ -275,6 +298,10 @@ class Worker:
         is_child = any(child.contact.node_id == sender.node_id for child in app.children())
         if round_ is None or tag != round_.tag or not is_child:
             self._acknowledge(sender, message, Verdict.LATE)
+            return
+        if round_.kind is RoundKind.DONE:
+            round_.waiting.discard(sender.node_id)
+            self._close_if_complete(now)
             return
         if sender.node_id in round_.delivered:
             self._acknowledge(sender, message, Verdict.ACCEPTED)
@@ -371,6 +398,7 @@ class Worker:
         app.cancel_timer("budget")
         app.cancel_timer("grace")
         app.cancel_timer("refetch")
+        app.cancel_timer("remind")
         if round_.kind is RoundKind.DONE or app.observer:
             round_.state = RoundState.CLOSED
             return
@@ -414,10 +442,11 @@ class Worker:
         round_, parent = self.open, self.app.parent
         if round_ is None or parent is None:
             return
+        ended = round_.model_data is not None if round_.kind is RoundKind.DONE else round_.state is RoundState.CLOSED
         if round_.state is RoundState.SENDING and round_.update is not None:
             self.app.effects.send(parent, round_.update)
             self.app.set_timer("resend", now + RESEND_S)
-        elif round_.state is RoundState.CLOSED and not round_.mine and round_.kind is not RoundKind.DONE:
+        elif ended and not round_.mine:
             epoch, number, attempt = round_.tag
             self.app.effects.send(parent, Update(self.app.id, epoch, number, attempt))
 
@@ -471,6 +500,8 @@ class Worker:
             self._offer(now)
         elif name == "grace":
             self._end_grace(now)
+        elif name == "remind":
+            self._remind(round_, now)
         elif name == "refetch" and round_.model_data is None:
             parent = self.app.parent
             self._fetch_model(round_, (parent,) if parent is not None else ())
@@ -478,7 +509,9 @@ class Worker:
     def on_replica(self, sender: Contact, message: Replica, now: float) -> None:
         """The root wants this device to hold its newest model."""
         app, tree = self.app, self.app.tree
-        if app.observer or tree is None or sender.node_id != tree.root:
+        # A dethroned root that finishes its round is no longer the root of the tree, but still that of the epoch.
+        finishes = message.epoch == self.newest[0] and made_by(message.epoch, sender.node_id)
+        if app.observer or tree is None or not (sender.node_id == tree.root or finishes):
             app.count("replica_not_from_root")
             return
         if message.epoch < app.ledger.epoch or not app.credible(message.epoch, message.round, message.model):
@@ -497,7 +530,8 @@ class Worker:
             return
         ledger = app.ledger
         ledger.history.merge(message.records)
-        if (message.epoch, message.round) >= (ledger.epoch, ledger.round):
+        late = ledger.finished and message.round == ledger.round  # sent before the end, which it does not undo
+        if (message.epoch, message.round) >= (ledger.epoch, ledger.round) and not late:
             ledger.epoch = message.epoch
             app.advance(message.round, blob, finished=message.finished)
             app.effects.save(app.id, ledger.progress())

@@ -50,7 +50,7 @@ class Attempt:
         self._measuring: set[int] = set()
         self._tried: set[int] = set()
         self._over = False
-        self.waiting_for: int | None = None
+        self._asked: Contact | None = None
         self.said: Attach = describe()
 
     def begin(self, targets: list[Contact], now: float, *, repair: bool) -> None:
@@ -67,6 +67,11 @@ class Attempt:
         if not self._measuring and not self._tried:
             self._choose(now)
 
+    @property
+    def waiting_for(self) -> int | None:
+        """The node id of the one that has been asked."""
+        return None if self._asked is None else self._asked.node_id
+
     def cancel(self) -> None:
         self._over = True
         self._requests.cancel(self._question())
@@ -81,14 +86,14 @@ class Attempt:
         self._over = True
         return True
 
-    def refused(self, node_id: int, reason: Refusal, alternatives: tuple[Contact, ...], now: float) -> None:
+    def refused(self, sender: Contact, reason: Refusal, alternatives: tuple[Contact, ...], now: float) -> None:
         """Somebody says no; if it is the one that we wait for, go on: its alternatives come first."""
-        if self._over or self._requests.close(self._question(), node_id) is None:
+        if self._over or self._requests.close(self._question(), sender.node_id) is None:
             return
         if reason is Refusal.NOT_A_MEMBER:
-            self._pool.report(node_id, now)
+            self._pool.report(sender, now)
         else:
-            self._pool.shun(node_id, now)
+            self._pool.shun(sender, now)
         self._pool.learn(alternatives)
         self._queue = sorted(alternatives, key=self._distance_s) + self._queue
         self._next(now)
@@ -96,7 +101,7 @@ class Attempt:
     def _measured(self, contact: Contact, peer: Peer | None, now: float) -> None:
         self._measuring.discard(contact.node_id)
         if peer is None:
-            self._pool.report(contact.node_id, now)
+            self._pool.report(contact, now)
         if not self._measuring and not self._over and not self._tried:
             self._choose(now)
 
@@ -110,25 +115,25 @@ class Attempt:
 
     def _next(self, now: float) -> None:
         """Ask the next candidate; give up when there is none."""
-        self.waiting_for = None
+        self._asked = None
         while self._queue and len(self._tried) < MAX_ATTEMPTS:
             contact = self._queue.pop(0)
             node_id = contact.node_id
             if node_id in self._tried or self._pool.is_shunned(node_id, now) or not self._pool.may_be_parent(contact):
                 continue
             self._tried.add(node_id)
-            timeout_s = self._liveness.timeout_s(node_id)
+            timeout_s = self._liveness.timeout_s(node_id, now)
             if self._requests.open(self._question(), node_id, now, timeout_s, self._no_answer):
-                self.waiting_for, self.said = node_id, self._describe()
+                self._asked, self.said = contact, self._describe()
                 self._device.send(contact, self.said)
                 return
         self._over = True
         self._on_failed(now)
 
     def _no_answer(self, now: float) -> None:
-        if self.waiting_for is not None and not self._over:
-            self._liveness.suspect(self.waiting_for, now)
-            self._pool.report(self.waiting_for, now)
+        if self._asked is not None and not self._over:
+            self._liveness.suspect(self._asked.node_id, now)
+            self._pool.report(self._asked, now)
             self._next(now)
 
     def _question(self) -> tuple[str, int]:

@@ -28,7 +28,7 @@ class CandidatePool:
         self._scope = scope
         self._observer = observer
         self._known: dict[int, Contact] = {}
-        self._shunned: dict[int, float] = {}
+        self._shunned: dict[int, tuple[Contact, float]] = {}
         self._failed: dict[int, float] = {}
 
     def __len__(self) -> int:
@@ -64,6 +64,8 @@ class CandidatePool:
 
     def learn(self, contacts: Iterable[Contact]) -> None:
         for contact in contacts:
+            if contact.node_id in self._shunned and contact.incarnation > self._shunned[contact.node_id][0].incarnation:
+                self._forgive(contact.node_id)  # it has restarted, or moved, since it failed us
             known = self._known.pop(contact.node_id, contact)
             if contact.node_id != self._device.node_id:
                 self._known[contact.node_id] = contact if contact.incarnation >= known.incarnation else known
@@ -80,21 +82,26 @@ class CandidatePool:
 
     # Those that failed
 
-    def shun(self, node_id: int, now: float) -> None:
+    def shun(self, contact: Contact, now: float) -> None:
         """No parent for us at the moment."""
-        self._shunned[node_id] = now + self._device.profile.avoid_s
+        self._shunned[contact.node_id] = (contact, now + self._device.profile.avoid_s)
         if len(self._shunned) > MAX_POOL:
             del self._shunned[next(iter(self._shunned))]
 
     def is_shunned(self, node_id: int, now: float) -> bool:
-        return self._shunned.get(node_id, now) > now
+        shunned = self._shunned.get(node_id)
+        return shunned is not None and shunned[1] > now
 
-    def report(self, node_id: int, now: float) -> None:
+    def report(self, contact: Contact, now: float) -> None:
         """No parent for anybody, it seems: the tracker should look into it."""
-        self.shun(node_id, now)
-        self._failed[node_id] = now
+        self.shun(contact, now)
+        self._failed[contact.node_id] = now
         if len(self._failed) > MAX_FAILED:
             del self._failed[next(iter(self._failed))]
+
+    def _forgive(self, node_id: int) -> None:
+        del self._shunned[node_id]
+        self._failed.pop(node_id, None)
 
     def has_answered(self, node_id: int) -> None:
         self._failed.pop(node_id, None)

@@ -40,7 +40,7 @@ MAX_UNJOINED = 64
 """Unjoined devices that we remember to decide who begins."""
 
 MAX_CALLERS = 8
-"""Devices that have knocked at us and are asked back at the next knock."""
+"""Devices that have knocked at us, or look for us, and are asked back at every knock."""
 
 UNDIALABLE = 1 << 64
 """Stands for all unjoined devices that cannot be dialled: above every id, for they cannot begin."""
@@ -92,7 +92,7 @@ class Joiner:
         if self._search is not None:
             self._search.abandon()
             self._search = None
-        self._found, self._measuring = {}, set()
+        self._found, self._measuring, self._callers = {}, set(), {}
 
     def hurry(self, now: float) -> None:
         """New contacts are known: no need to wait for the next knock."""
@@ -100,7 +100,7 @@ class Joiner:
             self._knock(now)
 
     def on_knock_from(self, sender: Contact, now: float) -> None:
-        """Somebody asks us the way while we look for it ourselves: ask it back next time."""
+        """Somebody asks us something while we look for the way ourselves: ask it back from now on."""
         if self.phase is Phase.IDLE:
             return
         if sender.dialable:
@@ -123,8 +123,7 @@ class Joiner:
         self._found = {}
         contacts = self._contacts()
         seeds = self._device.random.sample(contacts, min(SEEDS, len(contacts)))
-        seeds += list(self._callers.values())
-        self._callers.clear()
+        seeds += self._callers.values()
         self._walk(self._device.node_id, seeds, self._placed, now)
 
     def _knock_later(self, now: float) -> None:

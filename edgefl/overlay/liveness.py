@@ -43,8 +43,12 @@ HEARSAY_SHARE, HEARSAY_WINDOW_S = 48.0, 24.0
 run."""
 
 VERIFYING_PINGS = 2
-RTT_GAIN = 0.25
-"""Weight of a new sample; the first four samples count for two thirds."""
+TIMEOUT_RTTS = 4
+RTT_GAIN_DOWN, RTT_GAIN_UP = 0.5, 0.25
+"""Weights of a new sample below and above the smoothed value."""
+
+NEGLIGIBLE_S = 0.05
+"""Below this a multiple of the RTT says nothing: it is scheduling."""
 
 
 @dataclass(slots=True, eq=False)
@@ -97,6 +101,7 @@ class Liveness:
         self._requests = requests
         self._tombstones: OrderedDict[int, _Tombstone] = OrderedDict()
         self._checking: set[int] = set()
+        self._probing: set[int] = set()
         self._pings: dict[int, Then] = {}
         self._hearsay = Quota(HEARSAY_SHARE, HEARSAY_WINDOW_S)
         self.peers: dict[int, Peer] = {}
@@ -112,12 +117,19 @@ class Liveness:
         peer = self.peers.get(node_id)
         return peer is not None and peer.suspect
 
-    def timeout_s(self, node_id: int) -> float:
-        """How long to wait for this device to answer."""
-        rtt_s, profile = self.rtt_s(node_id), self._device.profile
-        if rtt_s is None:
-            return profile.unmeasured_timeout_s
-        return max(profile.rpc_timeout_s, 4 * rtt_s)
+    def timeout_s(self, node_id: int, now: float) -> float:
+        """How long to wait for this device to answer; longer if the link to it may have to be dialled first."""
+        peer, profile = self.peers.get(node_id), self._device.profile
+        if peer is None or peer.rtt_s is None:
+            return profile.cold_timeout_s
+        timeout_s = max(profile.rpc_timeout_s, TIMEOUT_RTTS * peer.rtt_s)
+        if now - peer.heard_at > profile.cold_link_s:
+            return max(timeout_s, profile.cold_timeout_s)
+        return timeout_s
+
+    def is_in_doubt(self, peer: Peer) -> bool:
+        """Being asked, or found silent: another probe would tell nothing new."""
+        return peer.suspect or peer.node_id in self._probing
 
     def is_buried(self, contact: Contact, now: float) -> bool:
         """Known to be dead at this incarnation or a later one."""
@@ -129,7 +141,11 @@ class Liveness:
         return node_id in self._tombstones
 
     def sizes(self) -> dict[str, int]:
-        return {"tombstones": len(self._tombstones), "checking": len(self._checking)}
+        return {
+            "tombstones": len(self._tombstones),
+            "checking": len(self._checking),
+            "probing": len(self._probing),
+        }
 
     # First-hand news
 
@@ -189,9 +205,17 @@ class Liveness:
         return peer
 
     def measured(self, node_id: int, rtt_s: float) -> None:
+        """Smooth the round-trip time. The first sample, which often includes dialling, is corrected quickly by lower
+        ones; one that is far above what is known includes dialling or a repetition, and does not count."""
         peer = self.peers.get(node_id)
-        if peer is not None:
-            peer.rtt_s = rtt_s if peer.rtt_s is None else peer.rtt_s + RTT_GAIN * (rtt_s - peer.rtt_s)
+        if peer is None:
+            return
+        if peer.rtt_s is None:
+            peer.rtt_s = rtt_s
+        elif rtt_s <= peer.rtt_s:
+            peer.rtt_s += RTT_GAIN_DOWN * (rtt_s - peer.rtt_s)
+        elif rtt_s <= max(TIMEOUT_RTTS * peer.rtt_s, NEGLIGIBLE_S):
+            peer.rtt_s += RTT_GAIN_UP * (rtt_s - peer.rtt_s)
 
     def says_it_is_gone(self, sender: Contact, now: float, *, on_purpose: bool) -> None:
         """It leaves, or has restarted and is not joined. A word from before its last start does not count."""
@@ -210,7 +234,7 @@ class Liveness:
         """Ask a device whether it is there and joined; measures the RTT on the way."""
         number = self._requests.number()
         if timeout_s is None:
-            timeout_s = self.timeout_s(contact.node_id)
+            timeout_s = self.timeout_s(contact.node_id, now)
         if not self._requests.open(
             ("ping", number), contact.node_id, now, timeout_s, partial(self._unanswered, number)
         ):
@@ -231,6 +255,7 @@ class Liveness:
             return
         then = self._pings.pop(message.request)
         if not message.joined:
+            self._checking.discard(sender.node_id)  # it lives, and will join: no tombstone
             self.says_it_is_gone(sender, now, on_purpose=False)
             then(None, now)
             return
@@ -255,8 +280,9 @@ class Liveness:
             return
 
         def checked(peer: Peer | None, now: float) -> None:
+            silent = node_id in self._checking
             self._checking.discard(node_id)
-            if peer is None and node_id not in self.peers:
+            if peer is None and silent and node_id not in self.peers:
                 self._bury(contact, now)
 
         self._checking.add(node_id)
@@ -266,9 +292,11 @@ class Liveness:
         """A routine question; silence makes the peer suspect."""
 
         def probed(answer: Peer | None, now: float) -> None:
+            self._probing.discard(peer.node_id)
             if answer is None:
                 self.suspect(peer.node_id, now)
 
+        self._probing.add(peer.node_id)
         self.ping(peer.contact, now, probed)
 
     def suspect(self, node_id: int, now: float) -> None:
@@ -290,7 +318,7 @@ class Liveness:
             peer.suspect = False  # too busy to find out now; the next silence asks again
         else:
             # The second ping follows halfway: an answer to the first one still counts then, as a sign of life.
-            wait_s = self.timeout_s(peer.node_id) / VERIFYING_PINGS
+            wait_s = self.timeout_s(peer.node_id, now) / VERIFYING_PINGS
             self.ping(peer.contact, now, partial(self._verified, peer, pings - 1), timeout_s=wait_s)
 
     def _verified(self, peer: Peer, pings_left: int, answer: Peer | None, now: float) -> None:

@@ -248,7 +248,9 @@ class Membership:
         device, profile = self._device, self._device.profile
         self._quick_probes = max(0, self._quick_probes - 1)
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
-        stalest = min((p for p in self.members() if not p.suspect), key=attrgetter("heard_at"), default=None)
+        stalest = min(
+            (p for p in self.members() if not self._liveness.is_in_doubt(p)), key=attrgetter("heard_at"), default=None
+        )
         if stalest is not None and now - stalest.heard_at > fresh_s:
             self._liveness.probe(stalest, now)
         else:

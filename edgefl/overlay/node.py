@@ -109,7 +109,7 @@ class Overlay:
             wire.FindRows: membership.on_find_rows,
             wire.Rows: self._queries.on_rows,
             wire.Announce: lambda sender, message, now: None,  # that it was sent is all it says
-            wire.Ping: self._liveness.on_ping,
+            wire.Ping: self._on_ping,
             wire.Pong: self._liveness.on_pong,
             wire.Beat: membership.on_beat,
             wire.RowGossip: membership.on_row_gossip,
@@ -320,6 +320,8 @@ class Overlay:
 
     def _changed(self, peer: Peer, before: Contact, now: float) -> None:
         self._membership.on_peer_changed(peer, before, now)
+        if self._membership.holds(peer.node_id):
+            self._adopted(peer, now)  # it may have restarted, and know nothing any more
         self._forest.on_peer_changed(peer.contact, now)
 
     def _gone(self, peer: Peer, on_purpose: bool, now: float) -> None:
@@ -335,6 +337,11 @@ class Overlay:
         self._device.set_timer(ZONE_TRACK, now + self._device.jittered(self._device.profile.renewal_s))
         key = zone_key(self._device.contact.zone)
         self._router.route(key, Track(key), now)
+
+    def _on_ping(self, sender: Contact, message: wire.Ping, now: float) -> None:
+        self._liveness.on_ping(sender, message, now)
+        if not self._device.joined:
+            self._membership.joiner.on_knock_from(sender, now)
 
     def _on_leaving(self, sender: Contact, message: Leaving, now: float) -> None:
         self._liveness.says_it_is_gone(sender, now, on_purpose=True)

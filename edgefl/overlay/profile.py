@@ -17,7 +17,8 @@ class Profile:
 
     # Liveness
     rpc_timeout_s: float = 0.5  # floor of max(floor, 4 RTT): scheduling on a busy Raspberry Pi takes 0.1-0.3 s
-    unmeasured_timeout_s: float = 1.0  # nobody measured this RTT yet; 99.9 % of Internet pairs are below 0.5 s
+    cold_timeout_s: float = 2.0  # the link must be dialled: door and CURVE handshakes take seven round trips
+    cold_link_s: float = 120.0  # no message from it for so long: the transport may have closed the link
     tombstone_s: float = 60.0  # as long as hearsay of a dead device keeps circulating (two cycles of gossip)
 
     # Joining
@@ -34,6 +35,7 @@ class Profile:
     probe_s: float = 5.0  # the contact not heard for longest, at a constant rate: traffic does not grow with the table
     probe_fresh_s: float = 60.0  # heard more recently: needs no probe
     quick_probe_s: float = 0.4  # while probes keep finding dead contacts
+    beat_soon_s: float = 0.5  # new neighbours hear from us; a burst of changes makes one beat
     gossip_s: float = 30.0  # one row
     quick_gossip_s: float = 2.0  # while a row has just lost contacts
 
@@ -43,9 +45,7 @@ class Profile:
     # Tracker
     lease_s: float = 300.0  # two renewals may be lost
     renewal_s: float = 120.0
-    root_renewal_s: float = (
-        30.0  # roots and the parentless: how long two trees of one application can live side by side
-    )
+    root_renewal_s: float = 30.0  # how long two trees of one application can live side by side
     unkept_renewal_s: float = 1800.0  # the tracker is full of better ones; coming back often would change nothing
     copy_s: float = 60.0  # full copies to the neighbours nearest to the key
     copy_batch_s: float = 1.0  # changes wait for each other this long

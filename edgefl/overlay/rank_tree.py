@@ -211,7 +211,7 @@ class RankTree:
 
     def on_refused(self, sender: Contact, message: Refused, now: float) -> None:
         if self._attempt is not None:
-            self._attempt.refused(sender.node_id, message.reason, message.alternatives, now)
+            self._attempt.refused(sender, message.reason, message.alternatives, now)
 
     # Losing neighbours
 
@@ -233,21 +233,22 @@ class RankTree:
         """A device is dead or has left."""
         self._pool.forget(node_id)
         self._drop_child(node_id, now)
-        if self._is_parent(node_id):
-            self._pool.report(node_id, now)
+        if self.parent is not None and self._is_parent(node_id):
+            self._pool.report(self.parent, now)
             self._lose_parent(now)
 
     def on_detach(self, sender: Contact, message: Detach, now: float) -> None:
         node_id = sender.node_id
         self._drop_child(node_id, now)
+        lost_edge = message.reason is Refusal.SWITCHED  # it does not know us, or has forgotten us: no refusal
         if self._is_parent(node_id):
             if message.reason in (Refusal.NOT_A_MEMBER, Refusal.LEAVING):
-                self._pool.report(node_id, now)
-            else:
-                self._pool.shun(node_id, now)
-            self._lose_parent(now, message.alternatives)
-        elif self._attempt is not None:
-            self._attempt.refused(node_id, message.reason, message.alternatives, now)
+                self._pool.report(sender, now)
+            elif not lost_edge:
+                self._pool.shun(sender, now)
+            self._lose_parent(now, (sender,) if lost_edge else message.alternatives)
+        elif self._attempt is not None and not lost_edge:
+            self._attempt.refused(sender, message.reason, message.alternatives, now)
 
     # Serving children
 
@@ -350,7 +351,7 @@ class RankTree:
         self._drop_child(node_id, now)
         if self.parent is not None and self.parent.node_id == node_id:
             self._device.send(self.parent, Detach(self.app, Refusal.SWITCHED))
-            self._pool.shun(node_id, now)
+            self._pool.shun(self.parent, now)
             self._lose_parent(now)
 
     # Changes of contacts, and the end
@@ -362,9 +363,10 @@ class RankTree:
         if child is not None:
             child.contact = contact
             self._check_child(child, now)
-        if self._is_parent(contact.node_id):
+        if self.parent is not None and self._is_parent(contact.node_id):
             self.parent = contact
-            self._check_parent(now)
+            if self._check_parent(now):
+                self._lose_parent(now, [contact])  # it may have restarted, and know no children any more: ask it again
 
     def on_own_contact_changed(self, now: float) -> None:
         """Our own rank or zone may have changed: re-check both sides, children first, then ask the tracker."""

@@ -123,9 +123,8 @@ class Rings:
     # Heartbeats
 
     def _beat_soon(self, ring: _Ring, now: float) -> None:
-        """New neighbours should hear from us; a burst of changes makes one beat."""
         if self._device.joined:
-            self._device.set_timer(ring.timer, now + self._device.profile.copy_batch_s / 2)
+            self._device.set_timer(ring.timer, now + self._device.profile.beat_soon_s)
 
     def beat_zone(self, now: float) -> None:
         self._beat(self._zone, now)

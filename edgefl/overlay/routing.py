@@ -217,7 +217,7 @@ class Router:
     def _forward(self, forward: _Forward, peer: Peer, now: float) -> None:
         message = forward.message
         name = (message.origin.node_id, message.request)
-        timeout_s, no_ack = self._liveness.timeout_s(peer.node_id), partial(self._no_ack, name)
+        timeout_s, no_ack = self._liveness.timeout_s(peer.node_id, now), partial(self._no_ack, name)
         if len(forward.tried) >= MAX_TRIES or not self._requests.open(
             ("hop", *name), peer.node_id, now, timeout_s, no_ack
         ):

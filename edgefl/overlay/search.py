@@ -41,7 +41,7 @@ class RowQueries:
     def ask(self, contact: Contact, target: int, now: float, then: RowsThen, *, brief: bool = False) -> None:
         """Ask for the contacts near `target`, in our zone above all; without the upper rows if `brief`."""
         number = self._requests.number()
-        timeout_s = self._liveness.timeout_s(contact.node_id)
+        timeout_s = self._liveness.timeout_s(contact.node_id, now)
         unanswered = partial(self._unanswered, number)
         if not self._requests.open(("rows", number), contact.node_id, now, timeout_s, unanswered):
             then(None, now)

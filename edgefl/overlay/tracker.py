@@ -2,9 +2,9 @@
 
 Theory of operation: soft state only. Members renew their lease; whoever owns the key answers from what it has. Changes
 are copied within a second, everything every minute, to the two contacts nearest to the key, one of which is the next
-owner; a device that appears nearer to the key gets a copy at once. A tracker that lost everything is whole again after
-one renewal of everybody. A member that others report as dead is pinged by the tracker itself, and dropped if it does
-not answer; then the reporters hear at once whom to turn to.
+owner; a device that appears nearer to the key, or has restarted there, gets a copy at once. A tracker that lost
+everything is whole again after one renewal of everybody. A member that others report as dead is pinged by the tracker
+itself, and dropped if it does not answer; then the reporters hear at once whom to turn to.
 
 At most 128 entries per application are kept: the 16 highest ranks, and of the rest so many that every zone keeps its
 highest. That is enough for any number of members, because a full parent names its children, so a newcomer finds its
@@ -137,7 +137,8 @@ class Tracker:
             standing = rank(origin, app, message.observer)
             chosen = propose(members, origin, app, standing, self._device.random, brief=message.renewal)
         self._device.send(origin, Candidates(app, chosen, len(members), kept))
-        if kept and origin not in before and app != zone_key(origin.zone):
+        news = origin not in before or not message.renewal
+        if kept and news and app != zone_key(origin.zone):
             self._tell_outranked(app, before, origin, members)
 
     def on_untrack(self, route: Route, message: Untrack, now: float) -> None:
@@ -202,9 +203,27 @@ class Tracker:
                 self._device.counters["tracker_refusals"] += 1
                 return
             tracked = self._apps[message.app] = _App(source=sender.node_id)
+        ours = [entry.member for entry in tracked.entries.values() if entry.renewed_at > float("-inf")]
+        before = self.members(message.app)
         for copied in message.entries:
             self._merge(message.app, tracked, copied, now)
+        if before and message.app != zone_key(self._device.contact.zone):
+            handed_over = self._device.node_id ^ message.app < sender.node_id ^ message.app
+            self._compare(message.app, ours, before, told=handed_over)
         self._forget_if_empty(message.app, tracked)
+
+    def _compare(self, app: int, ours: list[Contact], before: list[Contact], *, told: bool) -> None:
+        """After a restart or a partition members come to two trackers, and the highest of either may take itself for
+        the root. Now one of the two knows all of them: those who came to us hear of higher newcomers, and if the copy
+        was handed over to us, the newcomers hear of those who are higher."""
+        members = self.members(app)
+        newcomers = [member for member in members if member not in before]
+        for zone in sorted({member.zone for member in newcomers}):
+            newcomer = highest([member for member in newcomers if member.zone == zone], app)
+            if newcomer is not None:
+                self._tell_outranked(app, ours, newcomer, members)
+                if told and rank(newcomer, app) < max(rank(member, app) for member in before):
+                    self._tell(app, newcomer, members)
 
     def _merge(self, app: int, tracked: _App, copied: TrackerEntry, now: float) -> None:
         member = copied.member
@@ -223,11 +242,11 @@ class Tracker:
             self._add(app, tracked, member, now + lease_s, float("-inf"))
 
     def on_nearer(self, peer: Peer, now: float) -> None:
-        """A device has appeared: what it owns now, it must know."""
+        """A device has appeared, or has restarted: what it owns now, it must know."""
         own_id = self._device.node_id
         for app, tracked in self._apps.items():
             if (
-                now - tracked.served_at < self._device.profile.lease_s
+                (now - tracked.served_at < self._device.profile.lease_s or tracked.source == peer.node_id)
                 and peer.node_id ^ app < own_id ^ app
                 and self._in_scope(tracked, peer)
             ):
@@ -362,5 +381,8 @@ class Tracker:
         standing = rank(newcomer, app)
         for head in {head.node_id: head for head in heads if head is not None}.values():
             if standing > rank(head, app):
-                chosen = propose(members, head, app, rank(head, app), self._device.random, brief=True)
-                self._device.send(head, Candidates(app, chosen, len(members)))
+                self._tell(app, head, members)
+
+    def _tell(self, app: int, member: Contact, members: list[Contact]) -> None:
+        chosen = propose(members, member, app, rank(member, app), self._device.random, brief=True)
+        self._device.send(member, Candidates(app, chosen, len(members)))

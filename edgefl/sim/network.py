@@ -24,6 +24,10 @@ PACKET_OVERHEAD_BYTES = 52
 """Per message on the wire: UDP/IPv4 28, session and counter 8, AEAD 16 (overlay study 1.6)."""
 
 
+LINK_IDLE_S = 180.0
+"""A link without messages for so long is closed by the transport, and dialled again for the next one."""
+
+
 class Handler(Protocol):
     """A part of a device that takes messages and timers. Both answer False for what is not theirs."""
 
@@ -40,6 +44,7 @@ class Faults:
     reorder: float = 0.0
     reorder_s: float = 0.2
     jitter: float = 0.1  # of the one-way delay
+    dial_rtts: float = 0.0  # round trips before the first message on a link that is new or was idle (door and CURVE: 7)
 
 
 class Network:
@@ -58,6 +63,7 @@ class Network:
         self._random = random
         self._wire = wire
         self._nodes: dict[tuple[str, int], SimNode] = {}
+        self._links: dict[tuple[int, int], tuple[float, float]] = {}
 
     def attach(self, node: SimNode) -> None:
         self._nodes[node.contact.host, node.contact.port] = node
@@ -88,13 +94,26 @@ class Network:
             if decoded is None:
                 raise ValueError(f"{type(message).__name__} does not survive the wire")
             message = decoded
-        delay_s = self.model.rtt_s(origin.place, node.place) / 2 * (1 + faults.jitter * random())
+        rtt_s = self.model.rtt_s(origin.place, node.place)
+        delay_s = rtt_s / 2 * (1 + faults.jitter * random())
+        if faults.dial_rtts:
+            delay_s += self._dial_s(origin, node, rtt_s * faults.dial_rtts)
         if faults.reorder and random() < faults.reorder:
             delay_s += faults.reorder_s * random()
         self.clock.at(self.clock.now + delay_s + node.slow_s, self._arrive, origin, node, origin.contact, message)
         if faults.duplicate and random() < faults.duplicate:
             again_s = delay_s + faults.reorder_s * random()
             self.clock.at(self.clock.now + again_s + node.slow_s, self._arrive, origin, node, origin.contact, message)
+
+    def _dial_s(self, origin: SimNode, node: SimNode, dial_s: float) -> float:
+        """How long the message waits for its link, which one of both dials if it is not up."""
+        now, a, b = self.clock.now, origin.contact.node_id, node.contact.node_id
+        link = (min(a, b), max(a, b))
+        up_at, used_at = self._links.get(link, (0.0, float("-inf")))
+        if now - used_at > LINK_IDLE_S:
+            up_at = now + dial_s
+        self._links[link] = (up_at, now)
+        return max(0.0, up_at - now)
 
     def _arrive(self, origin: SimNode, node: SimNode, sender: Contact, message: Message) -> None:
         if self.sides is None or self.sides(origin) == self.sides(node):

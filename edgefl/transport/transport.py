@@ -10,6 +10,7 @@ With port 0 all three are chosen by the system; peers learn them at the door.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import socket
@@ -87,6 +88,7 @@ class Transport:
     counters   counts by name (counters.py)
     observed   what the last knock told about our own address, or None
     contact    our own contact as it is told to peers
+    door_port  where the door really listens
     """
 
     def __init__(
@@ -98,10 +100,13 @@ class Transport:
         executor: Executor,
         listen: tuple[str, int] = ("0.0.0.0", 0),  # noqa: S104 - a peer-to-peer daemon is there to be reached
         advertise: tuple[str, int] | None = None,
+        earlier_port: int = 0,
         files: BlobFiles | None = None,
         timing: Timing | None = None,
         max_cache_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
+        """`earlier_port`: the door's port of the time before. Where any port will do (`listen` names port 0), it is
+        taken again if it is still free, so that peers find the device where they remember it."""
         self.counters: Counters = Counters()
         self.observed: Observed | None = None
         self.contact = Contact(keys.node_id, "0.0.0.0", 1)  # noqa: S104 - "unknown", until `start`
@@ -110,11 +115,13 @@ class Transport:
         self._listener = listener
         self._listen = listen
         self._advertise = advertise
+        self._earlier_port = earlier_port
         self._executor = executor
         self._files = files if files is not None else NoFiles()
         self._timing = timing or Timing()
         self._max_cache_bytes = max_cache_bytes
         self._door = Door(admission, self._own_card, self._on_visitor, self._timing, self.counters, executor)
+        self.door_port = 0
         self._ports = (0, 0)
         self._housekeeping: asyncio.TimerHandle | None = None
         self._change_reported = False
@@ -139,7 +146,7 @@ class Transport:
         self._context.setsockopt(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._assemble(loop.time)
         try:
-            door_port = await self._door.open(address, port)
+            self.door_port = door_port = await self._open_door(address, port)
             link_port = _bind(self._links.bind, address, port and port + 1)
             broadcast_port = _bind(self._broadcast.bind, address, port and port + 2)
         except ConfigError:
@@ -157,6 +164,12 @@ class Transport:
         self._housekeeping = loop.call_later(self._timing.housekeeping, self._sweep)
         log.info("listening on %s, ports %d, %d and %d", address, door_port, link_port, broadcast_port)
         return self.contact.host, self.contact.port
+
+    async def _open_door(self, address: str, port: int) -> int:
+        if port == 0 and self._earlier_port:
+            with contextlib.suppress(ConfigError):
+                return await self._door.open(address, self._earlier_port)
+        return await self._door.open(address, port)
 
     def _assemble(self, clock: Callable[[], float]) -> None:
         self._cards = Cards(self._knock_for_card)

@@ -102,6 +102,7 @@ def test_an_outranked_root_finishes_its_round_and_hands_over() -> None:
     assert record.participants == 4
     assert [r.round for r in new.ledger.history.all()][-1] == 4
     assert old.counters.get("round_superseded") is None
+    assert old.counters.get("replica_unanswered") is None  # devices below the new root still hold the old one's models
 
 
 def test_a_busy_predecessor_that_dies_does_not_hold_up_its_successor() -> None:

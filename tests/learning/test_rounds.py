@@ -92,9 +92,43 @@ def test_an_application_of_one_device() -> None:
 def test_lost_messages_cost_time_but_never_the_end(seed: int) -> None:
     world = World(5, seed=seed, loss=0.1, manifest=make_manifest(deadline_s=20.0, quorum=0.2))
     world.start(TREE)
-    world.run(lambda: world.finished(1), limit_s=2000)
+    world.run(world.finished, limit_s=2000)
     assert world.devices[1].app.ledger.round == 3
     assert np.isfinite(world.model_of(1)).all()
+
+
+def test_a_lost_invitation_is_repeated() -> None:
+    world = World(5)
+    lost: list[tuple[RoundKind, int]] = []
+
+    def tap(_: int, to: int, message: Message) -> bool:
+        if isinstance(message, RoundStart) and to == 4 and (message.kind, message.round) not in lost:
+            lost.append((message.kind, message.round))
+            return False
+        return True
+
+    world.tap = tap
+    world.start(TREE)
+    world.run(world.finished, limit_s=30)  # the deadline of each round is 60
+    assert [kind for kind, _ in lost] == [RoundKind.TRAIN] * 3 + [RoundKind.EVALUATE, RoundKind.DONE]
+    np.testing.assert_allclose(world.model_of(1), world.expected_model(3), rtol=1e-5, atol=1e-6)
+
+
+def test_a_child_that_trains_for_long_is_reminded_less_and_less_often() -> None:
+    world = World(2, manifest=make_manifest(deadline_s=400.0, rounds=1))
+    world.devices[2].train_s = 180.0
+    starts: list[float] = []
+
+    def tap(_: int, to: int, message: Message) -> bool:
+        if isinstance(message, RoundStart) and to == 2 and message.kind is RoundKind.TRAIN:
+            starts.append(world.now - starts[0] if starts else world.now)
+        return True
+
+    world.tap = tap
+    world.start({2: 1})
+    world.run(lambda: world.devices[1].app.ledger.round == 1)
+    assert starts[1:] == pytest.approx([3, 9, 21, 45, 93, 153])
+    assert world.devices[1].app.ledger.history.get(1).participants == 2
 
 
 def test_a_straggler_is_left_behind_at_the_deadline_and_counted() -> None:

@@ -42,6 +42,7 @@ BOUNDS = {
     "quotas": quota.MAX_SPENDERS,
     "tombstones": liveness.MAX_TOMBSTONES,
     "checking": liveness.MAX_CHECKING,
+    "probing": requests.MAX_OPEN,
     "zone_leaves": 2 * ZONE_SIDE,
     "global_leaves": 2 * GLOBAL_SIDE,
     "bootstrap": membership.MAX_BOOTSTRAP,

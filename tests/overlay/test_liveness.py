@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from support.overlay_contacts import contact
 from support.solo import SoloOverlay
 
@@ -124,10 +125,10 @@ def test_one_lost_ping_drops_nobody_and_two_do() -> None:
         world.overlay.on_link_lost(peer.node_id, world.now)
         world.overlay.on_link_lost(peer.node_id, world.now)  # already suspected
     assert len(world.take(Ping, PEER)) == 1
-    world.advance(0.6)
+    world.advance(1.1)
     (second,) = world.take(Ping, PEER)
     world.receive(PEER, Pong(second.request, True))
-    world.advance(1)
+    world.advance(2)
     assert known(world) == {PEER.node_id: 0}
     assert world.overlay.counters["deaths"] == 1
 
@@ -185,13 +186,15 @@ def test_rtts_are_smoothed_and_set_the_patience() -> None:
     world = SoloOverlay(OWN).start(PEER)
     world.cut(PEER)
     liveness = world.overlay._liveness
-    assert liveness.timeout_s(PEER.node_id) == WAN.unmeasured_timeout_s
-    for rtt_s in (0.4, 0.4, 0.4):
+    assert liveness.timeout_s(PEER.node_id, 0.0) == liveness.timeout_s(1, 0.0) == WAN.cold_timeout_s
+    for rtt_s, smoothed_s in ((0.8, 0.8), (0.2, 0.5), (0.1, 0.3), (0.7, 0.4), (9.0, 0.4)):
         liveness.measured(PEER.node_id, rtt_s)
-    liveness.measured(PEER.node_id, 0.8)
+        assert world.overlay.rtt_s(PEER.node_id) == pytest.approx(smoothed_s)
     liveness.measured(1, 0.8)
-    assert world.overlay.rtt_s(PEER.node_id) == 0.5
-    assert liveness.timeout_s(PEER.node_id) == 2.0
-    liveness.measured(PEER.node_id, 0.0)
-    liveness.peers[PEER.node_id].rtt_s = 0.01
-    assert liveness.timeout_s(PEER.node_id) == WAN.rpc_timeout_s
+    assert liveness.timeout_s(PEER.node_id, 0.0) == pytest.approx(1.6)
+    for _ in range(9):
+        liveness.measured(PEER.node_id, 0.0)
+    assert liveness.timeout_s(PEER.node_id, 0.0) == WAN.rpc_timeout_s
+    liveness.measured(PEER.node_id, 0.04)  # scheduling
+    assert world.overlay.rtt_s(PEER.node_id) == pytest.approx(0.01, abs=0.002)
+    assert liveness.timeout_s(PEER.node_id, WAN.cold_link_s + 1) == WAN.cold_timeout_s

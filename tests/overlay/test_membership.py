@@ -308,7 +308,7 @@ def test_who_hears_nobody_waits() -> None:
     world = Newcomer(SPREAD[0])
     world.advance(120)
     assert not world.overlay.joined
-    assert len(world.take(FindRows, SPREAD[0])) >= 30
+    assert len(world.take(FindRows, SPREAD[0])) >= 22  # two seconds of waiting, three of pause
 
 
 def test_without_any_address_it_waits_until_it_is_given_one() -> None:
@@ -337,7 +337,7 @@ def test_lies_in_answers_do_not_matter() -> None:
     world = Newcomer(door)
     world.reachable[door.node_id] = door
     ghosts = [contact(OWN ^ n) for n in range(1, 200)] + [contact(OWN), contact(OWN + 500, role=Role.LEAF)]
-    for _ in range(400):
+    for _ in range(1000):
         world.answer(door, *ghosts[:128])
         world.advance(0.1)
     assert world.overlay.joined

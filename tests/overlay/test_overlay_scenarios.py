@@ -196,6 +196,28 @@ def test_a_device_that_restarts_comes_back_with_a_higher_incarnation() -> None:
     assert world.cycles == 0
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("gap_s", [0.3, 1.5])
+def test_devices_that_restart_at_once_are_back_in_the_one_tree_in_seconds(seed: int, gap_s: float) -> None:
+    """A member, the rendezvous and the root, one after the other, as after power cuts; links report their loss."""
+    world = settled(12, seed=seed, members=12, run_s=30)
+    for which in ("member", "rendezvous", "root"):
+        root, rendezvous = by_rank(world)[0], world.members[world.owner(APP)]
+        member = next(m for m in world.alive() if m is not root and m is not rendezvous)
+        victim = {"member": member, "rendezvous": rendezvous, "root": root}[which]
+        world.kill([victim])
+        world.run(0.02)
+        for other in world.alive():
+            other.overlay.on_link_lost(victim.node_id, world.clock.now)
+        world.run(gap_s)
+        world.restart(victim).overlay.join_tree(APP, world.clock.now)
+        world.run(gap_s)
+    world.run(5)
+    report = world.tree(APP)
+    assert (report.whole, report.members) == (True, 12)
+    assert world.cycles == 0
+
+
 def test_a_slow_device_is_neither_declared_dead_nor_declares_others_dead() -> None:
     world = settled(20, members=10, seed=10, run_s=120)
     slow = by_rank(world)[1]
@@ -437,7 +459,7 @@ def test_two_devices_lose_each_other_and_a_third_knows_only_one(seed: int) -> No
     assert not first.overlay.joined
     third = world.add()
     world.start(third)
-    world.run(30)
+    world.run(40)
     assert first.overlay.joined
     assert third.overlay.joined
     assert {c.node_id for c in third.overlay.contacts()} == {first.node_id}

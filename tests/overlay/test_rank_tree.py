@@ -121,7 +121,7 @@ def test_a_member_attaches_to_the_nearest_of_a_higher_level() -> None:
     member = Member()
     member.reachable[HIGHER[1].node_id] = HIGHER[1]
     member.told(*HIGHER[:3])
-    member.advance(1.1)  # two of three do not answer the ping
+    member.advance(2.1)  # two of three do not answer the ping
     assert member.take(Attach, HIGHER[1]) == [Attach(APP)]
     member.receive(HIGHER[1], Attached(APP, 3, HIGHER[0].node_id))
     view = member.view()
@@ -406,8 +406,21 @@ def test_a_detach_while_attaching_is_a_refusal() -> None:
     member.reachable |= {c.node_id: c for c in HIGHER[:2]}
     member.told(HIGHER[0])
     assert member.take(Attach, HIGHER[0])
-    member.receive(HIGHER[0], Detach(APP, Refusal.SWITCHED, (HIGHER[1],)))
+    member.receive(HIGHER[0], Detach(APP, Refusal.EVICTED, (HIGHER[1],)))
     assert member.take(Attach, HIGHER[1])
+
+
+def test_a_parent_that_knows_no_edge_is_no_refusal_and_is_asked_again() -> None:
+    member = Member()
+    member.reachable[HIGHER[0].node_id] = HIGHER[0]
+    member.told(HIGHER[0])
+    assert member.take(Attach, HIGHER[0])
+    member.receive(HIGHER[0], Detach(APP, Refusal.SWITCHED))  # the answer to a heartbeat of before
+    member.receive(HIGHER[0], Attached(APP, 1, HIGHER[0].node_id))
+    assert member.view().parent == HIGHER[0]
+    member.receive(HIGHER[0], Detach(APP, Refusal.SWITCHED))
+    assert member.view().parent is None
+    assert member.take(Attach, HIGHER[0]) == [Attach(APP)]
 
 
 def test_a_child_that_leaves_is_gone() -> None:
@@ -548,10 +561,25 @@ def test_contacts_in_the_pool_are_kept_up_to_date() -> None:
     member = Member().attached_to(HIGHER[0])
     moved = replace(HIGHER[0], port=9000, incarnation=1)
     member.receive(moved, TreeBeat(()))
+    assert member.take(Attach, moved) == [Attach(APP)]  # it may have restarted, and know no child any more
+    member.receive(moved, Attached(APP, 1, moved.node_id))
     assert member.view().parent == moved
     assert member.overlay.top_ranked(APP, 1) == (moved,)
     member.told(HIGHER[0])  # hearsay of the old address
     assert member.overlay.top_ranked(APP, 1) == (moved,)
+
+
+def test_who_failed_us_may_try_again_after_a_restart() -> None:
+    member = Member()
+    member.told(HIGHER[0])
+    member.advance(10)
+    assert [m.failed for m in member.asks()][-1] == (HIGHER[0].node_id,)
+    member.told(HIGHER[0])
+    assert member.take(Attach) == []
+    again = replace(HIGHER[0], incarnation=1)
+    member.reachable[again.node_id] = again
+    member.told(again)
+    assert member.take(Attach, again) == [Attach(APP)]
 
 
 # Leaving

@@ -84,7 +84,7 @@ def test_a_silent_hop_is_routed_around_and_suspected() -> None:
     world.cut(NEAREST)
     world.receive(ORIGIN, request())
     assert hops(world) == [NEAREST.node_id]
-    world.advance(1.1)
+    world.advance(2.1)
     assert hops(world) == [NEARER.node_id]
     assert world.overlay.is_suspect(NEAREST.node_id)
     world.receive(ORIGIN, request(2))
@@ -95,10 +95,10 @@ def test_the_second_nearest_does_not_answer_while_the_nearest_may_be_alive() -> 
     world = SoloOverlay(OWN).start(ORIGIN, NEAREST)
     world.cut(NEAREST)
     world.receive(ORIGIN, request())
-    world.advance(1.05)
+    world.advance(2.05)
     assert hops(world) == [NEAREST.node_id] * 2  # asked again: perhaps only the acknowledgement was lost
     assert world.take(Found) == []
-    world.advance(3)
+    world.advance(4)
     assert len(world.take(Found, ORIGIN)) == 1  # now it is known to be dead
 
 
@@ -110,7 +110,7 @@ def test_an_acknowledgement_counts_for_one_request_of_one_hop() -> None:
     world.receive(NEAREST, RouteAck(ORIGIN.node_id, 1))
     world.receive(NEARER, RouteAck(ORIGIN.node_id, 2))  # not the hop that was asked
     world.take(Route)
-    world.advance(1.1)
+    world.advance(2.1)
     assert [m.request for m in world.take(Route)] == [2]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -167,7 +168,7 @@ def test_a_member_that_answers_the_second_ping_stays() -> None:
     world.track(member)
     world.track(reporter, failed=(member.node_id,))
     world.take(Ping, member)
-    world.advance(1.2)
+    world.advance(2.1)
     (ping,) = world.take(Ping, member)
     world.receive(member, Pong(ping.request, True))
     world.advance(5)
@@ -227,6 +228,18 @@ def test_copies_of_strangers_are_ignored() -> None:
     assert world.recorded() == set()
 
 
+def test_a_copy_tells_those_who_came_before_it_that_they_are_outranked() -> None:
+    """A tracker that has just restarted knew nobody: the first to ask took itself for the root."""
+    world = Owner()
+    first, higher = MEMBERS[5], MEMBERS[2]
+    assert world.track(first).members == ()
+    world.receive(FRIEND, TrackerCopy(APP, (TrackerEntry(MEMBERS[9], 200), TrackerEntry(higher, 200))))
+    (told,) = world.take(Candidates, first)
+    assert higher in told.members
+    world.receive(FRIEND, TrackerCopy(APP, (TrackerEntry(higher, 250),)))
+    assert world.take(Candidates) == []
+
+
 def test_who_is_nearer_to_the_key_is_handed_everything_and_copied_to_no_more() -> None:
     world = Owner()
     app = APP ^ 0b1000
@@ -241,6 +254,31 @@ def test_who_is_nearer_to_the_key_is_handed_everything_and_copied_to_no_more() -
     world.sent.clear()
     world.advance(65)
     assert [m for m in world.take(TrackerCopy, FRIEND) if m.app == app] == []
+    again = replace(nearer, incarnation=1)  # it has restarted, and knows nothing any more
+    world.meet(again)
+    (copy,) = [m for m in world.take(TrackerCopy, again) if m.app == app]
+    assert [e.member for e in copy.entries] == MEMBERS[:3]
+
+
+def test_a_copy_goes_back_to_the_owner_that_has_restarted() -> None:
+    world = Owner()
+    world.receive(FRIEND, TrackerCopy(FRIEND.node_id, (TrackerEntry(MEMBERS[0], 200),)))
+    world.advance(400)
+    world.receive(FRIEND, TrackerCopy(FRIEND.node_id, (TrackerEntry(MEMBERS[1], 200),)))
+    again = replace(FRIEND, incarnation=1)
+    world.meet(again)
+    (copy,) = [m for m in world.take(TrackerCopy, again) if m.app == FRIEND.node_id]
+    assert {e.member.node_id for e in copy.entries if e.lease_s} == {MEMBERS[1].node_id}
+
+
+def test_members_that_came_to_another_tracker_hear_of_higher_ones_when_they_are_handed_over() -> None:
+    """Somebody far from the key served them while the way was unknown: the highest of them took itself for the root."""
+    world = Owner()
+    world.track(MEMBERS[2])
+    world.receive(FRIEND, TrackerCopy(APP, (TrackerEntry(MEMBERS[5], 200), TrackerEntry(MEMBERS[9], 200))))
+    (told,) = world.take(Candidates, MEMBERS[5])
+    assert MEMBERS[2] in told.members
+    assert world.take(Candidates) == []
 
 
 def test_what_belongs_to_a_zone_is_copied_inside_the_zone_alone() -> None:

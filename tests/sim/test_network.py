@@ -77,6 +77,20 @@ def test_losses_and_repetitions_come_as_often_as_told() -> None:
     assert order != sorted(order)
 
 
+def test_a_link_that_is_new_or_was_idle_is_dialled_first() -> None:
+    network, a, b, sink = pair()
+    network.faults.dial_rtts = 6
+    rtt_s = network.model.rtt_s(a.place, b.place)
+    for wait_s in (0.0, rtt_s, 100.0, 200.0):
+        network.clock.run(network.clock.now + wait_s)
+        b.send(a.contact, Ping(0))
+        a.send(b.contact, Ping(int(network.clock.now)))
+    sent = [0.0, rtt_s, rtt_s + 100, rtt_s + 300]
+    network.clock.run(1000)
+    waited = [(at - start) / rtt_s for start, (at, _) in zip(sent, sink.got, strict=True)]
+    assert waited == pytest.approx([6.5, 5.5, 0.5, 6.5], abs=0.06)
+
+
 def test_partitions_cut_both_ways_until_they_end() -> None:
     network, a, b, sink = pair()
     network.sides = lambda node: node.contact.node_id

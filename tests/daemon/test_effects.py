@@ -1,0 +1,110 @@
+"""The world behind the core: who holds a blob, and until when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from edgefl.daemon.effects import LoopEffects
+from edgefl.errors import UnreachableError
+from edgefl.wire.blob import BlobRef, ref_of
+
+DATA = b"weights"
+BLOB = ref_of(DATA)
+
+
+class Shelf:
+    """A transport whose fetches end when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[bytes]] = []
+        self.discarded: list[bytes] = []
+
+    async def fetch(self, blob: BlobRef, sources: Any, **options: Any) -> bytes:
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.asked.append(future)
+        return await future
+
+    def discard_blob(self, blob_id: bytes) -> None:
+        self.discarded.append(blob_id)
+
+
+class Heard:
+    """The learning layer: remembers what was fetched."""
+
+    def __init__(self) -> None:
+        self.fetched: list[tuple[int, Any, Any]] = []
+
+    def on_fetched(self, app: int, token: Any, blob: BlobRef, data: Any, now: float) -> None:
+        self.fetched.append((app, token, data))
+
+
+def run(test: Callable[[LoopEffects, Shelf, Heard], Any]) -> None:
+    async def main() -> None:
+        shelf, heard = Shelf(), Heard()
+        effects = LoopEffects(
+            shelf,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+            seed=1,
+            on_timer=lambda key, now: None,
+            guard=lambda handler, *arguments: handler(*arguments),
+        )
+        effects.learning = heard  # type: ignore[assignment]
+        await test(effects, shelf, heard)
+
+    asyncio.run(main())
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_a_source_that_fails_takes_nothing_from_who_got_the_blob_elsewhere() -> None:
+    async def test(effects: LoopEffects, shelf: Shelf, heard: Heard) -> None:
+        effects.fetch(7, ("start",), BLOB, ())
+        effects.fetch(7, ("recover",), BLOB, ())
+        await settle()
+        shelf.asked[1].set_result(DATA)
+        await settle()
+        shelf.asked[0].set_exception(UnreachableError("the parent has died"))
+        await settle()
+        assert heard.fetched == [(7, ("recover",), DATA), (7, ("start",), None)]
+        assert shelf.discarded == []
+        effects.discard(7, BLOB)
+        assert shelf.discarded == [BLOB.id]
+
+    run(test)
+
+
+def test_a_blob_is_let_go_when_the_last_application_has_discarded_it() -> None:
+    async def test(effects: LoopEffects, shelf: Shelf, heard: Heard) -> None:
+        for app in (1, 2):
+            effects.fetch(app, (), BLOB, ())
+        await settle()
+        shelf.asked[0].set_result(DATA)
+        await settle()
+        effects.discard(1, BLOB)
+        assert shelf.discarded == []  # the other one still waits for it
+        shelf.asked[1].set_result(DATA)
+        await settle()
+        effects.discard(1, BLOB)
+        assert shelf.discarded == []
+        effects.discard(2, BLOB)
+        assert shelf.discarded == [BLOB.id]
+
+    run(test)
+
+
+def test_what_nobody_could_give_leaves_nothing_behind() -> None:
+    async def test(effects: LoopEffects, shelf: Shelf, heard: Heard) -> None:
+        effects.fetch(1, (), BLOB, ())
+        await settle()
+        shelf.asked[0].set_exception(UnreachableError("nobody has it"))
+        await settle()
+        assert shelf.discarded == [BLOB.id]
+        assert (effects._users, effects._awaited) == ({}, {})
+
+    run(test)
