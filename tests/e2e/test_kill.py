@@ -108,7 +108,7 @@ def test_the_application_survives_worker_interior_and_root(task: Task) -> None:
     wait_for(lambda: len(task.apps()) == NODES, "every device back in its application")
     before = rounds.look()
     wait_for(lambda: rounds.look() > before + 8, "progress with everybody back")
-    task.fleet.client(0).call("app.state", app=task.id, state="stopped")  # the owner has seen enough
+    task.stop()
     finish(task, rounds)
     wait_for(lambda: len({app["round"] for app in task.apps().values()}) == 1, "one end for all")
     assert {task.accuracy(number) for number in (leaf, root)} == {task.accuracy(0)}

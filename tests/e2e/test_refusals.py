@@ -207,7 +207,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     try:
         with task.fleet:
             task.fleet.start()
-            task.create(rounds=40, local_epochs=30)
+            task.create(rounds=100_000, local_epochs=30)
             wait_for(lambda: task.app(1).get("round", 0) >= 1, "the first round on the small disk")
             filler = small / "filler"
             with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -225,6 +225,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             wait_for(lambda: task.app(1)["round"] > reached + 1, "the device going on")
             filler.unlink()
             wait_for(lambda: not complains(), "the complaint to end")
+            task.stop()
             task.wait_finished()
             assert task.accuracy(1) == task.accuracy(0)
             assert all(status["problems"] == [] for status in task.fleet.statuses().values())

@@ -61,6 +61,10 @@ class Task:
         created = self.fleet.client(0).call("app.create", directory=str(self.directory / "artifacts"), **options)
         self.id = created["id"]
 
+    def stop(self) -> None:
+        """The owner has seen enough: the application ends with the round that is open."""
+        self.fleet.client(0).call("app.state", app=self.id, state="stopped")
+
     def app(self, number: int) -> dict[str, Any]:
         """The application as device `number` sees it."""
         for app in self.fleet.status(number)["applications"]:
