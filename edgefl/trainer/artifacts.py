@@ -60,13 +60,15 @@ def build(
     trainable: Sequence[str] | None = None,
     frozen: Sequence[str] = (),
     optimizer_options: Mapping[str, float] | None = None,
+    portable: bool = False,
 ) -> Manifest:
     """Make an ONNX inference model (float32, opset ≥ 13) trainable; write the artifact directory `out`.
 
     loss: "cross-entropy" (the model's first output is [batch, classes]; target int64 [batch]) or "mse" (target float32
     of the output's shape). optimizer: "sgd", "momentum", "adam" or "adamw", its constants in `optimizer_options`.
     trainable, frozen: globs on initializer names; by default every float32 initializer with at least one dimension
-    that the loss depends on is trained, and `frozen` is taken away from that.
+    that the loss depends on is trained, and `frozen` is taken away from that. portable: use ai.onnx operators alone,
+    for runtimes that lack ONNX Runtime's FusedMatMul.
 
     A model that ends in Softmax or LogSoftmax is trained with cross-entropy on the logits before it (the manifest's
     `stripped` says so); evaluation and the exported model keep it.
@@ -87,7 +89,7 @@ def build(
         raise ModelError(f"no loss {loss!r}", hint=f"choose one of {', '.join(LOSSES)}")
     source = read_model(model)
     try:
-        manifest, files = _build(source, loss, optimizer, trainable, frozen, optimizer_options or {})
+        manifest, files = _build(source, loss, optimizer, trainable, frozen, optimizer_options or {}, portable)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(
             f"no valid training graph comes out of this model: {str(error).strip()[:300]}",
@@ -106,6 +108,7 @@ def _build(
     trainable: Sequence[str] | None,
     frozen: Sequence[str],
     options: Mapping[str, float],
+    portable: bool,
 ) -> tuple[Manifest, dict[str, bytes]]:
     from edgefl.trainer.differentiate import gradients, reachable, require_rules
     from edgefl.trainer.graph import OPSET, Graph, Value
@@ -133,7 +136,7 @@ def _build(
     offsets = raw_data_offsets(inference)
     parameters = [Parameter(name, value.shape, offsets[name]) for name, value in values.items()]
 
-    graph = Graph(taken=source.names | {tensor.name for tensor in (*source.inputs, *source.outputs)})
+    graph = Graph(portable, taken=source.names | {tensor.name for tensor in (*source.inputs, *source.outputs)})
     graph.constants.update({name: tensor for name, tensor in source.initializers.items() if name not in values})
     graph.nodes.extend(source.nodes)
     target = Tensor(graph.fresh(target.name), target.dtype, target.shape)

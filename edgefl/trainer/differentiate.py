@@ -22,7 +22,7 @@ def reachable(nodes: Sequence[onnx.NodeProto], sources: Iterable[str], goal: str
     downstream = []
     for node in nodes:
         if moved.intersection(_slots(node)):
-            moved.update(_results(node))
+            moved.update(filter(None, _results(node)))
             downstream.append(node)
     needed = {goal}
     path = []
@@ -56,11 +56,20 @@ def gradients(
     """
     received: dict[str, list[Value]] = {goal: [dgoal]}
     for proto in reversed(path):
+        arrived = [received.pop(name, None) for name in _results(proto)]
+        if not any(arrived):
+            continue  # every reader turned out to be constant in it
         node = _node(graph, proto, shapes)
-        sent = RULES[proto.op_type].gradient(node, _sum(received.pop(proto.output[0])))
+        sent = RULES[proto.op_type].gradient(node, *(values and _sum(values) for values in arrived))
         for value, gradient in zip(node.inputs, sent, strict=False):
             if value is not None and gradient is not None:
                 received.setdefault(value.name, []).append(gradient)
+    for name in wanted:
+        if name not in received:
+            raise ModelError(
+                f"the loss does not change with {name!r}: only constant operators lead from there to the output",
+                hint=f"do not train it: --frozen {name!r}",
+            )
     return [_sum(received[name]) for name in wanted]
 
 
@@ -77,12 +86,15 @@ def require_rules(path: Iterable[onnx.NodeProto]) -> None:
 def _slots(node: onnx.NodeProto) -> list[str]:
     """The inputs that carry a gradient; all of them where there is no rule to say so."""
     rule = RULES.get(node.op_type)
-    return [name for name in node.input[: rule.slots if rule else None] if name]
+    if rule is None or rule.slots is None:
+        return [name for name in node.input if name]
+    return [node.input[slot] for slot in rule.slots if slot < len(node.input) and node.input[slot]]
 
 
 def _results(node: onnx.NodeProto) -> list[str]:
-    """The outputs that carry a gradient: a rule speaks of the first alone (the second of MaxPool holds positions)."""
-    return [name for name in node.output[: 1 if node.op_type in RULES else None] if name]
+    """The outputs that carry a gradient, absent ones as "" (the second of MaxPool, for one, holds positions)."""
+    rule = RULES.get(node.op_type)
+    return list(node.output[: rule.results if rule else None])
 
 
 def _node(graph: Graph, proto: onnx.NodeProto, shapes: Mapping[str, Shape]) -> Node:

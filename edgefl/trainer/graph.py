@@ -2,6 +2,9 @@
 
 A gradient rule writes `dy * y * (1.0 - y)`; each operation appends one standard ai.onnx node. Rules may compute more
 than is wanted: `Graph.model` keeps only what its outputs need.
+
+One operator may come from elsewhere: com.microsoft.FusedMatMul, part of every build of ONNX Runtime, which multiplies
+stacks of matrices that are stored transposed. A portable graph does without it, at the price of copies.
 """
 
 from __future__ import annotations
@@ -26,6 +29,10 @@ forward operator of the rules means the same from 13 to 21 and beyond: later ver
 IR_VERSION = 10
 """The one that belongs to opset 21 (onnx 1.16). Stated, since onnx.helper writes its own newest, which an older
 ONNX Runtime refuses to load."""
+
+
+MICROSOFT = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,8 +103,9 @@ class Value:
 
 @dataclass(slots=True)
 class Graph:
-    """Nodes in order, constants, and the names taken so far."""
+    """Nodes in order, constants, and the names taken so far. `portable`: ai.onnx operators alone."""
 
+    portable: bool = False
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
@@ -119,6 +127,35 @@ class Graph:
         arguments = [value.name if value else "" for value in inputs]
         self.nodes.append(helper.make_node(operator, arguments, names, **attributes))
         return Value(self, names[0])
+
+    def matmul(
+        self,
+        a: Value,
+        b: Value,
+        ranks: tuple[int, int],
+        *,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        alpha: float = 1.0,
+    ) -> Value:
+        """alpha · op(a) · op(b) for matrices (rank 2) or stacks of them, which broadcast; op may transpose."""
+        if ranks == (2, 2):  # the transposes cost nothing inside Gemm, where a Transpose node copies
+            return self.op("Gemm", a, b, alpha=alpha, transA=int(transpose_a), transB=int(transpose_b))
+        if not self.portable:
+            return self.op(
+                "FusedMatMul",
+                a,
+                b,
+                domain=MICROSOFT,
+                alpha=alpha,
+                transA=int(transpose_a),
+                transB=int(transpose_b),
+            )
+        left, right = (
+            x.transpose(*range(rank - 2), rank - 1, rank - 2) if turn else x
+            for x, rank, turn in ((a, ranks[0], transpose_a), (b, ranks[1], transpose_b))
+        )
+        return left @ right if alpha == 1.0 else (left @ right) * alpha
 
     def lift(self, value: Value | float) -> Value:
         return value if isinstance(value, Value) else self.constant(np.array(value, np.float32))
@@ -152,9 +189,10 @@ class Graph:
             [_value_info(tensor) for tensor in results],
             initializer=[tensor for key, tensor in self.constants.items() if key in wanted],
         )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edgefl"
-        )
+        imports = [helper.make_opsetid("", OPSET)]
+        if any(node.domain == MICROSOFT for node in kept):
+            imports.append(helper.make_opsetid(MICROSOFT, 1))
+        model = helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION, producer_name="edgefl")
         onnx.checker.check_model(model)
         return model
 

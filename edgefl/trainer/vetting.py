@@ -38,15 +38,16 @@ _EXTERNAL_DATA, _DATA_LOCATION, _IN_THIS_FILE = 13, 14, b"\0"
 
 FLAT = frozenset({"Model", "Graph", "Node", "Attribute", "Tensor"})
 STANDARD = frozenset({b"", b"ai.onnx"})
+MICROSOFT = frozenset({(b"com.microsoft", b"FusedMatMul")})
+"""What a graph may hold beside the standard operators."""
 
 
 @dataclass(slots=True)
 class Contents:
-    """What was found: kinds of messages, and each node's operator and domain (as bytes, unchecked)."""
+    """What was found: kinds of messages, and each node's (domain, operator) (as bytes, unchecked)."""
 
     messages: set[str] = field(default_factory=set)
-    operators: set[bytes] = field(default_factory=set)
-    domains: set[bytes] = field(default_factory=set)
+    operators: set[tuple[bytes, bytes]] = field(default_factory=set)
     count: int = 0
 
 
@@ -60,9 +61,14 @@ def contents_of(content: bytes) -> Contents:
 def require_harmless(content: bytes, operators: tuple[str, ...], name: str) -> None:
     """Raises ModelError unless `content` is a flat graph of the given standard operators with all data inside."""
     found = contents_of(content)
-    unknown = found.operators - {operator.encode() for operator in operators}
-    if found.messages - FLAT or found.domains - STANDARD or unknown:
-        odd = [*(found.messages - FLAT), *map(repr, found.domains - STANDARD), *map(repr, unknown)]
+    listed = {operator.encode() for operator in operators}
+    unknown = {
+        b".".join(filter(None, node))
+        for node in found.operators
+        if node[1] not in listed or not (node[0] in STANDARD or node in MICROSOFT)
+    }
+    if found.messages - FLAT or unknown:
+        odd = [*(found.messages - FLAT), *map(repr, unknown)]
         raise ModelError(
             f"{name} holds what training graphs never need: {', '.join(sorted(odd))[:200]}",
             hint="do not use artifacts of people that you do not trust; build them again",
@@ -74,6 +80,7 @@ def _walk(content: bytes, message: str, start: int, stop: int, depth: int, found
     if depth > MAX_DEPTH:
         raise ModelError(f"broken ONNX file: messages nested deeper than {MAX_DEPTH}", hint="build it again")
     inside = _INSIDE[message]
+    domain = operator = b""
     for number, begin, end in fields(content, start, stop):
         found.count += 1
         if found.count > MAX_FIELDS:
@@ -88,6 +95,8 @@ def _walk(content: bytes, message: str, start: int, stop: int, depth: int, found
                 hint="do not use artifacts of people that you do not trust; build them again",
             )
         elif message == "Node" and number == _OPERATOR:
-            found.operators.add(content[begin:end])
+            operator = content[begin:end]
         elif message == "Node" and number == _DOMAIN:
-            found.domains.add(content[begin:end])
+            domain = content[begin:end]
+    if message == "Node":
+        found.operators.add((domain, operator))

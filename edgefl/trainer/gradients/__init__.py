@@ -1,7 +1,8 @@
 """The derivatives: one rule per ONNX operator, one module per family, one table.
 
-A rule receives the forward node and dy, the gradient of the loss with respect to the node's first output, and returns
-the gradients with respect to the node's inputs, in order (None: carries no gradient; absent ones may be left off).
+A rule receives the forward node and dy, the gradient of the loss with respect to the node's output (one for each output
+that carries a gradient, if there are several), and returns the gradients with respect to the node's inputs, in order
+(None: carries no gradient; absent ones may be left off).
 Notation: x, a, b, … inputs, y the output, dx = ∂loss/∂x, always of the shape of x. Rules write mathematics and do not
 care whether a gradient is wanted: what nobody uses is dropped from the finished graph.
 
@@ -20,7 +21,7 @@ tests/trainer/test_gradients.py, which checks every entry of the table against f
 from __future__ import annotations
 
 from edgefl.trainer.gradients import activation, convolution, dense, elementwise, pooling, shape, softmax
-from edgefl.trainer.gradients.rule import Node, Rule, UnsupportedOperatorError
+from edgefl.trainer.gradients.rule import CONSTANT, Node, Rule, UnsupportedOperatorError
 
 RULES: dict[str, Rule] = {
     **dense.RULES,
@@ -32,4 +33,4 @@ RULES: dict[str, Rule] = {
     **softmax.RULES,
 }
 
-__all__ = ["RULES", "Node", "Rule", "UnsupportedOperatorError"]
+__all__ = ["CONSTANT", "RULES", "Node", "Rule", "UnsupportedOperatorError"]

@@ -7,8 +7,8 @@ from edgefl.trainer.graph import Value
 
 
 def gemm(a: Value, b: Value, transpose_a: bool, transpose_b: bool, alpha: float = 1.0) -> Value:
-    """alpha · op(a) · op(b) for matrices; the transposes cost nothing inside Gemm, where a Transpose node copies."""
-    return a.graph.op("Gemm", a, b, alpha=alpha, transA=int(transpose_a), transB=int(transpose_b))
+    """alpha · op(a) · op(b) for matrices."""
+    return a.graph.matmul(a, b, (2, 2), transpose_a=transpose_a, transpose_b=transpose_b, alpha=alpha)
 
 
 def _gemm(n: Node, dy: Value) -> list[Value]:
@@ -33,7 +33,9 @@ def _matmul(n: Node, dy: Value) -> list[Value]:
         ]
     if a.rank == 1 or b.rank == 1:
         raise n.unsupported("an operand is a vector", "reshape it to a matrix of one row or one column")
-    return [_unbatch(dy @ _swapped(b), n.y, a), _unbatch(_swapped(a) @ dy, n.y, b)]
+    da = n.graph.matmul(dy, b, (n.y.rank, b.rank), transpose_b=True)
+    db = n.graph.matmul(a, dy, (a.rank, n.y.rank), transpose_a=True)
+    return [_unbatch(da, n.y, a), _unbatch(db, n.y, b)]
 
 
 def _unbatch(dx: Value, y: Value, x: Value) -> Value:
@@ -44,10 +46,6 @@ def _unbatch(dx: Value, y: Value, x: Value) -> Value:
 def _rows(x: Value, rank: int) -> Value:
     """All dimensions but the last as one."""
     return x.graph.op("Flatten", x, axis=rank - 1)
-
-
-def _swapped(x: Value) -> Value:
-    return x.transpose(*range(x.rank - 2), x.rank - 1, x.rank - 2)
 
 
 RULES = {"Gemm": Rule(_gemm), "MatMul": Rule(_matmul)}

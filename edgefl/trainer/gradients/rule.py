@@ -52,12 +52,22 @@ class Node:
         return UnsupportedOperatorError(f"{self.operator} node {self.name!r}: {what}", hint=hint)
 
 
+Gradient = Callable[..., Sequence[Value | None]]
+"""(node, dy of each output that carries a gradient) -> the gradient of each input, in order; None: there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`gradient(node, dy)`; only the first `slots` inputs carry a gradient (None: all)."""
+    """`slots`: which inputs carry a gradient (None: all). `results`: how many of the first outputs do (None: all); with
+    one, its dy is always there; with several, dy is None for an output that nobody uses."""
 
-    gradient: Callable[[Node, Value], Sequence[Value | None]]
-    slots: int | None = None
+    gradient: Gradient
+    slots: tuple[int, ...] | None = None
+    results: int | None = 1
+
+
+CONSTANT = Rule(lambda n, dy: [], slots=())
+"""No gradient passes: the output is a shape, an index, a truth value, or piecewise constant in the input."""
 
 
 def sum_to(dy: Value, shape: Shape, x: Value) -> Value:

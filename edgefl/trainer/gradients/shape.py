@@ -23,9 +23,9 @@ def _transpose(n: Node, dy: Value) -> list[Value]:
 
 RULES = {
     "Identity": Rule(_identity),
-    "Reshape": Rule(_reshape, slots=1),
+    "Reshape": Rule(_reshape, slots=(0,)),
     "Flatten": Rule(_reshape),
-    "Squeeze": Rule(_reshape, slots=1),
-    "Unsqueeze": Rule(_reshape, slots=1),
+    "Squeeze": Rule(_reshape, slots=(0,)),
+    "Unsqueeze": Rule(_reshape, slots=(0,)),
     "Transpose": Rule(_transpose),
 }
