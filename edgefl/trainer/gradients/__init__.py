@@ -6,31 +6,54 @@ that carries a gradient, if there are several), and returns the gradients with r
 Notation: x, a, b, … inputs, y the output, dx = ∂loss/∂x, always of the shape of x. Rules write mathematics and do not
 care whether a gradient is wanted: what nobody uses is dropped from the finished graph.
 
-    dense.py        MatMul, Gemm
-    elementwise.py  Add, Sub, Mul, with broadcasting
-    activation.py   Relu, Sigmoid, Tanh
-    convolution.py  Conv
-    pooling.py      MaxPool, AveragePool, GlobalAveragePool
-    shape.py        Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Identity
-    softmax.py      Softmax, LogSoftmax
+    dense.py          MatMul, Gemm
+    elementwise.py    arithmetic with broadcasting, comparisons, Where, Cast
+    reduction.py      sums, means and extremes along axes
+    activation.py     Relu, Sigmoid, Tanh and their family
+    softmax.py        Softmax, LogSoftmax
+    convolution.py    Conv, ConvTranspose
+    pooling.py        MaxPool, AveragePool and their global forms
+    resize.py         Resize
+    normalization.py  over the batch, a layer, groups of channels
+    shape.py          Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Identity
+    indexing.py       Gather, Slice, Split, Concat, Pad, Expand, Tile
+    recurrent.py      LSTM, GRU
 
 To add an operator: write its rule, put it into the module's table with its opset in mind, and add a case to
-tests/trainer/test_gradients.py, which checks every entry of the table against finite differences.
+tests/trainer/gradients/, where every entry of the table is checked against finite differences.
 """
 
 from __future__ import annotations
 
-from edgefl.trainer.gradients import activation, convolution, dense, elementwise, pooling, shape, softmax
+from edgefl.trainer.gradients import (
+    activation,
+    convolution,
+    dense,
+    elementwise,
+    indexing,
+    normalization,
+    pooling,
+    recurrent,
+    reduction,
+    resize,
+    shape,
+    softmax,
+)
 from edgefl.trainer.gradients.rule import CONSTANT, Node, Rule, UnsupportedOperatorError
 
 RULES: dict[str, Rule] = {
     **dense.RULES,
     **elementwise.RULES,
+    **reduction.RULES,
     **activation.RULES,
+    **softmax.RULES,
     **convolution.RULES,
     **pooling.RULES,
+    **resize.RULES,
+    **normalization.RULES,
     **shape.RULES,
-    **softmax.RULES,
+    **indexing.RULES,
+    **recurrent.RULES,
 }
 
 __all__ = ["CONSTANT", "RULES", "Node", "Rule", "UnsupportedOperatorError"]

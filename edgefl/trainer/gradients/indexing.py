@@ -1,0 +1,7 @@
+"""Operators that pick, join or repeat elements."""
+
+from __future__ import annotations
+
+from edgefl.trainer.gradients.rule import Rule
+
+RULES: dict[str, Rule] = {}

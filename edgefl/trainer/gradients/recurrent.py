@@ -1,0 +1,7 @@
+"""LSTM and GRU, unrolled backwards."""
+
+from __future__ import annotations
+
+from edgefl.trainer.gradients.rule import Rule
+
+RULES: dict[str, Rule] = {}
