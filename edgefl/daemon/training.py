@@ -105,7 +105,7 @@ class Training:
         metrics: list[Metric] = []
         if place.held_back is not None:
             sums = evaluate_local(place.session, place.held_back, EVALUATION_BATCH)
-            metrics += [Metric(name, sums[name], sums["samples"]) for name in sums if name != "samples"]
+            metrics += [Metric(name, total, weight) for name, (total, weight) in sums.items()]
         if job.kind is not RoundKind.TRAIN:
             return TrainResult(None, 0, tuple(metrics))
         result = train_local(
@@ -157,6 +157,4 @@ def export_model(directory: Path, model: Any) -> bytes:
 
     manifest = read_manifest(directory)
     vector = np.frombuffer(model, "<f4").astype(np.float32, copy=False)
-    parts = np.split(vector, np.cumsum([parameter.size for parameter in manifest.parameters])[:-1])
-    values = {parameter.name: part for parameter, part in zip(manifest.parameters, parts, strict=True)}
-    return with_weights(read_file(directory, manifest, INFERENCE), manifest.parameters, values)
+    return with_weights(read_file(directory, manifest, INFERENCE), manifest, vector)

@@ -36,30 +36,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgefl.trainer.artifacts import build
+    from edgefl.trainer.correction import Correction
     from edgefl.trainer.data import Dataset, check_fit, open_source
     from edgefl.trainer.local import LocalResult, LocalSpec, evaluate_local, train_local
+    from edgefl.trainer.lora import LowRank
     from edgefl.trainer.manifest import Manifest, read_manifest
+    from edgefl.trainer.schedule import Schedule, parse_schedule
     from edgefl.trainer.session import Session
 
 __all__ = [
+    "Correction",
     "Dataset",
     "LocalResult",
     "LocalSpec",
+    "LowRank",
     "Manifest",
+    "Schedule",
     "Session",
     "build",
     "check_fit",
     "evaluate_local",
     "open_source",
+    "parse_schedule",
     "read_manifest",
     "train_local",
 ]
 
 _HOMES = {
     "artifacts": ("build",),
+    "correction": ("Correction",),
     "data": ("Dataset", "check_fit", "open_source"),
     "local": ("LocalResult", "LocalSpec", "evaluate_local", "train_local"),
+    "lora": ("LowRank",),
     "manifest": ("Manifest", "read_manifest"),
+    "schedule": ("Schedule", "parse_schedule"),
     "session": ("Session",),
 }
 

@@ -1,9 +1,12 @@
 """From an ONNX inference model to an artifact directory that stock ONNX Runtime trains.
 
     read and normalise        source_model.py, shapes.py
-    strip a final Softmax     cross-entropy is taken on the logits, which is exact and stable; the exported
-                              model keeps its Softmax
-    loss                      losses.py
+    strip what the loss has   a final Softmax or Sigmoid: losses are taken on the logits, which is exact and stable; the
+                              exported model keeps it
+    an order that costs less  reorder.py
+    adapters, if wanted       lora.py
+    training form             training_form.py
+    loss                      losses.py, own_loss.py
     differentiate             differentiate.py, gradients/
     optimiser                 optimizers.py
     write                     manifest.py, checkpoint.py, inference_model.py
@@ -14,12 +17,15 @@ Needs the `onnx` package (pip install 'edgefl[build]'), imported only when `buil
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from edgefl.durable import write_atomically
 from edgefl.errors import ConfigError, ModelError, StorageError
@@ -33,16 +39,24 @@ from edgefl.trainer.manifest import (
     MAX_MODEL_BYTES,
     OPTIMIZER,
     TRAINING,
+    Adapter,
     File,
+    Loss,
     Manifest,
+    Option,
     Parameter,
+    Shape,
     Tensor,
 )
 
 if TYPE_CHECKING:
     import onnx
 
+    from edgefl.trainer.lora import LowRank
+    from edgefl.trainer.losses import Loss as AnyLoss
     from edgefl.trainer.source_model import SourceModel
+
+Values = dict[str, npt.NDArray[np.float32]]
 
 
 class MissingPackageError(ConfigError):
@@ -51,27 +65,47 @@ class MissingPackageError(ConfigError):
     name: ClassVar[str] = "missing-package"
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a model is to be trained: what `build` was asked for."""
+
+    loss: AnyLoss
+    loss_options: Mapping[str, Option]
+    optimizer: str
+    optimizer_options: Mapping[str, float]
+    trainable: Sequence[str] | None
+    frozen: Sequence[str]
+    lora: LowRank | None
+    portable: bool
+
+    def learns(self, name: str) -> bool:
+        """Whether --frozen leaves this tensor alone."""
+        return not any(fnmatchcase(name, glob) for glob in self.frozen)
+
+
 def build(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     *,
-    loss: str,
+    loss: str | os.PathLike[str] | bytes | onnx.ModelProto,
     optimizer: str = "sgd",
     out: str | os.PathLike[str],
     trainable: Sequence[str] | None = None,
     frozen: Sequence[str] = (),
+    loss_options: Mapping[str, Option] | None = None,
     optimizer_options: Mapping[str, float] | None = None,
+    lora: LowRank | None = None,
     portable: bool = False,
 ) -> Manifest:
     """Make an ONNX inference model (float32, opset ≥ 13) trainable; write the artifact directory `out`.
 
-    loss: "cross-entropy" (the model's first output is [batch, classes]; target int64 [batch]) or "mse" (target float32
-    of the output's shape). optimizer: "sgd", "momentum", "adam" or "adamw", its constants in `optimizer_options`.
-    trainable, frozen: globs on initializer names; by default every float32 initializer with at least one dimension
-    that the loss depends on is trained, and `frozen` is taken away from that. portable: use ai.onnx operators alone,
-    for runtimes that lack ONNX Runtime's FusedMatMul.
+    loss: one of losses.LOSSES with its options, or an ONNX model (own_loss.py). optimizer: one of
+    optimizers.OPTIMIZERS with its options. trainable, frozen: globs on initializer names; by default every float32
+    initializer with at least one dimension that the loss depends on is trained, and `frozen` is taken away from that.
+    lora: train low-rank adapters beside the large weights instead, and beyond them only what `trainable` names.
+    portable: use ai.onnx operators alone, for runtimes that lack ONNX Runtime's FusedMatMul.
 
-    A model that ends in Softmax or LogSoftmax is trained with cross-entropy on the logits before it (the manifest's
-    `stripped` says so); evaluation and the exported model keep it.
+    A model that ends in what the loss contains (Softmax, LogSoftmax; Sigmoid) is trained on the logits before it (the
+    manifest's `stripped` says so); evaluation and the exported model keep it.
 
     Raises MissingPackageError without the onnx package, ModelError for a model that cannot be used (its subclass
     UnsupportedOperatorError names the node), StorageError.
@@ -83,13 +117,18 @@ def build(
             "building artifacts needs the onnx package", hint="pip install 'edgefl[build]'"
         ) from None
     from edgefl.trainer.losses import LOSSES
+    from edgefl.trainer.own_loss import read_loss
     from edgefl.trainer.source_model import read_model
 
-    if loss not in LOSSES:
-        raise ModelError(f"no loss {loss!r}", hint=f"choose one of {', '.join(LOSSES)}")
+    if isinstance(loss, str) and loss not in LOSSES and not loss.endswith(".onnx"):
+        raise ModelError(
+            f"no loss {loss!r}", hint=f"choose one of {', '.join(LOSSES)}, or name an ONNX file with a loss of your own"
+        )
+    chosen = LOSSES[loss] if isinstance(loss, str) and loss in LOSSES else read_loss(loss)
     source = read_model(model)
+    recipe = Recipe(chosen, loss_options or {}, optimizer, optimizer_options or {}, trainable, frozen, lora, portable)
     try:
-        manifest, files = _build(source, loss, optimizer, trainable, frozen, optimizer_options or {}, portable)
+        manifest, files = _build(source, recipe)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(
             f"no valid training graph comes out of this model: {str(error).strip()[:300]}",
@@ -101,21 +140,14 @@ def build(
     return manifest
 
 
-def _build(
-    source: SourceModel,
-    loss_name: str,
-    optimizer: str,
-    trainable: Sequence[str] | None,
-    frozen: Sequence[str],
-    options: Mapping[str, float],
-    portable: bool,
-) -> tuple[Manifest, dict[str, bytes]]:
+def _build(source: SourceModel, recipe: Recipe) -> tuple[Manifest, dict[str, bytes]]:
     from edgefl.trainer.differentiate import gradients, reachable, require_rules
     from edgefl.trainer.graph import OPSET, Graph, Value
-    from edgefl.trainer.losses import LOSSES, shown
+    from edgefl.trainer.losses import shown
     from edgefl.trainer.optimizers import optimizer_model
+    from edgefl.trainer.training_form import append_training_form, moving_statistics
 
-    loss = LOSSES[loss_name]
+    loss = recipe.loss
     output = source.outputs[0]
     if output.dtype != "float32" or output.name not in source.per_sample:
         shape = f"{output.dtype}{shown(output.shape)}"
@@ -123,40 +155,62 @@ def _build(
             f"output {output.name!r} is {shape}; a loss needs float32, one row per sample{source.end_of_batch()}",
             hint="export the model with a dynamic batch dimension, and the output to train as its first",
         )
-    goal, stripped = _logits(source, output.name) if loss_name == "cross-entropy" else (output.name, "")
+    options = loss.settings(recipe.loss_options)
+    goal, stripped = _logits(source, output.name, partial(loss.takes_in, options=options))
     prediction = source.shapes[goal]
-    target = loss.target(prediction)
-    values = _initial_values(source, goal, trainable, frozen)
-    path = reachable(source.nodes, values, goal)
-    require_rules(path)
+    target = loss.target(prediction, options)
 
+    taken = source.names | {tensor.name for tensor in (*source.inputs, *source.outputs)}
+    graph = Graph(recipe.portable, taken=taken)
+    model = _Learner.of(source, recipe, goal, graph.fresh)
+    moving = moving_statistics(
+        model.nodes, source.initializers, lambda name: name in model.trained or name in model.statistics(recipe)
+    )
+    buffers = {name: _array(source.initializers[name]) for pair in moving.values() for name in pair}
     proto = source.proto
-    _store_raw(proto, values)
+    _store_raw(proto, [*model.trained, *buffers, *model.sides])
     inference = proto.SerializeToString()
     offsets = raw_data_offsets(inference)
-    parameters = [Parameter(name, value.shape, offsets[name]) for name, value in values.items()]
+    parameters = [Parameter(name, value.shape, offsets.get(name)) for name, value in model.trained.items()]
+    carried = [*parameters, *(Parameter(name, value.shape, offsets[name]) for name, value in buffers.items())]
+    constants = {n: t for n, t in source.initializers.items() if n not in model.trained and n not in buffers}
+    constants.update(model.constants)
 
-    graph = Graph(portable, taken=source.names | {tensor.name for tensor in (*source.inputs, *source.outputs)})
-    graph.constants.update({name: tensor for name, tensor in source.initializers.items() if name not in values})
-    graph.nodes.extend(source.nodes)
+    # Evaluation: the inference form, and the loss behind it.
     target = Tensor(graph.fresh(target.name), target.dtype, target.shape)
-    loss_value, dgoal = loss.terms(Value(graph, goal, prediction), Value(graph, target.name, target.shape))
-    loss_tensor = Tensor(loss_value.named(graph.fresh("loss")).name, "float32", ())
-    inputs = [*source.inputs, target, *(Tensor(p.name, "float32", p.shape) for p in parameters)]
-    evaluation = graph.model("evaluation", inputs, [loss_tensor, *source.outputs])
-    slopes = [
-        Tensor(slope.named(graph.fresh(f"{p.name}.gradient")).name, "float32", p.shape)
-        for p, slope in zip(parameters, gradients(graph, path, source.shapes, goal, dgoal, list(values)), strict=True)
+    inputs = [*source.inputs, target, *(Tensor(p.name, "float32", p.shape) for p in carried)]
+    judging = Graph(recipe.portable, taken=set(graph.taken), constants=dict(constants))
+    judging.nodes.extend(model.nodes)
+    value, _ = loss.terms(Value(judging, goal, prediction), Value(judging, target.name, target.shape), options)
+    (loss_name,) = judging.name_results([value], ["loss"])
+    evaluation = judging.model("evaluation", inputs, [Tensor(loss_name, "float32", ()), *source.outputs])
+
+    # Training: the training form, the loss, and backwards through both.
+    graph.constants.update(constants)
+    dropouts = {site.output: site.ratio for site in getattr(source, "dropouts", ())}
+    form = append_training_form(graph, model.nodes, model.shapes, moving, dropouts)
+    path = reachable(graph.nodes, model.trained, goal)
+    require_rules(path)
+    scale = Tensor(graph.fresh("scale"), "float32", ())
+    given = Value(graph, goal, prediction), Value(graph, target.name, target.shape)
+    value, slope = loss.terms(*given, options, Value(graph, scale.name, ()))
+    slopes = gradients(graph, path, form.shapes, goal, slope, list(model.trained))
+    names = graph.name_results([value, *slopes], ["loss", *(f"{p.name}.gradient" for p in parameters)])
+    results = [
+        Tensor(name, "float32", shape) for name, shape in zip(names, [(), *(p.shape for p in parameters)], strict=True)
     ]
-    training = graph.model("training", inputs, [loss_tensor, *slopes])
-    stepping, record = optimizer_model(optimizer, options, parameters)
+    results += [Tensor(form.moved[name], "float32", array.shape) for name, array in buffers.items()]
+    seed = [Tensor(form.seed, "int64", ())] if form.seed else []
+    training = graph.model("training", [*inputs, scale, *seed], results)
+    size = sum(parameter.size for parameter in parameters)
+    stepping, record = optimizer_model(recipe.optimizer, recipe.optimizer_options, size)
 
     files = {
         TRAINING: training.SerializeToString(),
         EVALUATION: evaluation.SerializeToString(),
         OPTIMIZER: stepping.SerializeToString(),
         INFERENCE: inference,
-        CHECKPOINT: checkpoint.serialise(values),
+        CHECKPOINT: checkpoint.serialise({**model.trained, **buffers}),
     }
     for name, content in files.items():
         if len(content) > MAX_MODEL_BYTES:
@@ -166,9 +220,13 @@ def _build(
         target=target,
         outputs=source.outputs,
         parameters=tuple(parameters),
-        buffers=(),
-        loss=loss.name,
-        classes=loss.classes(prediction),
+        buffers=tuple(carried[len(parameters) :]),
+        adapters=tuple(
+            Adapter(name, tuple(source.initializers[name].dims), offsets[name], left, right, model.scale, transposed)
+            for name, (left, right, transposed) in model.sides.items()
+        ),
+        seeded=bool(seed),
+        loss=Loss(loss.name, options, loss.classes(prediction, options)),
         stripped=stripped,
         optimizer=record,
         opset=OPSET,
@@ -178,28 +236,59 @@ def _build(
     return manifest, files
 
 
-def _logits(source: SourceModel, output: str) -> tuple[str, str]:
-    """Where cross-entropy starts: before a final Softmax or LogSoftmax over the classes, whose name is returned too."""
+@dataclass(slots=True)
+class _Learner:
+    """The model with what is trained told apart; `sides`, `scale` and `constants` belong to adapters."""
+
+    nodes: Sequence[onnx.NodeProto]
+    shapes: Mapping[str, Shape]
+    trained: Values
+    sides: Mapping[str, tuple[str, str, bool]]
+    constants: Mapping[str, onnx.TensorProto]
+    scale: float
+
+    @classmethod
+    def of(cls, source: SourceModel, recipe: Recipe, goal: str, fresh: Callable[[str], str]) -> _Learner:
+        from edgefl.trainer.differentiate import differentiable_inputs
+        from edgefl.trainer.reorder import pool_first
+
+        useful = differentiable_inputs(source.nodes, goal)
+        nodes, shapes = pool_first(source.nodes, source.shapes, [goal, *(o.name for o in source.outputs)], fresh)
+        if recipe.lora is None:
+            return cls(nodes, shapes, _initial_values(source, recipe, useful), {}, {}, 0.0)
+        from edgefl.trainer.lora import adapt
+
+        wanted = {name for name in useful if recipe.learns(name)}
+        adapted = adapt(nodes, source.initializers, shapes, wanted, recipe.lora, fresh)
+        beside = _initial_values(source, recipe, useful) if recipe.trainable else {}
+        trained = {name: value for name, value in beside.items() if name not in adapted.sides} | adapted.values
+        return cls(adapted.nodes, adapted.shapes, trained, adapted.sides, adapted.constants, recipe.lora.scale)
+
+    def statistics(self, recipe: Recipe) -> set[str]:
+        """Running statistics that --frozen does not keep as they are."""
+        return {
+            name
+            for node in self.nodes
+            if node.op_type == "BatchNormalization"
+            for name in node.input[3:5]
+            if recipe.learns(name)
+        }
+
+
+def _logits(source: SourceModel, output: str, contained: Callable[..., bool]) -> tuple[str, str]:
+    """Where the loss starts: before a final operator that it contains, whose name is returned too."""
     from edgefl.trainer.graph import attributes_of
 
     producer = next((node for node in source.nodes if output in node.output), None)
-    if producer is not None and producer.op_type in ("Softmax", "LogSoftmax"):
-        rank = len(source.shapes[output])
-        if attributes_of(producer).get("axis", -1) in (-1, rank - 1):
-            return producer.input[0], producer.op_type
+    if producer is not None and contained(producer.op_type, attributes_of(producer), source.shapes[output]):
+        return producer.input[0], producer.op_type
     return output, ""
 
 
-def _initial_values(
-    source: SourceModel, goal: str, trainable: Sequence[str] | None, frozen: Sequence[str]
-) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+def _initial_values(source: SourceModel, recipe: Recipe, useful: set[str]) -> Values:
     """The trained tensors by name, in the model's own order."""
     import onnx
-    from onnx import numpy_helper
 
-    from edgefl.trainer.differentiate import differentiable_inputs
-
-    useful = differentiable_inputs(source.nodes, goal)
     candidates = [
         tensor
         for name, tensor in source.initializers.items()
@@ -207,16 +296,17 @@ def _initial_values(
     ]
     known = ", ".join(tensor.name for tensor in candidates)[:300] or "none"
     for glob, group in [
-        *((g, candidates) for g in trainable or ()),
-        *((g, source.initializers.values()) for g in frozen),
+        *((g, candidates) for g in recipe.trainable or ()),
+        *((g, source.initializers.values()) for g in recipe.frozen),
     ]:
         if not any(fnmatchcase(tensor.name, glob) for tensor in group):
             raise ModelError(f"no weight matches {glob!r}", hint=f"trainable weights of this model: {known}")
+    wanted = recipe.trainable
     chosen = {
-        tensor.name: np.array(numpy_helper.to_array(tensor), np.float32)
+        tensor.name: _array(tensor)
         for tensor in candidates
-        if (tensor.dims if trainable is None else any(fnmatchcase(tensor.name, glob) for glob in trainable))
-        and not any(fnmatchcase(tensor.name, glob) for glob in frozen)
+        if (tensor.dims if wanted is None else any(fnmatchcase(tensor.name, glob) for glob in wanted))
+        and recipe.learns(tensor.name)
     }
     if not chosen:
         raise ModelError(
@@ -229,13 +319,20 @@ def _initial_values(
     return chosen
 
 
-def _store_raw(proto: onnx.ModelProto, values: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Rewrite the trained initializers of the inference model so that their bytes can be replaced in place."""
+def _array(tensor: onnx.TensorProto) -> npt.NDArray[np.float32]:
     from onnx import numpy_helper
 
+    return np.array(numpy_helper.to_array(tensor), np.float32)
+
+
+def _store_raw(proto: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Rewrite initializers of the inference model so that their bytes can be replaced in place."""
+    from onnx import numpy_helper
+
+    wanted = set(names)
     for tensor in proto.graph.initializer:
-        if tensor.name in values:
-            tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
+        if tensor.name in wanted:
+            tensor.CopyFrom(numpy_helper.from_array(_array(tensor), tensor.name))
 
 
 def _write(directory: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:

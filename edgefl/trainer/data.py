@@ -97,10 +97,17 @@ def check_fit(dataset: Dataset, manifest: Manifest) -> Dataset:
         raise DataError(f"the model has several inputs ({names}); data sources give one", hint="use Session.step")
     x = _fit(dataset, "x", dataset.x, manifest.inputs[0])
     y = _fit(dataset, "y", dataset.y, manifest.target)
-    if manifest.classes and not (y.min() >= 0 and y.max() < manifest.classes):
+    classes = manifest.loss.classes
+    counted = y[y != manifest.loss.options["ignore_index"]] if "ignore_index" in manifest.loss.options else y
+    if classes and counted.size and not (counted.min() >= 0 and counted.max() < classes):
         raise DataError(
-            f"{dataset.source}: labels from {y.min()} to {y.max()} do not fit a model of {manifest.classes} classes",
-            hint=f"labels must count from 0 to {manifest.classes - 1}",
+            f"{dataset.source}: labels from {counted.min()} to {counted.max()} do not fit a model of {classes} classes",
+            hint=f"labels must count from 0 to {classes - 1}",
+        )
+    if manifest.loss.name == "bce" and not (y.min() >= 0 and y.max() <= 1):
+        raise DataError(
+            f"{dataset.source}: targets from {y.min():g} to {y.max():g} are no truths",
+            hint="bce needs targets from 0 (false) to 1 (true)",
         )
     return Dataset(x, y, dataset.source)
 

@@ -7,6 +7,7 @@ it sends to its own inputs. Each node is visited once, after all its readers, be
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 import onnx
 
@@ -79,8 +80,14 @@ def require_rules(path: Iterable[onnx.NodeProto]) -> None:
         if node.op_type not in RULES:
             raise UnsupportedOperatorError(
                 f"node {node.name!r} uses {node.op_type} (ai.onnx opset {OPSET}), which edgefl cannot differentiate",
-                hint=f"supported: {', '.join(sorted(RULES))}; or freeze every weight before that node with --frozen",
+                hint=f"{_near(node.op_type)}freeze every weight before that node with --frozen; docs/trainer.md lists "
+                "what can be differentiated",
             )
+
+
+def _near(operator: str) -> str:
+    near = get_close_matches(operator, RULES, 5, 0.5)
+    return f"near to it are {', '.join(near)}; or " if near else ""
 
 
 def _slots(node: onnx.NodeProto) -> list[str]:

@@ -1,5 +1,5 @@
 """Whether an artifact directory computes the gradients that it claims, seen from outside: on this device's ONNX
-Runtime, with its own evaluation graph as the judge.
+Runtime, with the loss that the training graph itself gives as the judge.
 
 For every parameter w with gradient g, the slope of the loss along a direction d is g·d; it is compared with
 (loss(w + h d) − loss(w − h d)) / 2h. One direction is g itself, where every error of scale shows; three are random,
@@ -46,13 +46,15 @@ class GradientError:
 
 
 def synthetic_batch(manifest: Manifest, samples: int, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
-    """Random inputs and targets of the declared shapes: standard normal floats, 0 or 1 for integers, any class."""
+    """Random inputs and targets of the declared shapes: standard normal floats, 0 or 1 for integers and truths, any
+    class."""
     rng = np.random.default_rng(seed)
     batch: dict[str, npt.NDArray[Any]] = {}
     for name, tensor in [*((t.name, t) for t in manifest.inputs), ("target", manifest.target)]:
         shape = [samples, *(n or 1 for n in tensor.shape[1:])]
-        highest = manifest.classes if name == "target" and manifest.classes else 2
-        values = rng.normal(size=shape) if tensor.dtype == "float32" else rng.integers(0, highest, shape)
+        highest = manifest.loss.classes if name == "target" and manifest.loss.classes else 2
+        real = tensor.dtype == "float32" and not (name == "target" and manifest.loss.name == "bce")
+        values = rng.normal(size=shape) if real else rng.integers(0, highest, shape)
         batch[name] = values.astype(tensor.dtype)
     return batch
 
@@ -60,13 +62,14 @@ def synthetic_batch(manifest: Manifest, samples: int, seed: int = 0) -> dict[str
 def check_gradients(session: Session, batch: Mapping[str, Any], seed: int = 0) -> list[GradientError]:
     """One entry per parameter, in manifest order. The session's weights are as before afterwards."""
     rng = np.random.default_rng(seed)
-    weights, gradients = session.parameters(), session.gradients(batch)
+    carried, gradients = session.parameters(), session.gradients(batch)
+    weights = {name: carried[name] for name in gradients}
 
     def slope(name: str, direction: npt.NDArray[np.float32], h: float) -> float:
         losses = []
         for sign in (h, -h):
-            session.load({**weights, name: weights[name] + np.float32(sign) * direction})
-            losses.append(session.evaluate(batch)["loss"])
+            session.load({**carried, name: weights[name] + np.float32(sign) * direction})
+            losses.append(session.training_loss(batch))
         return (losses[0] - losses[1]) / (2 * h)
 
     floor = FLOOR * float(np.sqrt(sum(np.vdot(g, g) for g in gradients.values())))
@@ -82,7 +85,7 @@ def check_gradients(session: Session, batch: Mapping[str, Any], seed: int = 0) -
             )
             errors.append(GradientError(name, worst / (norm + floor) if worst else 0.0))
     finally:
-        session.load(weights)
+        session.load(carried)
     return errors
 
 

@@ -96,10 +96,6 @@ class Value:
         integers = self.graph.integers
         return self.graph.op("Pad", self, integers([*before, *after]), self.graph.lift(0.0), integers(axes))
 
-    def named(self, name: str) -> Value:
-        """The same value under a name of one's own choice (a graph output)."""
-        return self.graph.op("Identity", self, names=[name])
-
 
 @dataclass(slots=True)
 class Graph:
@@ -109,6 +105,7 @@ class Graph:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
+    _own: set[str] = field(default_factory=set)
     _shared: dict[tuple[str, tuple[int, ...], bytes], Value] = field(default_factory=dict)
     _count: int = 0
 
@@ -123,7 +120,9 @@ class Graph:
 
     def op(self, operator: str, *inputs: Value | None, names: Sequence[str] = (), **attributes: Any) -> Value:
         """Append one node and give its first output. None stands for an absent optional input."""
-        names = names or [self.fresh(f"~{operator}")]
+        if not names:
+            names = [self.fresh(f"~{operator}")]
+            self._own.update(names)
         arguments = [value.name if value else "" for value in inputs]
         self.nodes.append(helper.make_node(operator, arguments, names, **attributes))
         return Value(self, names[0])
@@ -172,6 +171,25 @@ class Graph:
             self.constants[name] = numpy_helper.from_array(array, name)
             self._shared[key] = Value(self, name, array.shape)
         return self._shared[key]
+
+    def name_results(self, values: Sequence[Value], hints: Sequence[str]) -> list[str]:
+        """Give values names of one's own choice, as far as they are free (the outputs of a model). They are renamed
+        where they are made; only what must keep its name is copied: an input, a constant, one named before."""
+        renamed: dict[str, str] = {}
+        names = []
+        for value, hint in zip(values, hints, strict=True):
+            name = self.fresh(hint)
+            names.append(name)
+            if value.name in self._own and value.name not in renamed:
+                renamed[value.name] = name
+            else:
+                self.op("Identity", value, names=[name])
+        for node in self.nodes:
+            for names_of in (node.input, node.output):
+                for place, old in enumerate(names_of):
+                    if old in renamed:
+                        names_of[place] = renamed[old]
+        return names
 
     def model(self, name: str, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> onnx.ModelProto:
         """The finished model: the nodes and constants that `outputs` need, checked against the ONNX specification."""

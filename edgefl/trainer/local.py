@@ -9,14 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgefl.errors import ConfigError, LocalError
+from edgefl.trainer.correction import Correction
 from edgefl.trainer.data import Dataset
 from edgefl.trainer.session import Session, TrainingCancelledError
+
+if TYPE_CHECKING:
+    from edgefl.trainer.schedule import Schedule
 
 
 class TrainingDivergedError(LocalError):
@@ -27,17 +31,24 @@ class TrainingDivergedError(LocalError):
 
 @dataclass(frozen=True, slots=True)
 class LocalSpec:
-    """How a device trains in one round. `lr` belongs to the artifacts' optimiser. Raises ConfigError."""
+    """How a device trains in one round. `lr` belongs to the artifacts' optimiser. `micro_batch`: at most so many
+    samples in memory at once, where the batch that is wanted does not fit. `proximal`: FedProx's μ, towards the model
+    that the round begins with. `schedule` multiplies lr at every step of the round. Raises ConfigError."""
 
     local_epochs: int = 1
     batch: int = 32
     lr: float = 0.05
+    micro_batch: int | None = None
+    proximal: float = 0.0
+    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
-        if self.local_epochs < 1 or self.batch < 1 or not (math.isfinite(self.lr) and self.lr > 0):
+        sizes = (self.local_epochs, self.batch, 1 if self.micro_batch is None else self.micro_batch)
+        if min(sizes) < 1 or not (math.isfinite(self.lr) and self.lr > 0) or not 0 <= self.proximal < math.inf:
             raise ConfigError(
-                f"local training of {self.local_epochs} epochs, batch {self.batch}, learning rate {self.lr}",
-                hint="epochs and batch are at least 1, the learning rate is above 0",
+                f"local training of {self.local_epochs} epochs, batch {self.batch} in parts of {self.micro_batch}, "
+                f"learning rate {self.lr}, proximal term {self.proximal}",
+                hint="epochs and batches are at least 1, the learning rate is above 0, the proximal term at least 0",
             )
 
 
@@ -57,15 +68,21 @@ def train_local(
     spec: LocalSpec,
     *,
     seed: int,
+    shift: npt.NDArray[np.float32] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> LocalResult:
     """Train the session's current weights on `dataset` (already fitted, see data.check_fit).
 
-    Every epoch uses every sample once in a new order, the last batch being smaller where they do not divide.
-    `should_stop` is asked before every step. Raises TrainingCancelledError, TrainingDivergedError.
+    Every epoch uses every sample once in a new order, the last batch being smaller where they do not divide. `shift` is
+    added to every gradient (SCAFFOLD). `should_stop` is asked before every step. Raises TrainingCancelledError,
+    TrainingDivergedError.
     """
     session.reset_optimizer()
+    session.reseed(seed)
     start = session.vector()
+    correction = None
+    if spec.proximal or shift is not None:
+        correction = Correction(spec.proximal, start[: session.manifest.trained_size], shift)
     rng = np.random.default_rng(seed)
     total, steps = 0.0, 0
     for epoch in range(spec.local_epochs):
@@ -74,7 +91,8 @@ def train_local(
             if should_stop is not None and should_stop():
                 raise TrainingCancelledError(f"training was stopped after {steps} steps")
             part = dataset.take(order[first : first + spec.batch])
-            loss = session.step(_batch(session, part), spec.lr)
+            lr = spec.lr if spec.schedule is None else spec.lr * spec.schedule.factor(steps)
+            loss = session.step(_batch(session, part), lr, micro_batch=spec.micro_batch, correction=correction)
             if not math.isfinite(loss):
                 raise _diverged(epoch, steps, spec)
             total += loss * len(part)
@@ -85,16 +103,14 @@ def train_local(
     return LocalResult(delta, len(dataset), total / (len(dataset) * spec.local_epochs), steps)
 
 
-def evaluate_local(session: Session, dataset: Dataset, batch: int = 256) -> dict[str, float]:
-    """Sums over the samples, so that devices' results add up: {"loss": Σ, "samples": n} and, for cross-entropy,
-    {"accuracy": number right}. Divide by the summed samples."""
-    sums = {"loss": 0.0, "samples": 0.0}
+def evaluate_local(session: Session, dataset: Dataset, batch: int = 256) -> dict[str, tuple[float, float]]:
+    """(sum, weight) of "loss" and, for labels, "accuracy" over all samples, so that devices' results add up."""
+    sums: dict[str, tuple[float, float]] = {}
     for first in range(0, len(dataset), batch):
         indices = np.arange(first, min(first + batch, len(dataset)))
-        result = session.evaluate(_batch(session, dataset.take(indices)))
-        for metric, value in result.items():
-            weight = 1 if metric == "samples" else len(indices)
-            sums[metric] = sums.get(metric, 0.0) + value * weight
+        for name, (total, weight) in session.evaluate_sums(_batch(session, dataset.take(indices))).items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = (before[0] + total, before[1] + weight)
     return sums
 
 

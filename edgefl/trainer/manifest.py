@@ -1,8 +1,11 @@
 """manifest.json: what an artifact directory holds, so that a device can use it without reading ONNX.
 
-The flat vector that devices exchange is the parameters in manifest order, each in C order, float32. Every other file is
-listed with its size and BLAKE2b-256 hash; nothing is handed to ONNX Runtime before both are checked. The hashes say
-that files belong together, not that they are harmless: whoever writes the files writes the hashes (see vetting.py).
+The flat vector that devices exchange is the parameters and then the buffers in manifest order, each in C order,
+float32. Parameters are trained; buffers (running statistics of batch normalisation) change in training without a
+gradient. Of a weight with an adapter (LoRA) only the adapter is among the parameters: the weight itself stays at home.
+Every other file is listed with its size and BLAKE2b-256 hash; nothing is handed to ONNX Runtime before both are
+checked. The hashes say that files belong together, not that they are harmless: whoever writes the files writes the
+hashes (see vetting.py).
 
 Invariant: a `Manifest` object is valid. `Manifest.parse` raises ModelError for every other input.
 """
@@ -18,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from edgefl.errors import ModelError
+from edgefl.trainer.loss_options import settings
 
-FORMAT = 1
+FORMAT = 2
 """Version of the directory layout; a reader refuses every other."""
 
 MANIFEST = "manifest.json"
@@ -40,10 +44,15 @@ this is what a device with 4 GB can train at all; it also keeps every file far b
 MAX_TENSORS = 1 << 16
 MAX_NAME_LENGTH = 512
 MAX_RANK = 8
+MAX_OPTIONS = 32
 DTYPES = ("float32", "int64", "int32", "uint8", "bool")
-LOSSES = ("cross-entropy", "mse")
+OWN_LOSS = "own"
+LOSSES = ("cross-entropy", "bce", "mse", "mae", "huber")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
-"""The names that a manifest may hold; what they mean is in losses.py and optimizers.py, which need the onnx package."""
+"""The names that a manifest may hold; what they mean is in losses.py and optimizers.py, which need the onnx package.
+A user's own loss is called "own"."""
+
+Option = float | int | list[float]
 
 Shape = tuple[int | None, ...]
 """Dimensions of a tensor; None grows with the batch."""
@@ -60,11 +69,12 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A trained tensor (float32). `inference_offset` is the byte where its data starts in the inference model."""
+    """A tensor of the vector (float32). `inference_offset` is the byte where its data starts in the inference model,
+    None for a part of an adapter, which the inference model does not know."""
 
     name: str
     shape: tuple[int, ...]
-    inference_offset: int
+    inference_offset: int | None
 
     @property
     def size(self) -> int:
@@ -76,12 +86,43 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """Low-rank change of a weight that stays as it is: weight + scale · left · right, both matrices being parameters.
+
+    `shape` and `inference_offset` are the weight's; left [rows, rank] and right [rank, columns] multiply to its matrix,
+    which some nodes keep `transposed`. Source: E. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2021.
+    """
+
+    weight: str
+    shape: tuple[int, ...]
+    inference_offset: int
+    left: str
+    right: str
+    scale: float
+    transposed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Name and options. `classes`: labels are below it (0: the target is no label)."""
+
+    name: str
+    options: Mapping[str, Option]
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Optimizer:
-    """Name, constants, and the state tensors that the optimiser graph carries from step to step (all start at 0)."""
+    """Name, constants, and the vectors that the optimiser graph carries from step to step (all start at 0).
+
+    `counts`: it is told the number of the step. `takes_step`: it is given −lr · gradient instead of the gradient.
+    """
 
     name: str
     options: Mapping[str, float]
-    state: tuple[Tensor, ...]
+    state: tuple[str, ...]
+    counts: bool
+    takes_step: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +137,17 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One artifact directory. `stripped` names a final Softmax or LogSoftmax that the loss absorbed ("" if none)."""
+    """One artifact directory. `stripped` names a final Softmax, LogSoftmax or Sigmoid that the loss absorbed ("" if
+    none), `seeded` says that training draws at random (dropout), from a seed that is fed at every step."""
 
     inputs: tuple[Tensor, ...]
     target: Tensor
     outputs: tuple[Tensor, ...]
     parameters: tuple[Parameter, ...]
-    buffers: tuple[Tensor, ...]
-    loss: str
-    classes: int
+    buffers: tuple[Parameter, ...]
+    adapters: tuple[Adapter, ...]
+    seeded: bool
+    loss: Loss
     stripped: str
     optimizer: Optimizer
     opset: int
@@ -115,7 +158,17 @@ class Manifest:
     @property
     def vector_size(self) -> int:
         """Elements of the flat vector."""
+        return self.trained_size + sum(buffer.size for buffer in self.buffers)
+
+    @property
+    def trained_size(self) -> int:
+        """Elements of its first part, which is trained."""
         return sum(parameter.size for parameter in self.parameters)
+
+    @property
+    def carried(self) -> tuple[Parameter, ...]:
+        """The tensors of the vector."""
+        return (*self.parameters, *self.buffers)
 
     def serialise(self) -> bytes:
         return json.dumps({**asdict(self), "vector_size": self.vector_size}, indent=1).encode() + b"\n"
@@ -188,9 +241,10 @@ def _manifest(document: Any) -> Manifest:
         target=_tensor(document["target"]),
         outputs=tuple(_tensor(entry) for entry in _list(document["outputs"])),
         parameters=tuple(_parameter(entry) for entry in _list(document["parameters"])),
-        buffers=tuple(_tensor(entry) for entry in _list(document["buffers"])),
-        loss=_text(document["loss"]),
-        classes=_integer(document["classes"]),
+        buffers=tuple(_parameter(entry) for entry in _list(document["buffers"])),
+        adapters=tuple(_adapter(entry) for entry in _list(document["adapters"])),
+        seeded=_truth(document["seeded"]),
+        loss=_loss(document["loss"]),
         stripped=_text(document["stripped"]),
         optimizer=_optimizer(document["optimizer"]),
         opset=_integer(document["opset"]),
@@ -200,7 +254,7 @@ def _manifest(document: Any) -> Manifest:
 
 
 def _check(m: Manifest) -> None:
-    for group in (m.inputs, m.outputs, m.parameters, m.buffers, m.optimizer.state):
+    for group in (m.inputs, m.outputs, m.carried):
         names = [tensor.name for tensor in group]
         if len(set(names)) != len(names):
             raise _bad("a name appears twice")
@@ -210,22 +264,44 @@ def _check(m: Manifest) -> None:
         raise _bad("a model input is named 'target'")
     if any(tensor.shape[:1] != (None,) for tensor in (*m.inputs, m.target)):
         raise _bad("inputs and target must have the batch as first dimension")
-    if any(None in tensor.shape for tensor in (*m.buffers, *m.optimizer.state)):
-        raise _bad("buffers and optimiser state must have fixed shapes")
     if any(tensor.shape[1:].count(None) for tensor in (*m.inputs, m.target)):
         raise _bad("inputs and target must have the batch as their only open dimension")
-    if m.loss not in LOSSES or (m.loss == "cross-entropy") != (m.classes >= 2):
+    if m.loss.name not in (*LOSSES, OWN_LOSS) or (m.loss.name == "cross-entropy") != (m.loss.classes >= 2):
         raise _bad("loss and classes do not fit each other")
+    if settings(m.loss.name, m.loss.options) != m.loss.options:
+        raise _bad("the options of the loss are not complete")
     if m.optimizer.name not in OPTIMIZERS:
         raise _bad("unknown optimizer")
-    inference = m.files[INFERENCE].size_bytes
+    if any(tensor.size < 1 for tensor in m.carried):
+        raise _bad("a tensor is empty")
+    _check_adapters(m)
+    _check_places(m)
+
+
+def _check_adapters(m: Manifest) -> None:
+    """Every part belongs to one adapter, and its shape fits the weight's."""
+    parts = {p.name: p.shape for p in m.parameters if p.inference_offset is None}
+    for adapter in m.adapters:
+        left, right = parts.pop(adapter.left, ()), parts.pop(adapter.right, ())
+        if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
+            raise _bad(f"the adapter of {adapter.weight!r} has no two matrices that fit each other")
+        if left[0] * right[1] != math.prod(adapter.shape):
+            raise _bad(f"the adapter of {adapter.weight!r} does not fit the weight")
+    if parts or any(buffer.inference_offset is None for buffer in m.buffers):
+        raise _bad("a tensor has no place in the inference model")
+
+
+def _check_places(m: Manifest) -> None:
+    """What is written into the inference model lies inside it, and nothing over anything else."""
+    places = [(p.inference_offset, p.size) for p in m.carried if p.inference_offset is not None]
+    places += [(a.inference_offset, math.prod(a.shape)) for a in m.adapters]
     end = 0
-    for parameter in sorted(m.parameters, key=lambda p: p.inference_offset):
-        if parameter.size < 1 or parameter.inference_offset < end:
-            raise _bad(f"parameter {parameter.name!r} is empty or overlaps another")
-        end = parameter.inference_offset + parameter.size_bytes
-    if end > inference:
-        raise _bad("a parameter lies outside the inference model")
+    for offset, size in sorted(places):
+        if offset < end:
+            raise _bad("two tensors overlap in the inference model")
+        end = offset + 4 * size
+    if end > m.files[INFERENCE].size_bytes:
+        raise _bad("a tensor lies outside the inference model")
 
 
 def _tensor(entry: Any) -> Tensor:
@@ -238,16 +314,44 @@ def _tensor(entry: Any) -> Tensor:
 
 def _parameter(entry: Any) -> Parameter:
     _keys(entry, {"name", "shape", "inference_offset"}, "parameter")
-    shape = tuple(_integer(n) for n in _list(entry["shape"], MAX_RANK))
-    return Parameter(_text(entry["name"]), shape, _integer(entry["inference_offset"]))
+    offset = entry["inference_offset"]
+    return Parameter(_text(entry["name"]), _sizes(entry["shape"]), None if offset is None else _integer(offset))
+
+
+def _adapter(entry: Any) -> Adapter:
+    _keys(entry, {"weight", "shape", "inference_offset", "left", "right", "scale", "transposed"}, "adapter")
+    left, right, weight = (_text(entry[key]) for key in ("left", "right", "weight"))
+    place = _integer(entry["inference_offset"])
+    scale, transposed = _number(entry["scale"]), _truth(entry["transposed"])
+    return Adapter(weight, _sizes(entry["shape"]), place, left, right, scale, transposed)
+
+
+def _loss(entry: Any) -> Loss:
+    _keys(entry, {"name", "options", "classes"}, "loss")
+    options = entry["options"]
+    if not isinstance(options, dict) or len(options) > MAX_OPTIONS:
+        raise _bad(f"loss options must be an object of at most {MAX_OPTIONS} entries")
+    return Loss(_text(entry["name"]), {_text(k): _option(v) for k, v in options.items()}, _integer(entry["classes"]))
+
+
+def _option(entry: Any) -> Option:
+    if isinstance(entry, list):
+        return [_number(number) for number in _list(entry)]
+    return entry if type(entry) is int and abs(entry) < 1 << 40 else _number(entry)
 
 
 def _optimizer(entry: Any) -> Optimizer:
-    _keys(entry, {"name", "options", "state"}, "optimizer")
+    _keys(entry, {"name", "options", "state", "counts", "takes_step"}, "optimizer")
     options = entry["options"]
-    if not isinstance(options, dict) or not all(type(v) is float and math.isfinite(v) for v in options.values()):
-        raise _bad("optimizer options must be finite floats")
-    return Optimizer(_text(entry["name"]), options, tuple(_tensor(tensor) for tensor in _list(entry["state"])))
+    if not isinstance(options, dict) or len(options) > MAX_OPTIONS:
+        raise _bad(f"optimizer options must be an object of at most {MAX_OPTIONS} entries")
+    return Optimizer(
+        _text(entry["name"]),
+        {_text(name): _number(value) for name, value in options.items()},
+        tuple(_text(name) for name in _list(entry["state"], MAX_OPTIONS)),
+        _truth(entry["counts"]),
+        _truth(entry["takes_step"]),
+    )
 
 
 def _file(entry: Any) -> File:
@@ -279,6 +383,24 @@ def _text(entry: Any) -> str:
 def _integer(entry: Any) -> int:
     if type(entry) is not int or not 0 <= entry < 1 << 40:
         raise _bad("a non-negative whole number was expected")
+    return entry
+
+
+def _sizes(entry: Any) -> tuple[int, ...]:
+    return tuple(_integer(n) for n in _list(entry, MAX_RANK))
+
+
+def _number(entry: Any) -> float:
+    if type(entry) is int and abs(entry) < 1 << 53:
+        return float(entry)
+    if type(entry) is not float or not math.isfinite(entry):
+        raise _bad("a finite number was expected")
+    return entry
+
+
+def _truth(entry: Any) -> bool:
+    if not isinstance(entry, bool):
+        raise _bad("true or false was expected")
     return entry
 
 

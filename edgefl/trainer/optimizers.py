@@ -1,9 +1,16 @@
-"""Optimisers as formulas: (p, g, lr, state) → (p', state'), one application per parameter.
+"""Optimisers as formulas over the flat vector of all trained parameters: (p, g, lr, state) → (p', state').
 
-The learning rate is an input of the graph; every other constant is fixed when the artifacts are built. State starts at
-zero. Conventions are PyTorch's, so that published learning rates carry over: momentum without dampening, decoupled
-weight decay in AdamW, ε outside the square root. Source: D. Kingma and J. Ba, Adam, 2015, algorithm 1; I. Loshchilov
-and F. Hutter, Decoupled Weight Decay Regularization, 2019.
+The graph works on one vector instead of one tensor per weight: few large nodes, however many layers a model has. The
+learning rate is an input; every other constant is fixed when the artifacts are built. State starts at zero. Conventions
+are PyTorch's, so that published learning rates carry over: momentum without dampening, decoupled weight decay in AdamW
+and coupled elsewhere, ε outside the square root, clipping by the global norm before everything else. Sources: D. Kingma
+and J. Ba, Adam, 2015, algorithm 1; I. Loshchilov and F. Hutter, Decoupled Weight Decay Regularization, 2019.
+
+Invariant: every old value is read by ancestors of its successor alone, so the graph may write each result over its
+input (`require_in_place`).
+
+Plain gradient descent is given −lr·g instead of g (`takes_step`): the factor costs nothing where the backward pass
+begins, and leaves one pass over the weights where Mul and Sub would make two.
 """
 
 from __future__ import annotations
@@ -16,62 +23,85 @@ import onnx
 from edgefl.errors import ModelError
 from edgefl.trainer.graph import Graph, Value
 from edgefl.trainer.manifest import Optimizer as Record
-from edgefl.trainer.manifest import Parameter, Tensor
+from edgefl.trainer.manifest import Tensor
+
+CLIP_EPSILON = 1e-6
+"""As torch.nn.utils.clip_grad_norm_: no division by a norm of zero."""
 
 Step = tuple[Value, Sequence[Value]]
-"""The new parameter and its new moments."""
+"""The new parameters and the new state."""
+
+Options = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """`moments` state tensors of the parameter's shape; `counts` whether the formula needs the step number."""
+    """`state` names vectors of the parameters' size; `counts` whether the formula needs the step number."""
 
     name: str
-    update: Callable[[Value, Value, Value, Sequence[Value], Value, Mapping[str, float]], Step]
-    moments: tuple[str, ...] = ()
+    update: Callable[[Value, Value, Value, Sequence[Value], Value, Options], Step]
+    state: tuple[str, ...] = ()
     counts: bool = False
-    options: Mapping[str, float] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
+
+    def takes_step(self, options: Options) -> bool:
+        """Whether it is given −lr·g: plain descent alone, since everything else needs g itself."""
+        return self.name == "sgd" and not any(options.values())
 
 
-def _sgd(p: Value, g: Value, lr: Value, _: Sequence[Value], __: Value, o: Mapping[str, float]) -> Step:
-    return p - lr * g, ()
+def _sgd(p: Value, g: Value, lr: Value, _: Sequence[Value], __: Value, o: Options) -> Step:
+    return p - lr * _decayed(p, g, o), ()
 
 
-def _momentum(p: Value, g: Value, lr: Value, state: Sequence[Value], _: Value, o: Mapping[str, float]) -> Step:
+def _momentum(p: Value, g: Value, lr: Value, state: Sequence[Value], _: Value, o: Options) -> Step:
     (v,) = state
+    g = _decayed(p, g, o)
     v = v * o["momentum"] + g
-    return p - lr * v, (v,)
+    return p - lr * (g + v * o["momentum"] if o["nesterov"] else v), (v,)
 
 
-def _adam(p: Value, g: Value, lr: Value, state: Sequence[Value], t: Value, o: Mapping[str, float]) -> Step:
+def _adam(p: Value, g: Value, lr: Value, state: Sequence[Value], t: Value, o: Options) -> Step:
+    return _adam_step(p, _decayed(p, g, o), lr, state, t, o)
+
+
+def _adamw(p: Value, g: Value, lr: Value, state: Sequence[Value], t: Value, o: Options) -> Step:
+    decayed = p * (p.graph.lift(1.0) - lr * o["weight_decay"]) if o["weight_decay"] else p
+    return _adam_step(decayed, g, lr, state, t, o)
+
+
+def _adam_step(p: Value, g: Value, lr: Value, state: Sequence[Value], t: Value, o: Options) -> Step:
+    # m/(1−β₁ᵗ) / (√(v/(1−β₂ᵗ)) + ε), with the two scalar corrections moved out of the passes over the vector
     m, v = state
     b1, b2, lift = o["beta1"], o["beta2"], p.graph.lift
     m = m * b1 + g * (1 - b1)
     v = v * b2 + (g * g) * (1 - b2)
     unbias1, unbias2 = (lift(1.0) - p.graph.op("Pow", lift(b), t) for b in (b1, b2))
-    root = p.graph.op("Sqrt", v / unbias2) + o["epsilon"]
-    if o["weight_decay"]:
-        p = p * (lift(1.0) - lr * o["weight_decay"])
-    return p - (lr / unbias1) * m / root, (m, v)
+    spread = p.graph.op("Sqrt", unbias2)
+    root = p.graph.op("Sqrt", v) + spread * o["epsilon"]
+    return p - m / root * (lr * spread / unbias1), (m, v)
+
+
+def _decayed(p: Value, g: Value, o: Options) -> Value:
+    return g + p * o["weight_decay"] if o["weight_decay"] else g
 
 
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+_ALL = {"weight_decay": 0.0, "clip_norm": 0.0}
 
 OPTIMIZERS = {
     optimizer.name: optimizer
     for optimizer in (
-        Optimizer("sgd", _sgd),
-        Optimizer("momentum", _momentum, ("velocity",), options={"momentum": 0.9}),
-        Optimizer("adam", _adam, ("mean", "square"), counts=True, options={**_ADAM, "weight_decay": 0.0}),
-        Optimizer("adamw", _adam, ("mean", "square"), counts=True, options={**_ADAM, "weight_decay": 0.01}),
+        Optimizer("sgd", _sgd, options=_ALL),
+        Optimizer("momentum", _momentum, ("velocity",), options={"momentum": 0.9, "nesterov": 0.0, **_ALL}),
+        Optimizer("adam", _adam, ("mean", "square"), counts=True, options={**_ADAM, **_ALL}),
+        Optimizer("adamw", _adamw, ("mean", "square"), counts=True, options={**_ADAM, **_ALL, "weight_decay": 0.01}),
     )
 }
 
 
-def optimizer_model(
-    name: str, options: Mapping[str, float], parameters: Sequence[Parameter]
-) -> tuple[onnx.ModelProto, Record]:
-    """The graph (lr, parameters, gradients, state) → (parameters, state), in manifest order, and its record.
+def optimizer_model(name: str, options: Options, size: int) -> tuple[onnx.ModelProto, Record]:
+    """The graph (lr, step, p, g, *state) → (p', *state') for vectors of `size`, and its record. An input that the
+    formula does not need is not there: `step` (float32, counted from 1) without `counts`, `lr` with `takes_step`.
 
     Raises ModelError for a name or an option that does not exist.
     """
@@ -81,34 +111,55 @@ def optimizer_model(
     if unknown := set(options) - set(optimizer.options):
         raise ModelError(
             f"optimizer {name} has no option {', '.join(sorted(unknown))}",
-            hint=f"its options are: {', '.join(optimizer.options) or 'none'}",
+            hint=f"its options are: {', '.join(optimizer.options)}",
         )
     settings = {**optimizer.options, **{key: float(value) for key, value in options.items()}}
+    takes_step = optimizer.takes_step(settings)
 
     graph = Graph()
-    graph.taken.update(parameter.name for parameter in parameters)
-    lr = Tensor(graph.fresh("lr"), "float32", ())
-    inputs = [lr, *(Tensor(p.name, "float32", p.shape) for p in parameters)]
-    inputs += [Tensor(graph.fresh(f"{p.name}.gradient"), "float32", p.shape) for p in parameters]
-    state = [Tensor(graph.fresh("step"), "float32", ())] if optimizer.counts else []
-    moments = [
-        [Tensor(graph.fresh(f"{p.name}.{m}"), "float32", p.shape) for m in optimizer.moments] for p in parameters
+    scalars = [*(() if takes_step else ("lr",)), *(("step",) if optimizer.counts else ())]
+    carried = ["parameters", *optimizer.state]
+    inputs = [
+        *(Tensor(scalar, "float32", ()) for scalar in scalars),
+        *(Tensor(vector, "float32", (size,)) for vector in ("parameters", "gradient", *optimizer.state)),
     ]
-    state += [tensor for group in moments for tensor in group]
-    inputs += state
+    graph.taken.update(tensor.name for tensor in inputs)
+    values = {tensor.name: Value(graph, tensor.name, tensor.shape) for tensor in inputs}
+    p, g = values["parameters"], values["gradient"]
+    if takes_step:
+        new, state = p + g, list[Value]()
+    else:
+        step = values.get("step", graph.lift(0.0))
+        given = [values[vector] for vector in optimizer.state]
+        new, changed = optimizer.update(p, _clipped(g, settings["clip_norm"]), values["lr"], given, step, settings)
+        state = list(changed)
+    names = graph.name_results([new, *state], [f"{vector}.next" for vector in carried])
+    model = graph.model("optimizer", inputs, [Tensor(name, "float32", (size,)) for name in names])
+    require_in_place(model, carried)
+    return model, Record(name, settings, optimizer.state, optimizer.counts, takes_step)
 
-    step = Value(graph, state[0].name) + 1.0 if optimizer.counts else graph.lift(0.0)
-    new_parameters: list[Value] = []
-    new_state: list[Value] = [step] if optimizer.counts else []
-    for p, gradient, group in zip(parameters, inputs[1 + len(parameters) :], moments, strict=False):
-        values = [Value(graph, tensor.name) for tensor in group]
-        update = optimizer.update(
-            Value(graph, p.name), Value(graph, gradient.name), Value(graph, lr.name), values, step, settings
-        )
-        new_parameters.append(update[0])
-        new_state.extend(update[1])
-    results = [
-        Tensor(value.named(graph.fresh(f"{old.name}.next")).name, "float32", old.shape)
-        for value, old in zip((*new_parameters, *new_state), (*inputs[1 : 1 + len(parameters)], *state), strict=True)
-    ]
-    return graph.model("optimizer", inputs, results), Record(name, settings, tuple(state))
+
+def _clipped(g: Value, limit: float) -> Value:
+    """g scaled down to the norm `limit` where it is longer (0: never)."""
+    if not limit:
+        return g
+    graph = g.graph
+    norm = graph.op("ReduceL2", g, keepdims=0)
+    return g * graph.op("Min", graph.lift(limit) / (norm + CLIP_EPSILON), graph.lift(1.0))
+
+
+def require_in_place(model: onnx.ModelProto, carried: Sequence[str]) -> None:
+    """Raises ValueError unless `carried` inputs may share their memory with the outputs `<name>.next`: whatever reads
+    the old value comes before the new one in any order of execution."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    for name in carried:
+        before: set[str] = set()
+        waiting = [f"{name}.next"]
+        while waiting:
+            node = producers.get(waiting.pop())
+            if node is not None and node.output[0] not in before:
+                before.add(node.output[0])
+                waiting.extend(node.input)
+        readers = [node.output[0] for node in model.graph.node if name in node.input]
+        if not before.issuperset(readers):
+            raise ValueError(f"{name} is read by what does not lead to its successor")

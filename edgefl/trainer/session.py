@@ -1,16 +1,16 @@
-"""A model being trained on this device: three graphs on stock ONNX Runtime, weights held in its memory.
+"""A model being trained on this device: three graphs on stock ONNX Runtime, weights held in one vector.
 
-Per step the training graph turns (inputs, target, parameters) into (loss, gradients), then the optimiser graph turns
-(lr, parameters, gradients, state) into new parameters and state. Nothing passes through Python but the loss.
+Per step the training graph turns (inputs, target, weights) into (loss, gradient), then the optimiser graph moves the
+weights. Everything that a model carries lies in one float32 vector (parameters, then buffers), of which ONNX Runtime is
+given views: it reads weights and writes gradients where they are, and nothing is gathered or copied for an exchange.
 
-Invariant: parameters and state exist twice; a graph reads one set and writes the other, and the sets change roles only
-when the step is complete. Writing in place would be silently wrong (a parameter may be read after it is written), and a
-step that fails or is cancelled leaves the weights as they were.
+Invariant: the weights change only by complete steps. The training graph writes nowhere but into the gradient and beside
+the buffers, so a step that fails or is cancelled leaves everything as it was; the optimiser graph, which works in place
+(optimizers.py says why it may), is short and never cancelled.
 
 A Session belongs to one thread at a time; `cancel` alone may be called from another. The interpreter lock is released
 while ONNX Runtime computes. The graphs come from whoever built the artifacts: sizes, hashes, signatures and contents
-(vetting.py) are checked first; what remains is that standard operators with absurd attributes could still exhaust
-memory or crash the process.
+(vetting.py) are checked first; trial.py runs them in another process before this one depends on them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ import onnxruntime as ort
 from edgefl.durable import write_atomically
 from edgefl.errors import DataError, LocalError, ModelError
 from edgefl.trainer import checkpoint
+from edgefl.trainer.batch import Batch, fit_batch
+from edgefl.trainer.correction import Correction
 from edgefl.trainer.inference_model import with_weights
 from edgefl.trainer.manifest import (
     CHECKPOINT,
@@ -34,23 +36,19 @@ from edgefl.trainer.manifest import (
     INFERENCE,
     OPTIMIZER,
     TRAINING,
-    Shape,
+    Parameter,
     Tensor,
     read_file,
     read_manifest,
 )
-from edgefl.trainer.vetting import require_harmless
+from edgefl.trainer.metrics import metrics, weight
+from edgefl.trainer.runtime import open_graph
 
 Array = npt.NDArray[Any]
 Vector = npt.NDArray[np.float32]
 
-_ORT_TYPES = {
-    "float32": "tensor(float)",
-    "int64": "tensor(int64)",
-    "int32": "tensor(int32)",
-    "uint8": "tensor(uint8)",
-    "bool": "tensor(bool)",
-}
+MAX_BINDINGS = 4
+"""Batch sizes whose input memory is kept: the full one, the last of an epoch, and a spare for each."""
 
 
 class TrainingCancelledError(LocalError):
@@ -62,92 +60,129 @@ class TrainingCancelledError(LocalError):
 class Session:
     """Train, evaluate and export the model of an artifact directory.
 
-    threads: of ONNX Runtime; by default one core is left to the daemon. Raises ModelError for a directory that is
-    incomplete, altered, or not of this version.
+    threads: of ONNX Runtime; by default one core is left to the daemon. provider: "cpu", or "cuda" where this device's
+    onnxruntime has it. Raises ModelError for a directory that is incomplete, altered, or not of this version.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, threads: int | None = None) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, threads: int | None = None, provider: str = "cpu") -> None:
         self.directory = Path(directory)
         self.manifest = m = read_manifest(self.directory)
-        if m.buffers:
-            raise ModelError("these artifacts need a newer edgefl (they have buffers)", hint="update edgefl")
         self._threads = threads or max(1, len(os.sched_getaffinity(0)) - 1)
+        self._provider = provider
         self._options = ort.RunOptions()
-        self._parameters = [Tensor(p.name, "float32", p.shape) for p in m.parameters]
-        carried = [*self._parameters, *m.optimizer.state]
-        lr = Tensor("lr", "float32", ())
+        self._uncancelled = ort.RunOptions()
+        self._vector = np.zeros(m.vector_size, np.float32)
+        self._gradient = np.zeros(m.trained_size, np.float32)
+        self._moved = np.zeros(m.vector_size - m.trained_size, np.float32)
+        self._state = {name: np.zeros(m.trained_size, np.float32) for name in m.optimizer.state}
+        self._loss, self._scale = np.zeros((), np.float32), np.ones((), np.float32)
+        self._lr, self._step = np.zeros((), np.float32), np.zeros((), np.float32)
+        self._seed = np.zeros((), np.int64)
 
-        inputs = [*m.inputs, m.target, *self._parameters]
-        self._training = self._open(TRAINING, inputs, 1 + len(self._parameters))
-        stepping = [lr, *self._parameters, *self._parameters, *m.optimizer.state]
-        self._stepping = self._open(OPTIMIZER, stepping, len(carried), by_name=False)
+        carried = [Tensor(p.name, "float32", p.shape) for p in m.carried]
+        scale, seed = Tensor("scale", "float32", ()), Tensor("seed", "int64", ())
+        inputs = [*m.inputs, m.target, *carried]
+        self._training = self._open(
+            TRAINING, [*inputs, scale, *([seed] if m.seeded else [])], 1 + len(carried), by_name=len(inputs)
+        )
+        vectors = [
+            Tensor(name, "float32", (m.trained_size,)) for name in ("parameters", "gradient", *m.optimizer.state)
+        ]
+        scalars = [
+            *([] if m.optimizer.takes_step else [Tensor("lr", "float32", ())]),
+            *([Tensor("step", "float32", ())] if m.optimizer.counts else []),
+        ]
+        self._stepping = self._open(OPTIMIZER, [*scalars, *vectors], 1 + len(m.optimizer.state), by_name=0)
         self._evaluation: ort.InferenceSession | None = None
-
-        self._loss, self._lr = _allocate(lr), _allocate(lr)
-        self._gradients = [_allocate(tensor) for tensor in self._parameters]
-        self._sets = [[_allocate(tensor) for tensor in carried] for _ in range(2)]
-        self._current = 0
-        self._training_bindings = [self._bind_training(values) for values in self._sets]
-        self._stepping_bindings = [self._bind_stepping(*self._sets), self._bind_stepping(*self._sets[::-1])]
-        self.reset_optimizer()
+        self._evaluating: dict[int, tuple[Batch, Any]] = {}
+        self._differentiating: dict[int, tuple[Batch, Any]] = {}
+        self._stepping_binding = self._bind_stepping()
         self.load(checkpoint.parse(read_file(self.directory, m, CHECKPOINT)))
 
     # Training
 
-    def step(self, batch: Mapping[str, Any], lr: float) -> float:
+    def step(
+        self,
+        batch: Mapping[str, Any],
+        lr: float,
+        *,
+        micro_batch: int | None = None,
+        correction: Correction | None = None,
+    ) -> float:
         """One optimiser step on a batch: model inputs by their own names and the labels as `target`.
 
+        micro_batch: at most this many samples are in memory at once; their gradients are added up to that of the whole
+        batch (batch normalisation sees the parts). correction: what a strategy adds to the gradient (correction.py).
         Returns the loss before the step (mean over the batch); it may be infinite or NaN. Raises DataError for a batch
         that does not fit the model, TrainingCancelledError, ModelError if ONNX Runtime fails.
         """
-        loss = self._differentiate(batch)
-        self._lr.update_inplace(np.array(lr, np.float32))
-        self._run(self._stepping, self._stepping_bindings[self._current])
-        self._current ^= 1
+        takes_step = self.manifest.optimizer.takes_step
+        plain = correction is None
+        loss = self._differentiate(batch, -lr if takes_step and plain else 1.0, micro_batch)
+        if correction is not None:
+            correction.apply(self._gradient, self._vector[: self._gradient.size])
+            if takes_step:
+                self._gradient *= np.float32(-lr)
+        self._lr[...] = lr
+        self._step += 1
+        if takes_step:  # the graph is one addition, which costs half without a run
+            self._vector[: self._gradient.size] += self._gradient
+        else:
+            self._run(self._stepping, self._stepping_binding, self._uncancelled)
+        self._vector[self._gradient.size :] = self._moved
+        self._seed += 1
         return loss
 
-    def gradients(self, batch: Mapping[str, Any]) -> dict[str, Vector]:
+    def training_loss(self, batch: Mapping[str, Any]) -> float:
+        """The mean loss as training sees it: with batch statistics and dropout, of the seed that is due."""
+        return self._differentiate(batch, 1.0, None)
+
+    def gradients(self, batch: Mapping[str, Any], *, micro_batch: int | None = None) -> dict[str, Vector]:
         """Gradient of the mean loss for every parameter, without a step."""
-        self._differentiate(batch)
-        return {t.name: v.numpy().copy() for t, v in zip(self._parameters, self._gradients, strict=True)}
+        self._differentiate(batch, 1.0, micro_batch)
+        return {p.name: view.copy() for p, view in _views(self._gradient, self.manifest.parameters)}
 
     def evaluate(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """{"loss": mean, "samples": n} and, for cross-entropy, {"accuracy": 0..1}. Raises as `step`."""
+        """{"loss": mean, "samples": n} and what the loss's predictions are judged by ({"accuracy": 0..1} for labels).
+        Raises as `step`."""
+        sums = self.evaluate_sums(batch)
+        means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
+        return {**means, "samples": len(batch["target"])}
+
+    def evaluate_sums(self, batch: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+        """The same as (sum, weight) of each: those of several batches, or devices, add up. Raises as `step`."""
         m = self.manifest
-        feeds = self._feeds(batch)
         if self._evaluation is None:
-            self._evaluation = self._open(EVALUATION, [*m.inputs, m.target, *self._parameters], 1 + len(m.outputs))
-        binding = self._evaluation.io_binding()
-        for name, array in feeds.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        for tensor, value in zip(self._parameters, self._sets[self._current], strict=False):
-            binding.bind_ortvalue_input(tensor.name, value)
-        loss_name, prediction_name = [output.name for output in self._evaluation.get_outputs()][:2]
-        binding.bind_output(loss_name)
-        binding.bind_output(prediction_name)
-        self._run(self._evaluation, binding)
+            carried = [Tensor(p.name, "float32", p.shape) for p in m.carried]
+            inputs = [*m.inputs, m.target, *carried]
+            self._evaluation = self._open(EVALUATION, inputs, 1 + len(m.outputs), by_name=len(inputs))
+        given, binding = self._bound(self._evaluating, batch, self._bind_evaluation)
+        self._run(self._evaluation, binding, self._options)
         loss, prediction = binding.copy_outputs_to_cpu()
-        target = feeds[m.target.name]
-        result = {"loss": float(loss), "samples": len(target)}
-        if m.loss == "cross-entropy":
-            result["accuracy"] = float(np.mean(prediction.argmax(axis=1) == target))
-        return result
+        target = given[m.target.name]
+        share = weight(m.loss.name, m.loss.options, target)
+        measured = metrics(m.loss.name, m.loss.options, prediction, target, stripped=m.stripped)
+        count = measured.pop("count")
+        return {"loss": (float(loss) * share, share)} | {k: (value * count, count) for k, value in measured.items()}
 
     def cancel(self) -> None:
         """From any thread: make the run under way, or else the next one, raise TrainingCancelledError."""
         self._options.terminate = True
 
+    def reseed(self, seed: int) -> None:
+        """From here on dropout draws by this seed; every step moves it on by one."""
+        self._seed[...] = seed & (2**62 - 1)
+
     # Weights
 
     def parameters(self) -> dict[str, Vector]:
-        """A copy of every parameter by name, float32."""
-        values = zip(self._parameters, self._sets[self._current], strict=False)
-        return {tensor.name: value.numpy().copy() for tensor, value in values}
+        """A copy of every tensor of the vector by name, float32: parameters, then buffers."""
+        return {p.name: view.copy() for p, view in _views(self._vector, self.manifest.carried)}
 
     def load(self, parameters: Mapping[str, Array]) -> None:
-        """Replace all parameters; the optimiser's state stays. Raises ModelError unless names, shapes, dtype float32
-        fit and all values are finite; then nothing is changed."""
-        expected = {tensor.name: tensor.shape for tensor in self._parameters}
+        """Replace all tensors of the vector; the optimiser's state stays. Raises ModelError unless names, shapes, dtype
+        float32 fit and all values are finite; then nothing is changed."""
+        expected = {p.name: p.shape for p in self.manifest.carried}
         if set(parameters) != set(expected):
             odd = sorted(set(parameters) ^ set(expected))
             raise ModelError(f"weights do not fit the model: {odd[0]!r} is missing or unknown")
@@ -156,133 +191,156 @@ class Session:
                 raise ModelError(f"weight {name!r} is {array.dtype}{array.shape}, not float32{expected[name]}")
             if not np.isfinite(array).all():
                 raise ModelError(f"weight {name!r} holds infinities or NaN")
-        for tensor, value in zip(self._parameters, self._sets[self._current], strict=False):
-            value.update_inplace(np.ascontiguousarray(parameters[tensor.name]))
+        for p, view in _views(self._vector, self.manifest.carried):
+            view[...] = parameters[p.name]
 
     def vector(self) -> Vector:
-        """All parameters as one flat float32 vector, in manifest order; a copy."""
-        return np.concatenate([array.ravel() for array in self.parameters().values()])
+        """Everything that the model carries as one flat float32 vector, in manifest order; a copy."""
+        copy: Vector = self._vector.copy()
+        return copy
+
+    def view(self) -> Vector:
+        """The same without a copy: read-only, and it changes with every step."""
+        view = self._vector[:]
+        view.flags.writeable = False
+        return view
 
     def load_vector(self, vector: Vector) -> None:
         """The inverse of `vector`; raises as `load`."""
-        if vector.shape != (self.manifest.vector_size,):
+        if vector.shape != self._vector.shape or vector.dtype != np.float32:
             raise ModelError(
-                f"a vector of shape {vector.shape} does not fit: it must be ({self.manifest.vector_size},)"
+                f"a vector of {vector.dtype}{vector.shape} does not fit: it must be float32{self._vector.shape}"
             )
-        ends = np.cumsum([p.size for p in self.manifest.parameters])[:-1]
-        parts = zip(self.manifest.parameters, np.split(vector, ends), strict=True)
-        self.load({p.name: part.reshape(p.shape) for p, part in parts})
+        if not np.isfinite(vector).all():
+            raise ModelError("the vector holds infinities or NaN")
+        self._vector[...] = vector
 
     def reset_optimizer(self) -> None:
         """Momentum, moments and step count back to zero."""
-        for tensor, value in zip(self.manifest.optimizer.state, self._state(), strict=True):
-            value.update_inplace(np.zeros([n or 0 for n in tensor.shape], tensor.dtype))
+        self._step[...] = 0
+        for state in self._state.values():
+            state[...] = 0
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the user's own model with the current weights: a plain ONNX file. Atomic; raises StorageError."""
         original = read_file(self.directory, self.manifest, INFERENCE)
-        write_atomically(Path(path), with_weights(original, self.manifest.parameters, self.parameters()))
+        write_atomically(Path(path), with_weights(original, self.manifest, self.view()))
 
     # Inside
 
-    def _state(self) -> list[Any]:
-        return self._sets[self._current][len(self._parameters) :]
-
-    def _differentiate(self, batch: Mapping[str, Any]) -> float:
-        feeds = self._feeds(batch)  # a name of its own: the binding points into these arrays until the run is over
-        binding = self._training_bindings[self._current]
-        for name, array in feeds.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        self._run(self._training, binding)
-        return float(self._loss.numpy())
-
-    def _feeds(self, batch: Mapping[str, Any]) -> dict[str, Array]:
-        """The batch as contiguous arrays of the declared types, labels within the classes. Raises DataError."""
+    def _differentiate(self, batch: Mapping[str, Any], scale: float, micro_batch: int | None) -> float:
+        """Fill the gradient with scale · that of the mean loss; the mean loss."""
         m = self.manifest
-        wanted = {**{tensor.name: tensor for tensor in m.inputs}, "target": m.target}
-        if set(batch) != set(wanted):
-            raise DataError(f"a batch of this model has {', '.join(wanted)}; given: {', '.join(map(str, batch))}")
-        feeds = {tensor.name: _fitting(key, batch[key], tensor) for key, tensor in wanted.items()}
-        target = feeds[m.target.name]
-        if any(len(array) != len(target) for array in feeds.values()) or not len(target):
-            raise DataError("inputs and target of a batch must have the same number of samples, at least one")
-        if m.classes and not (target.min() >= 0 and target.max() < m.classes):
-            raise DataError(
-                f"labels from {target.min()} to {target.max()} do not fit a model of {m.classes} classes",
-                hint=f"labels count from 0 to {m.classes - 1}",
-            )
-        return feeds
+        samples = len(batch["target"]) if micro_batch is not None and "target" in batch else 0
+        if micro_batch is None or samples <= micro_batch:
+            return self._differentiate_part(batch, scale)
+        if micro_batch < 1:
+            raise DataError(f"a micro batch of {micro_batch} samples is not possible", hint="use at least 1")
+        total, loss = np.zeros_like(self._gradient), 0.0
+        whole = weight(m.loss.name, m.loss.options, np.asarray(batch["target"])) or 1.0
+        for first in range(0, samples, micro_batch):
+            part = {name: array[first : first + micro_batch] for name, array in batch.items()}
+            share = weight(m.loss.name, m.loss.options, np.asarray(part["target"])) / whole
+            loss += share * self._differentiate_part(part, scale * share)
+            total += self._gradient
+        self._gradient[...] = total
+        return loss
 
-    def _run(self, session: ort.InferenceSession, binding: Any) -> None:
+    def _differentiate_part(self, batch: Mapping[str, Any], scale: float) -> float:
+        _, binding = self._bound(self._differentiating, batch, self._bind_training)
+        self._scale[...] = scale
+        self._run(self._training, binding, self._options)
+        return float(self._loss)
+
+    def _bound(self, known: dict[int, tuple[Batch, Any]], batch: Mapping[str, Any], bind: Any) -> tuple[Batch, Any]:
+        """The batch in memory that is bound to the graph already, or is from now on."""
+        m = self.manifest
+        samples = len(batch["target"]) if "target" in batch and np.ndim(batch["target"]) else 0
+        found = known.get(samples)
+        if found is not None:
+            found[0].fill(batch, m)
+            return found
+        given = fit_batch(batch, m)
+        if len(known) >= MAX_BINDINGS:
+            del known[next(iter(known))]
+        known[given.samples] = given, bind(given)
+        return known[given.samples]
+
+    def _bind_training(self, given: Batch) -> Any:
+        m, binding = self.manifest, self._training.io_binding()
+        _bind_inputs(binding, given, _views(self._vector, m.carried))
+        names = [argument.name for argument in self._training.get_inputs()]
+        scalars: list[Array] = [self._scale, self._seed]
+        for name, array in zip(names[len(given) + len(m.carried) :], scalars, strict=False):
+            binding.bind_ortvalue_input(name, _shared(array))
+        gradients = [view for _, view in _views(self._gradient, m.parameters)]
+        moved = [view for _, view in _views(self._moved, m.buffers)]
+        results: list[Array] = [self._loss, *gradients, *moved]
+        for output, array in zip(self._training.get_outputs(), results, strict=True):
+            binding.bind_ortvalue_output(output.name, _shared(array))
+        return binding
+
+    def _bind_evaluation(self, given: Batch) -> Any:
+        assert self._evaluation is not None  # noqa: S101 - opened by the only caller
+        binding = self._evaluation.io_binding()
+        _bind_inputs(binding, given, _views(self._vector, self.manifest.carried))
+        for output in self._evaluation.get_outputs()[:2]:
+            binding.bind_output(output.name)
+        return binding
+
+    def _bind_stepping(self) -> Any:
+        optimizer, binding = self.manifest.optimizer, self._stepping.io_binding()
+        trained = self._vector[: self._gradient.size]
+        given = [
+            *([] if optimizer.takes_step else [self._lr]),
+            *([self._step] if optimizer.counts else []),
+            *(trained, self._gradient, *self._state.values()),
+        ]
+        for argument, array in zip(self._stepping.get_inputs(), given, strict=True):
+            binding.bind_ortvalue_input(argument.name, _shared(array))
+        for output, array in zip(self._stepping.get_outputs(), (trained, *self._state.values()), strict=True):
+            binding.bind_ortvalue_output(output.name, _shared(array))
+        return binding
+
+    def _run(self, session: ort.InferenceSession, binding: Any, options: Any) -> None:
         try:
-            session.run_with_iobinding(binding, self._options)
+            session.run_with_iobinding(binding, options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             if self._options.terminate:
                 self._options.terminate = False
                 raise TrainingCancelledError("training was cancelled") from None
             raise ModelError(f"ONNX Runtime failed: {str(error).strip()[:300]}") from error
 
-    def _open(self, name: str, inputs: Sequence[Tensor], outputs: int, *, by_name: bool = True) -> ort.InferenceSession:
-        """A session on the verified bytes of a file, its signature as expected."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        # spinning threads would starve the daemon's own thread on a small device
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4
+    def _open(self, name: str, inputs: Sequence[Tensor], outputs: int, *, by_name: int) -> ort.InferenceSession:
         content = read_file(self.directory, self.manifest, name)
-        require_harmless(content, self.manifest.operators, name)
-        try:
-            session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # as in _run
-            raise ModelError(
-                f"ONNX Runtime {ort.__version__} cannot load {name}: {str(error).strip()[:300]}",
-                hint="build the artifacts again, or update onnxruntime",
-            ) from error
-        found = [(arg.name, arg.type, _shape(arg.shape)) for arg in session.get_inputs()]
-        expected = [(t.name, _ORT_TYPES[t.dtype], t.shape) for t in inputs]
-        same = found == expected if by_name else [f[1:] for f in found] == [e[1:] for e in expected]
-        if not same or len(session.get_outputs()) != outputs:
-            raise ModelError(f"{name} does not have the signature that the manifest lists", hint="build it again")
-        return session
-
-    def _bind_training(self, values: Sequence[Any]) -> Any:
-        binding = self._training.io_binding()
-        for tensor, value in zip(self._parameters, values, strict=False):
-            binding.bind_ortvalue_input(tensor.name, value)
-        for output, value in zip(self._training.get_outputs(), [self._loss, *self._gradients], strict=True):
-            binding.bind_ortvalue_output(output.name, value)
-        return binding
-
-    def _bind_stepping(self, old: Sequence[Any], new: Sequence[Any]) -> Any:
-        binding = self._stepping.io_binding()
-        count = len(self._parameters)
-        given = [self._lr, *old[:count], *self._gradients, *old[count:]]
-        for argument, value in zip(self._stepping.get_inputs(), given, strict=True):
-            binding.bind_ortvalue_input(argument.name, value)
-        for output, value in zip(self._stepping.get_outputs(), new, strict=True):
-            binding.bind_ortvalue_output(output.name, value)
-        return binding
-
-
-def _allocate(tensor: Tensor) -> Any:
-    """Memory of ONNX Runtime's own: an OrtValue made from a numpy array would share the array's memory."""
-    return ort.OrtValue.ortvalue_from_shape_and_type([n or 0 for n in tensor.shape], np.dtype(tensor.dtype).type)
-
-
-def _fitting(key: str, value: Any, tensor: Tensor) -> Array:
-    try:
-        array = np.asarray(value)
-        fits = len(array.shape) == len(tensor.shape) and all(
-            b is None or a == b for a, b in zip(array.shape, tensor.shape, strict=True)
+        return open_graph(
+            content,
+            name,
+            self.manifest.operators,
+            inputs,
+            outputs,
+            by_name=by_name,
+            threads=self._threads,
+            provider=self._provider,
         )
-        if fits and np.can_cast(array.dtype, tensor.dtype, "same_kind"):
-            return np.ascontiguousarray(array, dtype=tensor.dtype)
-    except (TypeError, ValueError):
-        raise DataError(f"{key!r} of the batch is not an array") from None
-    shape = tuple("batch" if n is None else n for n in tensor.shape)
-    raise DataError(f"{key!r} of the batch is {array.dtype}{array.shape}, the model takes {tensor.dtype}{shape}")
 
 
-def _shape(shape: Sequence[Any]) -> Shape:
-    return tuple(n if isinstance(n, int) else None for n in shape)
+def _bind_inputs(binding: Any, given: Batch, carried: Sequence[tuple[Parameter, Vector]]) -> None:
+    for name, array in given.items():
+        binding.bind_ortvalue_input(name, _shared(array))
+    for parameter, view in carried:
+        binding.bind_ortvalue_input(parameter.name, _shared(view))
+
+
+def _views(vector: Vector, parameters: Sequence[Parameter]) -> list[tuple[Parameter, Vector]]:
+    """Each tensor as a view of the flat vector, in order."""
+    views, start = [], 0
+    for parameter in parameters:
+        views.append((parameter, vector[start : start + parameter.size].reshape(parameter.shape)))
+        start += parameter.size
+    return views
+
+
+def _shared(array: Array) -> Any:
+    """The array's own memory as ONNX Runtime sees it; the array must outlive it."""
+    return ort.OrtValue.ortvalue_from_numpy(array)

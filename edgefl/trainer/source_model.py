@@ -1,42 +1,53 @@
 """The user's ONNX file: read with suspicion, then brought into the one form that the differentiator knows.
 
-That form: one flat graph of ai.onnx nodes whose meaning at the model's opset is their meaning at ours, Dropout gone,
-every initializer in the file itself. What cannot be brought there is refused by name.
+That form: one flat graph of ai.onnx nodes at our opset, in inference form, constants computed, every initializer in the
+file itself. What cannot be brought there is refused by name. The steps, each a module:
+
+    functions.py        the model's own functions inlined; operators without a rule by the body that ONNX defines
+    ml_operators.py     what scikit-learn's converter writes, in standard operators
+    untie.py            weights that an exporter merged, set apart
+    strays.py           float vectors that are no weights
+    fold.py, shapes.py  what is constant, and the shape of everything else
+    inference_form.py   Dropout, BatchNormalization, sequences, casts
+    opset.py            the words of our opset
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import external_data_helper, numpy_helper
 
 from edgefl.errors import EdgeflError, ModelError
-from edgefl.trainer.gradients import RULES, UnsupportedOperatorError
-from edgefl.trainer.graph import IR_VERSION, OPSET, attributes_of
+from edgefl.trainer.decompose import decompose
+from edgefl.trainer.differentiate import reachable
+from edgefl.trainer.flat_graph import STANDARD, Facts, FlatGraph, name_apart, unsupported
+from edgefl.trainer.fold import fold
+from edgefl.trainer.functions import expand, without_functions
+from edgefl.trainer.gradients import RULES
+from edgefl.trainer.graph import IR_VERSION, OPSET
+from edgefl.trainer.inference_form import DropoutSite, for_inference, to_inference_form, without_identities
 from edgefl.trainer.manifest import DTYPES, MAX_MODEL_BYTES, MAX_NAME_LENGTH, MAX_RANK, Shape, Tensor
-from edgefl.trainer.shapes import infer_shapes
+from edgefl.trainer.ml_operators import in_standard_operators
+from edgefl.trainer.opset import NEWEST, OLDEST, is_newer, means_the_same, to_our_opset, version_at
+from edgefl.trainer.strays import set_strays_apart
+from edgefl.trainer.untie import untie
 
-OLDEST_OPSET = 13
-"""The first with today's Softmax, and with axes of ReduceSum and Squeeze as inputs; exporters have written it or later
-since 2021."""
-
-UNCHANGED = frozenset(RULES) | {
-    *("Cast", "Clip", "Concat", "Constant", "ConstantOfShape", "Equal", "Expand", "Gather", "Pad", "Shape", "Size"),
-    *("Div", "Exp", "LeakyRelu", "Log", "Neg", "Pow", "Range", "ReduceSum", "Slice", "Sqrt", "Where", "Dropout"),
-}
-"""Operators whose later versions only added types or optional inputs since opset 13: a node may be carried to our opset
-as it stands. Others may be carried only if no newer version lies between."""
+MAX_ROUNDS = 8
+"""Of folding and rewriting. Functions within functions take one each; three is the most seen."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceModel:
-    """`proto` is the user's model (for inference), the rest its normal form; `per_sample` as infer_shapes gives it."""
+    """`proto` is the user's model, flat and in inference form, the rest its normal form: shapes and dtypes of every
+    tensor (None grows with the batch), those with one row per sample, and where the model drops out while it learns.
+    The first output is the one to train. `initializers` are those of the file and constants; a float32 one with
+    dimensions that a gradient can reach is always the file's own."""
 
     proto: onnx.ModelProto
     nodes: Sequence[onnx.NodeProto]
@@ -45,6 +56,8 @@ class SourceModel:
     outputs: tuple[Tensor, ...]
     shapes: dict[str, Shape]
     per_sample: set[str]
+    dtypes: dict[str, str] = field(default_factory=dict)
+    dropouts: tuple[DropoutSite, ...] = ()
 
     @property
     def names(self) -> set[str]:
@@ -125,7 +138,8 @@ def _load_external_data(proto: onnx.ModelProto, folder: Path) -> None:
 def _check(proto: onnx.ModelProto, where: str) -> None:
     if not proto.graph.node or not proto.opset_import:
         raise ModelError(f"{where} is not an ONNX model: it holds no graph", hint="name an ONNX file")
-    onnx.checker.check_model(proto)
+    _require_known(proto)
+    onnx.checker.check_model(_without_withdrawn(proto))
     if proto.graph.sparse_initializer:
         raise ModelError("the model has sparse initializers", hint="export it with dense weights")
     for tensor in proto.graph.initializer:
@@ -141,78 +155,147 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
             raise ModelError(f"a tensor name is empty, unprintable or over {MAX_NAME_LENGTH} characters: {name!r:.80}")
 
 
-def _normal_form(proto: onnx.ModelProto) -> SourceModel:
-    flat = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
-    opset = _opset(flat)
-    initializers = {tensor.name: tensor for tensor in flat.graph.initializer}
-    nodes = _without_dropout(flat.graph.node, initializers, {value.name for value in flat.graph.output})
-    for node in nodes:
-        _require_same_meaning(node, opset)
-    inputs = [value for value in flat.graph.input if value.name not in initializers]
-    if not inputs:
-        raise ModelError("the model has no input", hint="export it with its input tensor")
-    tensors = tuple(_input(value) for value in inputs)
-    shapes, per_sample = infer_shapes(flat, [tensor.name for tensor in tensors])
-    outputs = tuple(_output(value, shapes) for value in flat.graph.output)
-    proto.ir_version = min(proto.ir_version, IR_VERSION)
-    for imported in proto.opset_import:
-        imported.version = min(imported.version, OPSET) if imported.domain in ("", "ai.onnx") else imported.version
-    return SourceModel(proto, nodes, initializers, tensors, outputs, shapes, per_sample)
+def _without_withdrawn(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """For ONNX's checker, which refuses operators that were withdrawn later, though their meaning is clear."""
+    if _opset(proto) >= OPSET or not any(node.op_type == "GroupNormalization" for node in proto.graph.node):
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for node in copy.graph.node:
+        if node.op_type == "GroupNormalization" and node.domain in STANDARD:
+            node.domain = "withdrawn"
+    copy.opset_import.add(domain="withdrawn", version=1)
+    return copy
 
 
 def _opset(proto: onnx.ModelProto) -> int:
-    version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if version < OLDEST_OPSET:
+    return next((int(o.version) for o in proto.opset_import if o.domain in STANDARD), 0)
+
+
+def _require_known(proto: onnx.ModelProto) -> None:
+    """Opset and standard operators are such as this onnx package knows."""
+    opset = _opset(proto)
+    newest = min(NEWEST, onnx.defs.onnx_opset_version())
+    if not OLDEST <= opset <= newest:
+        update = ", or update the onnx package" if opset <= NEWEST else ""
         raise ModelError(
-            f"the model uses ai.onnx opset {version}; edgefl reads {OLDEST_OPSET} and later",
-            hint=f"export it with opset {OPSET}, or convert it: onnx.version_converter.convert_version(model, {OPSET})",
+            f"the model uses ai.onnx opset {opset}; edgefl reads {OLDEST} to {newest} with onnx {onnx.__version__}",
+            hint=f"export it with opset {OPSET}{update}",
         )
-    return int(version)
+    for node in proto.graph.node:
+        if node.domain in STANDARD and not version_at(node, opset):
+            hint = "export the model again, from layers that its converter knows in standard ONNX operators"
+            raise unsupported(node, opset, ", which ONNX does not have", hint)
 
 
-def _without_dropout(
-    nodes: Sequence[onnx.NodeProto], initializers: dict[str, onnx.TensorProto], outputs: set[str]
-) -> list[onnx.NodeProto]:
-    """Dropout as inference means it: the identity."""
-    read = {name for node in nodes for name in node.input} | outputs
-    constants = dict(initializers)
-    result = []
-    for node in nodes:
-        if node.op_type == "Constant" and "value" in (values := attributes_of(node)):
-            constants[node.output[0]] = values["value"]
-        if node.op_type == "Dropout" and node.domain in ("", "ai.onnx"):
-            mode = node.input[2] if len(node.input) > 2 else ""
-            if mode and (mode not in constants or numpy_helper.to_array(constants[mode]).any()):
-                raise UnsupportedOperatorError(
-                    f"Dropout node {node.name!r} is in training mode", hint="export the model in inference mode"
-                )
-            if len(node.output) > 1 and node.output[1] in read:
-                raise UnsupportedOperatorError(f"the mask of Dropout node {node.name!r} is used by another node")
-            node = onnx.helper.make_node("Identity", node.input[:1], node.output[:1], node.name)
-        result.append(node)
-    return result
+def _normal_form(proto: onnx.ModelProto) -> SourceModel:
+    proto = without_functions(proto)
+    in_standard_operators(proto)
+    untie(proto)
+    for_inference(proto)
+    graph = _flat(proto)
+    sites, facts = _settle(graph)
+    outputs = tuple(_output(value, facts) for value in proto.graph.output if value.name in graph.outputs)
+    first = next((place for place, tensor in enumerate(outputs) if tensor.dtype == "float32"), 0)
+    outputs = (outputs[first], *outputs[:first], *outputs[first + 1 :])
+    _lower_opset(proto)
+    initializers = graph.initializers
+    return SourceModel(
+        proto,
+        graph.nodes,
+        initializers,
+        graph.inputs,
+        outputs,
+        facts.shapes,
+        facts.per_sample,
+        facts.dtypes,
+        tuple(sites),
+    )
 
 
-def _require_same_meaning(node: onnx.NodeProto, opset: int) -> None:
-    what = f"node {node.name!r} uses {node.op_type}"
-    if node.domain not in ("", "ai.onnx"):
-        raise UnsupportedOperatorError(
-            f"{what} of domain {node.domain!r} (opset {opset})",
-            hint=f"only standard ai.onnx operators are supported: {', '.join(sorted(RULES))}",
-        )
+def _flat(proto: onnx.ModelProto) -> FlatGraph:
+    """The nodes that outputs of a plain type need. Raises UnsupportedOperatorError if all of them need others."""
+    file = {tensor.name: tensor for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in file]
+    if not inputs:
+        raise ModelError("the model has no input", hint="export it with its input tensor")
+    tensors = tuple(_input(value) for value in inputs)
+    opset = _opset(proto)
+    spoilt: set[str] = set()
+    first: EdgeflError | None = None
+    for node in proto.graph.node:
+        error = _foreign(node, opset)
+        first = first or error
+        if error or spoilt.intersection(node.input):
+            spoilt.update(filter(None, node.output))
+    wanted = [value for value in proto.graph.output if value.name not in spoilt]
+    if not wanted and first:
+        raise first
+    plain = [value.name for value in wanted if _plain_dtype(value)] or [value.name for value in wanted[:1]]
+    batches = {value.type.tensor_type.shape.dim[0].dim_value for value in inputs}
+    batch = batches.pop() if len(batches) == 1 else None
+    graph = FlatGraph(opset, [], file, tensors, tuple(plain), batch or None)
+    graph.nodes = graph.needed(proto.graph.node)
+    graph.taken.update(name for node in graph.nodes for name in (*node.input, *node.output))
+    set_strays_apart(graph, proto.graph.value_info)
+    return graph
+
+
+def _foreign(node: onnx.NodeProto, opset: int) -> EdgeflError | None:
+    """The error for a node that the device's loader does not accept."""
+    if node.domain not in STANDARD:
+        hint = f"only standard ai.onnx operators are supported: {', '.join(sorted(RULES))}"
+        return unsupported(node, opset, "", hint)
     if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
-        raise UnsupportedOperatorError(
-            f"{what} (opset {opset}), control flow", hint="export the model without If and Loop"
-        )
-    if node.op_type in UNCHANGED:
-        return
-    there = onnx.defs.get_schema(node.op_type, opset).since_version
-    here = onnx.defs.get_schema(node.op_type, OPSET).since_version if there <= OPSET else 0
-    if there != here:
-        raise UnsupportedOperatorError(
-            f"{what}, whose meaning at the model's opset {opset} differs from opset {OPSET}",
-            hint=f"export the model with opset {OPSET}; supported: {', '.join(sorted(RULES))}",
-        )
+        hint = "export the model without If, Loop and Scan: recurrent layers as LSTM or GRU nodes, or unrolled"
+        return unsupported(node, opset, ", control flow", hint)
+    return None
+
+
+def _settle(graph: FlatGraph) -> tuple[list[DropoutSite], Facts]:
+    """Fold and rewrite in turns until nothing changes."""
+    dropouts: dict[str, tuple[str, float]] = {}
+    facts = fold(graph)
+    for _ in range(MAX_ROUNDS):
+        before = list(graph.nodes)
+        dropouts.update(to_inference_form(graph, facts))
+        without_identities(graph, set(dropouts))
+        graph.nodes, made = decompose(graph.nodes, facts.shapes, graph.fresh, facts.dtypes)
+        graph.constants.update({tensor.name: tensor for tensor in made})
+        if not _without_newer(graph, facts):
+            graph.nodes = [n for node in graph.nodes for n in to_our_opset(node, graph.opset, graph, facts)]
+            graph.opset = OPSET
+            path = {node.output[0] for node in reachable(graph.nodes, graph.weights(), graph.outputs[0])}
+            expand(graph, facts, {node.output[0] for node in graph.nodes if node.op_type not in RULES} & path)
+        if graph.nodes == before:
+            break
+        facts = fold(graph)
+    name_apart(graph.nodes)
+    sites = [
+        DropoutSite(dropouts[node.output[0]][0], node.input[0], node.output[0], dropouts[node.output[0]][1])
+        for node in graph.nodes
+        if node.output[0] in dropouts
+    ]
+    return sites, facts
+
+
+def _without_newer(graph: FlatGraph, facts: Facts) -> bool:
+    """Expand the operators that our opset does not have; whether there were any."""
+    newer = [node for node in graph.nodes if is_newer(node, graph.opset)]
+    before = graph.nodes
+    expand(graph, facts, {node.output[0] for node in newer})
+    if newer and graph.nodes == before:
+        to_our_opset(newer[0], graph.opset, graph, facts)  # which refuses it by name
+    return bool(newer)
+
+
+def _lower_opset(proto: onnx.ModelProto) -> None:
+    """State our opset where a newer one says the same, so that every ONNX Runtime that trains the model loads it."""
+    opset = _opset(proto)
+    if opset > OPSET and all(means_the_same(node, opset) for node in proto.graph.node):
+        proto.ir_version = min(proto.ir_version, IR_VERSION)
+        for imported in proto.opset_import:
+            imported.version = OPSET if imported.domain in STANDARD else imported.version
 
 
 def _input(value: onnx.ValueInfoProto) -> Tensor:
@@ -234,21 +317,28 @@ def _input(value: onnx.ValueInfoProto) -> Tensor:
     return Tensor(value.name, dtype, (None, *(dim.dim_value for dim in dims[1:])))
 
 
-def _output(value: onnx.ValueInfoProto, shapes: dict[str, Shape]) -> Tensor:
-    if value.name not in shapes:
+def _output(value: onnx.ValueInfoProto, facts: Facts) -> Tensor:
+    if value.name not in facts.shapes:
         raise ModelError(
             f"the shape of output {value.name!r} cannot be inferred",
             hint="export the model with fixed sizes for everything but the batch",
         )
-    return Tensor(value.name, _dtype(value), shapes[value.name])
+    return Tensor(value.name, _dtype(value), facts.shapes[value.name])
+
+
+def _plain_dtype(value: onnx.ValueInfoProto) -> str:
+    """A numpy name that edgefl carries, or ""."""
+    code = value.type.tensor_type.elem_type
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)).name if code else ""
+    return dtype if dtype in DTYPES else ""
 
 
 def _dtype(value: onnx.ValueInfoProto) -> str:
+    if dtype := _plain_dtype(value):
+        return dtype
     code = value.type.tensor_type.elem_type
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)).name if code else "unknown"
-    if dtype not in DTYPES:
-        raise ModelError(
-            f"{value.name!r} is of type {dtype}; inputs and outputs may be {', '.join(DTYPES)}",
-            hint="export the model in float32",
-        )
-    return dtype
+    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)).name if code else "unknown"
+    raise ModelError(
+        f"{value.name!r} is of type {kind}; inputs and outputs may be {', '.join(DTYPES)}",
+        hint="export the model in float32",
+    )

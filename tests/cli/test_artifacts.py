@@ -13,6 +13,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from onnx import helper, numpy_helper
+from support.gradient_cases import small_model
 
 from edgefl.cli import main
 from edgefl.datasets import models
@@ -42,7 +43,8 @@ def test_build_writes_artifacts_that_train(model: Path, tmp_path: Path) -> None:
     result = run("build", model, *options, "-o", out)
     assert result.exit_code == 0
     assert "momentum 0.9" in result.stdout
-    assert "90 in 2 tensors" in result.stdout
+    assert "90 numbers in 2 tensors" in result.stdout
+    assert "360 bytes per model" in result.stdout
     assert list(Session(out).parameters()) == ["logits.weight", "logits.bias"]
 
 
@@ -54,6 +56,34 @@ def test_build_prints_one_json_document(model: Path, tmp_path: Path) -> None:
     assert document["vector_size"] == 64 * 8 + 8
     assert [p["name"] for p in document["parameters"]] == ["hidden.weight", "hidden.bias"]
     assert document["inputs"] == [{"name": "x", "dtype": "float32", "shape": [None, 64]}]
+
+
+def test_options_adapters_and_a_loss_of_ones_own(tmp_path: Path) -> None:
+    onnx.save(models.mlp(hidden=8), tmp_path / "mlp.onnx")
+    arguments = ["build", tmp_path / "mlp.onnx", "-o", tmp_path / "out", "--json"]
+    options = ["--loss-option", "label_smoothing=0.1", "--optimizer", "momentum", "--optimizer-option", "nesterov=1"]
+    document = json.loads(run(*arguments, "--loss", "cross-entropy", *options, "--lora", 2).stdout)
+    assert document["loss"] == "cross-entropy"
+    assert document["loss_options"]["label_smoothing"] == 0.1
+    assert document["optimizer"]["options"]["nesterov"] == 1.0
+    assert [adapter["weight"] for adapter in document["adapters"]] == ["hidden.weight", "logits.weight"]
+    assert "beside 2 weights" in run("show", tmp_path / "out").stdout
+
+    own = small_model([helper.make_node("Sub", ["prediction", "target"], ["e"]),
+                       helper.make_node("Mul", ["e", "e"], ["s"]),
+                       helper.make_node("ReduceMean", ["s"], ["y"], keepdims=0)], {}, x=("batch", 10))  # fmt: skip
+    own.graph.input[0].name = "prediction"
+    own.graph.input.append(helper.make_tensor_value_info("target", onnx.TensorProto.FLOAT, ["batch", 10]))
+    onnx.save(own, tmp_path / "own.onnx")
+    assert json.loads(run(*arguments, "--loss-model", tmp_path / "own.onnx").stdout)["loss"] == "own"
+    for wrong in (
+        [],
+        ["--loss", "mse", "--loss-model", "own.onnx"],
+        ["--loss", "mse", "--lora-alpha", 1],
+        ["--loss", "huber", "--loss-option", "delta"],
+        ["--loss", "huber", "--loss-option", "delta=high"],
+    ):
+        assert run(*arguments, *wrong).exit_code == 2
 
 
 def test_a_stripped_softmax_is_said(tmp_path: Path) -> None:

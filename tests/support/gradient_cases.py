@@ -188,5 +188,6 @@ def finite_differences(model: onnx.ModelProto, x: Any, target: Any, names: list[
 def run(graph: Graph, inputs: dict[str, Any], result: Value, rank: int) -> Any:
     """The value of `result` on ONNX Runtime, the inputs being declared at their exact shapes."""
     declared = [Tensor(name, array.dtype.name, array.shape) for name, array in inputs.items()]
-    model = graph.model("test", declared, [Tensor(result.named("result").name, "float32", (None,) * rank)])
+    (name,) = graph.name_results([result], ["result"])
+    model = graph.model("test", declared, [Tensor(name, "float32", (None,) * rank)])
     return ort.InferenceSession(model.SerializeToString()).run(None, inputs)[0]

@@ -18,7 +18,7 @@ from edgefl import trainer
 from edgefl.datasets import models
 from edgefl.errors import DataError
 from edgefl.trainer import Dataset, Manifest, check_fit, open_source
-from edgefl.trainer.manifest import Tensor
+from edgefl.trainer.manifest import Loss, Tensor
 
 X, Y = np.arange(12, dtype=np.float32).reshape(4, 3), np.array([0, 1, 2, 1])
 
@@ -227,8 +227,7 @@ def test_images_may_lack_the_channel_axis_and_targets_of_mse_are_floats(digits_m
         digits_manifest,
         inputs=(Tensor("x", "float32", (None, 1, 8, 8)),),
         target=Tensor("target", "float32", (None, 1)),
-        loss="mse",
-        classes=0,
+        loss=Loss("mse", {}, 0),
     )
     fitted = check_fit(data(np.zeros((4, 8, 8)), [1, 2, 3, 4]), manifest)
     assert fitted.x.shape == (4, 1, 8, 8)

@@ -56,9 +56,9 @@ def test_every_epoch_uses_every_sample_once_in_a_new_order(s: trainer.Session, s
 
     class Watched:
         manifest = s.manifest
-        reset_optimizer, vector = s.reset_optimizer, s.vector
+        reset_optimizer, vector, reseed = s.reset_optimizer, s.vector, s.reseed
 
-        def step(self, batch: Any, lr: float) -> float:
+        def step(self, batch: Any, lr: float, **_: Any) -> float:
             seen.append(batch["target"].tolist())
             return 1.0
 
@@ -98,14 +98,60 @@ def test_evaluation_gives_sums_that_add_up(s: trainer.Session, start: Any) -> No
     s.load_vector(start)
     whole = s.evaluate({"x": data().x, "target": data().y})
     sums = trainer.evaluate_local(s, data(), batch=32)
-    assert sums["samples"] == 70
-    assert sums["accuracy"] == round(whole["accuracy"] * 70)
-    assert sums["loss"] / 70 == pytest.approx(whole["loss"], rel=1e-5)
+    assert sums["accuracy"] == (round(whole["accuracy"] * 70), 70)
+    assert sums["loss"] == (pytest.approx(70 * whole["loss"], rel=1e-5), 70)
     parts = [trainer.evaluate_local(s, data().take(i)) for i in (np.arange(20), np.arange(20, 70))]
-    assert sum(p["loss"] for p in parts) == pytest.approx(sums["loss"], rel=1e-5)
+    assert sum(p["loss"][0] for p in parts) == pytest.approx(sums["loss"][0], rel=1e-5)
 
 
-@pytest.mark.parametrize("bad", [{"local_epochs": 0}, {"batch": 0}, {"lr": 0.0}, {"lr": float("nan")}, {"lr": -1.0}])
+def test_a_proximal_term_keeps_the_weights_near_the_start(s: trainer.Session, start: Any) -> None:
+    lengths = []
+    for proximal in (0.0, 1.0, 10.0):
+        s.load_vector(start)
+        spec = trainer.LocalSpec(5, 16, 0.02, proximal=proximal)
+        lengths.append(float(np.linalg.norm(trainer.train_local(s, data(), spec, seed=3).delta)))
+    assert lengths[0] > 1.5 * lengths[1] > 3 * lengths[2]
+
+
+def test_a_shift_is_added_to_every_gradient(s: trainer.Session, start: Any) -> None:
+    """With a shift that takes the gradient away nothing moves."""
+    s.load_vector(start)
+    whole = {"x": data().x, "target": data().y}
+    gradient = np.concatenate([g.ravel() for g in s.gradients(whole).values()])
+    spec = trainer.LocalSpec(1, 70, 0.1)
+    assert np.abs(trainer.train_local(s, data(), spec, seed=0).delta).max() > 1e-3
+    s.load_vector(start)
+    assert np.abs(trainer.train_local(s, data(), spec, seed=0, shift=-gradient).delta).max() < 1e-6
+
+
+def test_parts_of_a_batch_give_what_the_batch_gives(s: trainer.Session, start: Any) -> None:
+    deltas = []
+    for micro_batch in (None, 5, 1):
+        s.load_vector(start)
+        spec = trainer.LocalSpec(2, 16, 0.05, micro_batch=micro_batch)
+        deltas.append(trainer.train_local(s, data(), spec, seed=7).delta)
+    np.testing.assert_allclose(deltas[1], deltas[0], atol=2e-6)
+    np.testing.assert_allclose(deltas[2], deltas[0], atol=2e-6)
+
+
+def test_a_schedule_multiplies_the_learning_rate(s: trainer.Session, start: Any) -> None:
+    s.load_vector(start)
+    still = trainer.LocalSpec(1, 16, 0.05, schedule=trainer.parse_schedule("step:1:0.0001"))
+    first = trainer.train_local(s, data(16), trainer.LocalSpec(1, 16, 0.05), seed=1).delta
+    s.load_vector(start)
+    shuffled = trainer.train_local(s, data(16), still, seed=1)
+    np.testing.assert_array_equal(shuffled.delta, first)
+    s.load_vector(start)
+    assert np.linalg.norm(trainer.train_local(s, data(64), still, seed=1).delta) < 2 * np.linalg.norm(first)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"local_epochs": 0}, {"batch": 0}, {"lr": 0.0}, {"lr": float("nan")}, {"lr": -1.0}),
+        *({"micro_batch": 0}, {"proximal": -0.1}, {"proximal": float("inf")}),
+    ],
+)
 def test_a_spec_that_makes_no_sense_is_refused(bad: Any) -> None:
     with pytest.raises(ConfigError):
         trainer.LocalSpec(**bad)
@@ -136,8 +182,8 @@ def test_eight_uneven_devices_learn_together_what_none_learns_alone(tmp_path: Pa
 
     def accuracy(vector: Any) -> float:
         s.load_vector(vector)
-        sums = trainer.evaluate_local(s, test)
-        return sums["accuracy"] / sums["samples"]
+        right, samples = trainer.evaluate_local(s, test)["accuracy"]
+        return right / samples
 
     together = accuracy(weights)
     alone = []

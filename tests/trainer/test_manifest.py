@@ -19,7 +19,9 @@ from edgefl.trainer.manifest import (
     INFERENCE,
     LOSSES,
     OPTIMIZERS,
+    Adapter,
     File,
+    Loss,
     Manifest,
     Optimizer,
     Parameter,
@@ -34,12 +36,18 @@ def valid() -> Manifest:
         inputs=(Tensor("x", "float32", (None, 4)),),
         target=Tensor("target", "int64", (None,)),
         outputs=(Tensor("y", "float32", (None, 3)),),
-        parameters=(Parameter("w", (4, 3), 100), Parameter("b", (3,), 200)),
-        buffers=(),
-        loss="cross-entropy",
-        classes=3,
+        parameters=(
+            Parameter("w", (4, 3), 100),
+            Parameter("b", (3,), 200),
+            Parameter("v.left", (2, 1), None),
+            Parameter("v.right", (1, 3), None),
+        ),
+        buffers=(Parameter("mean", (3,), 220),),
+        adapters=(Adapter("v", (3, 2), 240, "v.left", "v.right", 0.5, True),),
+        seeded=False,
+        loss=Loss("cross-entropy", {"label_smoothing": 0.0}, 3),
         stripped="",
-        optimizer=Optimizer("momentum", {"momentum": 0.9}, (Tensor("w.velocity", "float32", (4, 3)),)),
+        optimizer=Optimizer("momentum", {"momentum": 0.9}, ("velocity",), False, False),
         opset=21,
         operators=("Gemm",),
         files={name: File.of(name.encode() * 20) for name in FILES},
@@ -49,7 +57,7 @@ def valid() -> Manifest:
 def test_round_trip() -> None:
     manifest = valid()
     assert Manifest.parse(manifest.serialise()) == manifest
-    assert manifest.vector_size == 15
+    assert (manifest.trained_size, manifest.vector_size) == (20, 23)
 
 
 @given(st.binary(max_size=100))
@@ -85,11 +93,21 @@ def test_one_altered_value_is_refused_or_still_a_valid_manifest(data: st.DataObj
 @pytest.mark.parametrize(
     ("path", "value", "what"),
     [
-        (["format"], 2, "artifact format 2"),
+        (["format"], 1, "artifact format 1"),
         (["vector_size"], 14, "vector_size"),
-        (["parameters", 1, "inference_offset"], 120, "overlaps"),
+        (["parameters", 1, "inference_offset"], 120, "overlap"),
         (["parameters", 1, "inference_offset"], 10**6, "outside"),
+        (["parameters", 1, "inference_offset"], None, "no place"),
         (["parameters", 0, "shape"], [4, 0], "empty"),
+        (["buffers", 0, "inference_offset"], None, "no place"),
+        (["buffers", 0, "name"], "w", "twice"),
+        (["adapters", 0, "left"], "w", "no two matrices"),
+        (["adapters", 0, "shape"], [3, 3], "does not fit"),
+        (["adapters", 0, "inference_offset"], 224, "overlap"),
+        (["adapters"], [], "no place"),
+        (["adapters", 0, "scale"], float("inf"), "finite"),
+        (["adapters", 0, "transposed"], 1, "true or false"),
+        (["seeded"], None, "true or false"),
         (["parameters", 0, "name"], "b", "twice"),
         (["parameters"], [], "must not be empty"),
         (["inputs", 0, "name"], "target", "named 'target'"),
@@ -97,10 +115,13 @@ def test_one_altered_value_is_refused_or_still_a_valid_manifest(data: st.DataObj
         (["inputs", 0, "shape"], [None, None], "only open"),
         (["inputs", 0, "dtype"], "float64", "dtype"),
         (["loss"], "hinge", "loss"),
-        (["classes"], 0, "loss and classes"),
+        (["loss", "name"], "hinge", "loss and classes"),
+        (["loss", "classes"], 0, "loss and classes"),
+        (["loss", "options"], {"label_smoothing": 2.0}, "label_smoothing"),
+        (["loss", "options"], {}, "not complete"),
         (["optimizer", "name"], "lion", "optimizer"),
         (["optimizer", "options"], {"momentum": 10**400}, "finite"),
-        (["optimizer", "state", 0, "shape"], [None], "fixed"),
+        (["optimizer", "state"], ["v"] * 40, "at most 32"),
         (["files", "checkpoint", "size_bytes"], 1 << 33, "over the limit"),
         (["files"], {}, "exactly the keys"),
         (["extra"], 1, "exactly the keys"),

@@ -3,17 +3,17 @@ Resize); only overlapping windows need the general and slower form."""
 
 from __future__ import annotations
 
-from itertools import product
+from functools import reduce
 
 import numpy as np
 
-from edgefl.trainer.gradients.rule import Node, Rule, fixed, shaped_like
+from edgefl.trainer.gradients.rule import Node, Rule, equals, fixed, padded, shaped_like, zeros_like
 from edgefl.trainer.gradients.window import Window, window_of
 from edgefl.trainer.graph import Array, Value
 
 
 def _max_pool(n: Node, dy: Value) -> list[Value]:
-    window = window_of(n, tuple(n.attribute("kernel_shape", ())))
+    window = _window(n)
     return [_max_side_by_side(n, dy, window) if window.tiles else _max_overlapping(n, dy)]
 
 
@@ -25,11 +25,9 @@ def _max_side_by_side(n: Node, dy: Value, window: Window) -> Value:
     """
     covered = [o * k for o, k in zip(window.out, window.kernel, strict=True)]
     x = n.x.slice(window.axes, [0] * len(covered), covered) if any(window.slack) else n.x
-    ranks = n.graph.constant(_priorities(window))
-    candidates = n.graph.op("Cast", n.graph.op("Equal", x, _enlarge(n.y, window)), to=1) * ranks
+    candidates = equals(x, _enlarge(n.y, window)) * n.graph.constant(_priorities(window))
     best = n.graph.op("MaxPool", candidates, kernel_shape=window.kernel, strides=window.strides)
-    first = n.graph.op("Cast", n.graph.op("Equal", candidates, _enlarge(best, window)), to=1)
-    return (_enlarge(dy, window) * first).pad(window.axes, [0] * len(covered), window.slack)
+    return _uncovered(_enlarge(dy, window) * equals(candidates, _enlarge(best, window)), window)
 
 
 def _max_overlapping(n: Node, dy: Value) -> Value:
@@ -39,29 +37,41 @@ def _max_overlapping(n: Node, dy: Value) -> Value:
     geometry = {name: value for name, value in n.attributes.items() if name != "storage_order"}
     places = Value(n.graph, n.graph.fresh("~places"))
     n.graph.op("MaxPool", n.x, names=[n.graph.fresh("~MaxPool"), places.name], **geometry)
-    zeros = n.graph.op("ConstantOfShape", n.graph.op("Shape", n.x.reshape(-1)))
+    zeros = zeros_like(n.x.reshape(-1))
     spread = n.graph.op("ScatterElements", zeros, places.reshape(-1), dy.reshape(-1), axis=0, reduction="add")
     return shaped_like(spread, n.x)
 
 
+def _global_max_pool(n: Node, dy: Value) -> list[Value]:
+    """dX = dY at the first maximum, as for MaxPool."""
+    size = fixed(n, n.x, range(2, n.x.rank))
+    places = n.graph.constant(np.arange(np.prod(size), dtype=np.int64))
+    first = n.graph.op("ArgMax", n.x.reshape(0, 0, -1), axis=2)
+    return [dy * equals(first, places).reshape(0, 0, *size)]
+
+
 def _average_pool(n: Node, dy: Value) -> list[Value]:
-    window = window_of(n, tuple(n.attribute("kernel_shape", ())))
-    if min(window.slack) < 0:
-        raise n.unsupported("ceil_mode makes the last window reach beyond the input", "pad the input instead")
+    window = _window(n)
     if window.tiles:
-        return [_enlarge(dy * (1.0 / window.area), window).pad(window.axes, [0] * len(window.axes), window.slack)]
-    counted = np.full(window.out, window.area) if n.attribute("count_include_pad", 0) else _inside(window)
-    share = dy * n.graph.constant((1.0 / counted).astype(np.float32))
+        return [_uncovered(_enlarge(dy * (1.0 / window.area), window), window)]
+    inside = _inside(window)
+    if not inside.all():
+        raise n.unsupported("a window holds nothing but padding", "pad less than the kernel reaches")
+    share = n.graph.constant((1.0 / inside).astype(np.float32))
+    if n.attribute("count_include_pad", 0):
+        # the operator's own answer: what counts at the far edge differs between versions of ONNX Runtime
+        ones = n.graph.op("Expand", n.graph.lift(1.0), n.graph.integers([1, 1, *window.size]))
+        share = n.graph.op("AveragePool", ones, **n.attributes) * share
     (channels,) = fixed(n, n.x, [1])
-    ones = n.graph.constant(np.ones((channels, 1, *window.kernel), np.float32))
+    sticking_out = [max(0, -places) for places in window.slack]
     dx = n.graph.op(
         "ConvTranspose",
-        share,
-        ones,
+        dy * share,
+        n.graph.constant(np.ones((channels, 1, *window.kernel), np.float32)),
         strides=window.strides,
         dilations=window.dilations,
-        pads=window.pads,
-        output_padding=window.slack,
+        pads=[*window.before, *np.add(window.after, sticking_out)],
+        output_padding=[max(0, places) for places in window.slack],
         group=channels,
     )
     return [dx]
@@ -70,6 +80,14 @@ def _average_pool(n: Node, dy: Value) -> list[Value]:
 def _global_average_pool(n: Node, dy: Value) -> list[Value]:
     size = fixed(n, n.x, range(2, n.x.rank))
     return [dy * n.graph.constant(np.full((1, 1, *size), 1.0 / np.prod(size), np.float32))]
+
+
+def _window(n: Node) -> Window:
+    window = window_of(n, tuple(n.attribute("kernel_shape", ())))
+    starts = [(o - 1) * s - b for o, s, b in zip(window.out, window.strides, window.before, strict=True)]
+    if any(start >= size for start, size in zip(starts, window.size, strict=True)):
+        raise n.unsupported("ceil_mode adds a window that begins behind the input", "pad less, or without ceil_mode")
+    return window
 
 
 def _enlarge(value: Value, window: Window) -> Value:
@@ -86,6 +104,11 @@ def _enlarge(value: Value, window: Window) -> Value:
     )
 
 
+def _uncovered(dx: Value, window: Window) -> Value:
+    """With zeros for the input places behind the last window."""
+    return padded(dx, 2 + len(window.axes), window.axes, (0,) * len(window.axes), window.slack)
+
+
 def _priorities(window: Window) -> Array:
     """Within each window area, area−1, …, 1: the first place ranks highest, none is 0."""
     one = np.arange(window.area, 0, -1, dtype=np.float32).reshape(window.kernel)
@@ -95,16 +118,16 @@ def _priorities(window: Window) -> Array:
 def _inside(window: Window) -> Array:
     """How many places of each window lie inside the input, padding not counted."""
     counts = []
-    for size, out, stride, kernel, dilation, before in zip(
-        window.size, window.out, window.strides, window.kernel, window.dilations, window.before, strict=True
-    ):
-        reads = [[o * stride + k * dilation - before for k in range(kernel)] for o in range(out)]
-        counts.append([sum(0 <= place < size for place in places) for places in reads])
-    return np.array([np.prod(c) for c in product(*counts)]).reshape(window.out)
+    for i, size in enumerate(window.size):
+        first = np.arange(window.out[i])[:, None] * window.strides[i] - window.before[i]
+        reads = first + np.arange(window.kernel[i]) * window.dilations[i]
+        counts.append(((reads >= 0) & (reads < size)).sum(axis=1))
+    return reduce(np.multiply.outer, counts)
 
 
 RULES = {
     "MaxPool": Rule(_max_pool),
+    "GlobalMaxPool": Rule(_global_max_pool),
     "AveragePool": Rule(_average_pool),
     "GlobalAveragePool": Rule(_global_average_pool),
 }

@@ -1,8 +1,8 @@
-"""Softmax and its logarithm along one axis."""
+"""Softmax, its logarithm and its limit along one axis."""
 
 from __future__ import annotations
 
-from edgefl.trainer.gradients.rule import Node, Rule
+from edgefl.trainer.gradients.rule import CONSTANT, Node, Rule
 from edgefl.trainer.graph import Value
 
 
@@ -18,4 +18,4 @@ def _log_softmax(n: Node, dy: Value) -> list[Value]:
     return [dy - n.graph.op("Exp", n.y) * dy.sum(axis, keep=True)]
 
 
-RULES = {"Softmax": Rule(_softmax), "LogSoftmax": Rule(_log_softmax)}
+RULES = {"Softmax": Rule(_softmax), "LogSoftmax": Rule(_log_softmax), "Hardmax": CONSTANT}
