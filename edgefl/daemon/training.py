@@ -42,7 +42,9 @@ class Workplace:
 class Training:
     """Runs jobs in order; a newer job of an application stops the older one between two steps."""
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, notes: Path, threads: int | None = None) -> None:
+        """`notes`: where it is remembered which artifacts have been tried (trainer/trial.py)."""
+        self._notes = notes
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="edgefl-training")
         self._threads = threads
         self._places: dict[int, Workplace] = {}
@@ -59,7 +61,9 @@ class Training:
 
     def _prepare(self, app: int, directory: Path, manifest: Manifest, source: str | None) -> bytes:
         from edgefl.trainer import Session, check_fit, open_source
+        from edgefl.trainer.trial import require_tried
 
+        require_tried(directory, self._notes, should_stop=self._closing.is_set)
         session = Session(directory, threads=self._threads)
         if session.manifest.vector_size != manifest.parameters:
             raise ModelError(

@@ -3,7 +3,7 @@
     read and normalise        source_model.py, shapes.py
     strip what the loss has   a final Softmax or Sigmoid: losses are taken on the logits, which is exact and stable; the
                               exported model keeps it
-    an order that costs less  reorder.py
+    forms that cost less      simplify.py
     adapters, if wanted       lora.py
     training form             training_form.py
     loss                      losses.py, own_loss.py
@@ -250,19 +250,23 @@ class _Learner:
     @classmethod
     def of(cls, source: SourceModel, recipe: Recipe, goal: str, fresh: Callable[[str], str]) -> _Learner:
         from edgefl.trainer.differentiate import differentiable_inputs
-        from edgefl.trainer.reorder import pool_first
+        from edgefl.trainer.simplify import simplify
 
         useful = differentiable_inputs(source.nodes, goal)
-        nodes, shapes = pool_first(source.nodes, source.shapes, [goal, *(o.name for o in source.outputs)], fresh)
+        kept = [goal, *(output.name for output in source.outputs)]
+        forms = simplify(source.nodes, source.shapes, source.initializers, kept, fresh)
+        nodes, shapes = forms.nodes, forms.shapes
+        added = {name: tensor for name, tensor in forms.constants.items() if name not in source.initializers}
         if recipe.lora is None:
-            return cls(nodes, shapes, _initial_values(source, recipe, useful), {}, {}, 0.0)
+            return cls(nodes, shapes, _initial_values(source, recipe, useful), {}, added, 0.0)
         from edgefl.trainer.lora import adapt
 
         wanted = {name for name in useful if recipe.learns(name)}
         adapted = adapt(nodes, source.initializers, shapes, wanted, recipe.lora, fresh)
         beside = _initial_values(source, recipe, useful) if recipe.trainable else {}
         trained = {name: value for name, value in beside.items() if name not in adapted.sides} | adapted.values
-        return cls(adapted.nodes, adapted.shapes, trained, adapted.sides, adapted.constants, recipe.lora.scale)
+        added.update(adapted.constants)
+        return cls(adapted.nodes, adapted.shapes, trained, adapted.sides, added, recipe.lora.scale)
 
     def statistics(self, recipe: Recipe) -> set[str]:
         """Running statistics that --frozen does not keep as they are."""

@@ -108,6 +108,8 @@ def _node(graph: Graph, proto: onnx.NodeProto, shapes: Mapping[str, Shape]) -> N
     def value(name: str) -> Value | None:
         if not name:
             return None
+        if name in graph.constants:
+            return Value(graph, name, tuple(graph.constants[name].dims))
         if name not in shapes:
             raise ModelError(
                 f"the shape of {name!r} at node {proto.name!r} ({proto.op_type}) cannot be inferred",

@@ -36,12 +36,16 @@ class DropoutSite:
 
 def for_inference(proto: onnx.ModelProto) -> None:
     """Take the training mode out of the user's own model, which is exported again after training."""
+    opset = next((o.version for o in proto.opset_import if o.domain in STANDARD), 0)
+    read = {name for node in proto.graph.node for name in node.input}
+    read.update(value.name for value in proto.graph.output)
     for node in proto.graph.node:
         if node.domain not in STANDARD:
             continue
         if node.op_type == "Dropout" and len(node.input) > 2:
             del node.input[2:]
-        if node.op_type == "BatchNormalization" and attributes_of(node).get("training_mode", 0):
+        if node.op_type == "BatchNormalization":
+            _refuse_extras(node, opset, read)
             kept = [attribute for attribute in node.attribute if attribute.name != "training_mode"]
             node.CopyFrom(node_like(node, node.op_type, node.input, outputs=1))
             node.attribute.extend(kept)

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefl.errors import ConfigError, LocalError
+from edgefl.trainer.cancelled import TrainingCancelledError
 from edgefl.trainer.correction import Correction
 from edgefl.trainer.data import Dataset
-from edgefl.trainer.session import Session, TrainingCancelledError
+from edgefl.trainer.session import Session
 
 if TYPE_CHECKING:
     from edgefl.trainer.schedule import Schedule

@@ -32,6 +32,12 @@ DOMAIN = "ai.onnx.ml"
 MAX_CLASSES = 1 << 16
 """Of a linear classifier: as many tensors as a manifest may list."""
 
+WITHOUT_GRADIENT = (
+    "linear models and multi-layer perceptrons of scikit-learn can be trained, behind a StandardScaler or Normalizer; "
+    "convert the pipeline without its other steps"
+)
+"""The hint for what cannot be rewritten: trees, vector machines, encoders."""
+
 Nodes = list[onnx.NodeProto]
 
 

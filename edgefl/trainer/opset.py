@@ -88,7 +88,7 @@ def version_at(node: onnx.NodeProto, opset: int) -> int:
     """Since when the operator has meant what it means at `opset`; 0 where there is no such operator then."""
     try:
         return int(onnx.defs.get_schema(node.op_type, opset).since_version)
-    except onnx.defs.SchemaError:
+    except (onnx.defs.SchemaError, TypeError):  # TypeError: a name that is no text
         return 0
 
 
@@ -98,12 +98,16 @@ def _known_attributes(node: onnx.NodeProto, opset: int) -> onnx.NodeProto:
     if not extra:
         return node
     for attribute in extra:
-        default = theirs[attribute.name].default_value
-        if helper.get_attribute_value(attribute) != helper.get_attribute_value(default):
+        known = theirs.get(attribute.name)
+        if known is None or _differ(attribute, known.default_value):
             what = f" with {attribute.name}, which opset {OPSET} does not have"
             raise unsupported(node, opset, what, f"export the model with opset {OPSET}")
     names = {attribute.name for attribute in extra}
     return node_like(node, node.op_type, node.input, **{k: v for k, v in attributes_of(node).items() if k not in names})
+
+
+def _differ(attribute: onnx.AttributeProto, default: onnx.AttributeProto) -> bool:
+    return bool(helper.get_attribute_value(attribute) != helper.get_attribute_value(default))
 
 
 def _inputs(*names: str, then: dict[str, Any] | None = None) -> Rewrite:

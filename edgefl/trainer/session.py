@@ -18,16 +18,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from edgefl.durable import write_atomically
-from edgefl.errors import DataError, LocalError, ModelError
+from edgefl.errors import DataError, ModelError
 from edgefl.trainer import checkpoint
 from edgefl.trainer.batch import Batch, fit_batch
+from edgefl.trainer.cancelled import TrainingCancelledError
 from edgefl.trainer.correction import Correction
 from edgefl.trainer.inference_model import with_weights
 from edgefl.trainer.manifest import (
@@ -49,12 +50,6 @@ Vector = npt.NDArray[np.float32]
 
 MAX_BINDINGS = 4
 """Batch sizes whose input memory is kept: the full one, the last of an epoch, and a spare for each."""
-
-
-class TrainingCancelledError(LocalError):
-    """`Session.cancel` was called, or `should_stop` said so. The weights are those of the last complete step."""
-
-    name: ClassVar[str] = "cancelled"
 
 
 class Session:

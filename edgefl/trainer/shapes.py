@@ -25,6 +25,9 @@ BATCHES = (5040, 10080)
 MAX_SHAPE_VALUES = 1024
 """Elements of a value that shape inference may look at. Shapes, axes, pads and split sizes have a few each."""
 
+MAX_SIZE = 1 << 40
+"""Of a dimension. Beyond any memory, and well within the integers that ONNX computes with."""
+
 LIKE_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 """Operators that ONNX knows no inference for: what comes out is of the type of what goes in."""
 
@@ -65,10 +68,17 @@ class Trial:
         """Find the types of the node's outputs. Raises ModelError where its inputs do not fit together."""
         if any(name and name not in self.types for name in node.input):
             return
+        counts = [a.i for a in node.attribute if a.name == "num_outputs"]
+        if node.op_type == "Split" and counts and counts != [len(node.output)]:  # ONNX would make room for that many
+            raise self._contradiction(node, f"num_outputs is {counts[0]}, not {len(node.output)}")
         try:
             found = self._infer(node)
         except Exception as error:  # the C++ side raises its own types, RuntimeError and ValueError
             raise self._contradiction(node, str(error)) from error
+        for kind in found.values():
+            sizes = [dim.dim_value for dim in kind.tensor_type.shape.dim]
+            if any(not 0 <= size <= MAX_SIZE for size in sizes):
+                raise self._contradiction(node, f"{sizes} is no shape")
         self.types.update((name, kind) for name, kind in found.items() if name)
         if node.op_type == "Reshape":  # whose elements ONNX does not count
             before, after = (self.shape(name) for name in (node.input[0], node.output[0]))

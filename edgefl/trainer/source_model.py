@@ -33,7 +33,8 @@ from edgefl.trainer.gradients import RULES
 from edgefl.trainer.graph import IR_VERSION, OPSET
 from edgefl.trainer.inference_form import DropoutSite, for_inference, to_inference_form, without_identities
 from edgefl.trainer.manifest import DTYPES, MAX_MODEL_BYTES, MAX_NAME_LENGTH, MAX_RANK, Shape, Tensor
-from edgefl.trainer.ml_operators import in_standard_operators
+from edgefl.trainer.ml_operators import DOMAIN as ML_DOMAIN
+from edgefl.trainer.ml_operators import WITHOUT_GRADIENT, in_standard_operators
 from edgefl.trainer.opset import NEWEST, OLDEST, is_newer, means_the_same, to_our_opset, version_at
 from edgefl.trainer.strays import set_strays_apart
 from edgefl.trainer.untie import untie
@@ -145,7 +146,7 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
     for tensor in proto.graph.initializer:
         try:
             numpy_helper.to_array(tensor)
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"initializer {tensor.name!r} is broken: {error}", hint="export the model again"
             ) from error
@@ -245,7 +246,7 @@ def _foreign(node: onnx.NodeProto, opset: int) -> EdgeflError | None:
     """The error for a node that the device's loader does not accept."""
     if node.domain not in STANDARD:
         hint = f"only standard ai.onnx operators are supported: {', '.join(sorted(RULES))}"
-        return unsupported(node, opset, "", hint)
+        return unsupported(node, opset, "", WITHOUT_GRADIENT if node.domain == ML_DOMAIN else hint)
     if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
         hint = "export the model without If, Loop and Scan: recurrent layers as LSTM or GRU nodes, or unrolled"
         return unsupported(node, opset, ", control flow", hint)

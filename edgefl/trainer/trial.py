@@ -14,10 +14,15 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
 
-from edgefl.errors import ModelError
-from edgefl.trainer.manifest import CHECKPOINT, FILES, read_manifest
+from edgefl.durable import write_atomically
+from edgefl.errors import ModelError, StorageError
+from edgefl.trainer.cancelled import TrainingCancelledError
+from edgefl.trainer.manifest import CHECKPOINT, EVALUATION, FILES, OPTIMIZER, TRAINING, blake2b, read_manifest
 
 TIMEOUT_S = 300.0
 """A step of the largest model on the slowest device takes a minute; loading it, another."""
@@ -29,25 +34,76 @@ BYTES_PER_BYTE = 16
 """Of address space, for each byte of the files: graphs are copied while they are read, and training holds the weights,
 their gradient, the optimiser's state and the activations of the smallest batch."""
 
+POLL_S = 0.1
 SAMPLES = 2
 HINT = "do not use artifacts of people that you do not trust; build them again"
 
 
-def require_trial(directory: Path, *, threads: int = 1, provider: str = "cpu", timeout_s: float = TIMEOUT_S) -> None:
-    """Return when the artifacts have run elsewhere. Raises ModelError with what the child said, or how it ended."""
-    command = [sys.executable, "-m", "edgefl.trainer.trial", str(directory), str(threads), provider]
+MAX_NOTES = 256
+"""Graphs that a device remembers to have tried."""
+
+
+def require_tried(
+    directory: Path,
+    notes: Path,
+    *,
+    threads: int = 1,
+    provider: str = "cpu",
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """As `require_trial`, but once for the same graphs and the same ONNX Runtime: a file in the directory `notes`
+    remembers it. (Weights are not part of the question: they are numbers, and checked as such.) Raises StorageError
+    too."""
+    manifest = read_manifest(directory)
+    graphs = [manifest.files[name].blake2b for name in (TRAINING, EVALUATION, OPTIMIZER)]
+    note = notes / blake2b(" ".join([*graphs, version("onnxruntime"), provider]).encode())
+    if note.exists():
+        return
+    require_trial(directory, threads=threads, provider=provider, should_stop=should_stop)
     try:
-        done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired:
-        raise ModelError(f"a first step with these artifacts took over {timeout_s:g} s", hint=HINT) from None
+        notes.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for old in sorted(notes.iterdir(), key=lambda path: path.stat().st_mtime)[: -MAX_NOTES + 1]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot write to {notes}: {error.strerror or error}") from error
+    write_atomically(note, b"")
+
+
+def require_trial(
+    directory: Path,
+    *,
+    threads: int = 1,
+    provider: str = "cpu",
+    timeout_s: float = TIMEOUT_S,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Return when the artifacts have run elsewhere. Raises ModelError with what the child said, or how it ended, and
+    TrainingCancelledError when `should_stop`, which is asked all the time, says so."""
+    command = [sys.executable, "-m", "edgefl.trainer.trial", str(directory), str(threads), provider]
+    deadline = monotonic() + timeout_s
+    try:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError as error:
         raise ModelError(f"cannot start a process to try the artifacts: {error.strerror or error}") from None
-    if done.returncode == 0:
-        return
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
+    with child:
+        while True:
+            try:
+                output, _ = child.communicate(timeout=POLL_S)
+                break
+            except subprocess.TimeoutExpired:
+                if should_stop():
+                    child.kill()
+                    raise TrainingCancelledError("the trial of the artifacts was stopped") from None
+                if monotonic() >= deadline:
+                    child.kill()
+                    raise ModelError(
+                        f"a first step with these artifacts took over {timeout_s:g} s", hint=HINT
+                    ) from None
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
         raise ModelError(f"these artifacts crash ONNX Runtime ({name})", hint=HINT)
-    raise _said(done.stdout)
+    if child.returncode:
+        raise _said(output)
 
 
 def _said(output: bytes) -> ModelError:

@@ -11,8 +11,8 @@ import pytest
 from edgefl import trainer
 from edgefl.datasets import digits, models
 from edgefl.errors import ConfigError
+from edgefl.trainer.cancelled import TrainingCancelledError
 from edgefl.trainer.local import TrainingDivergedError
-from edgefl.trainer.session import TrainingCancelledError
 
 
 @pytest.fixture(scope="module")

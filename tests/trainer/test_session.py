@@ -19,8 +19,8 @@ from onnx import helper
 from edgefl import trainer
 from edgefl.datasets import digits, models
 from edgefl.errors import DataError, ModelError
+from edgefl.trainer.cancelled import TrainingCancelledError
 from edgefl.trainer.manifest import CHECKPOINT, FILES, INFERENCE, MANIFEST, OPTIMIZER, TRAINING, File
-from edgefl.trainer.session import TrainingCancelledError
 
 
 @pytest.fixture(scope="module")

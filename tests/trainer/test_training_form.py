@@ -11,8 +11,8 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
-from edgefl import trainer
 from edgefl.errors import ModelError
+from edgefl.trainer.cancelled import TrainingCancelledError
 from edgefl.trainer.gradient_check import check_gradients
 
 
@@ -97,7 +97,7 @@ def test_a_failed_step_moves_nothing(session: Any) -> None:
     s = session(normalised())
     before = s.vector()
     s.cancel()
-    with pytest.raises(trainer.session.TrainingCancelledError):
+    with pytest.raises(TrainingCancelledError):
         s.step(data(), 0.1)
     np.testing.assert_array_equal(s.vector(), before)
     s.step(data(), 0.1)

@@ -50,7 +50,7 @@ def zone_proposals(members: Memberships, here: Ints, random: np.random.Generator
     drawn = _draw(known, ZONE_RANDOM, random)
     highest = np.where(np.arange(TOP) < top[:, None], np.arange(TOP), -1)
     places = np.concatenate([lowest, drawn, highest], axis=1)
-    proposed = np.where((places >= 0) & (places < limit), here[np.minimum(start[:, None] + places, len(here) - 1)], -1)
+    proposed = np.where((places >= 0) & (places < limit), here[np.clip(start[:, None] + places, 0, len(here) - 1)], -1)
     return Proposals(here[some], proposed)
 
 

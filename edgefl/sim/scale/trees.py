@@ -6,14 +6,15 @@ All members that seek a parent ask at the same time, round after round, until no
   these the nearest by RTT (`overlay/attempt.py`);
 - a parent serves 8 children of its zone and 4 of others. Of the old children and those who ask, the highest ranks
   stay. Who asked in vain goes down to the parent's first child that outranks it; who was evicted goes to one of them
-  at random that stands a level above, if there is one. Who was refused 24 times begins again.
+  at random that stands a level above, if there is one.
 
 Members arrive in a random order, each wave as many as are there already. Who was the highest of its zone, and is not any
 more, looks for a parent in its zone then; its children, and children of other zones, stay with it.
 
-Laws: a parent outranks its child, so there is no cycle; no budget is ever exceeded; only members are in a tree.
-Approximations: time does not exist within a round, who has a parent does not look for a better one, and among those to
-whom a member is sent down it knows no RTT yet.
+Laws: a parent outranks its child, so there is no cycle; no budget is ever exceeded; only members are in a tree. Every
+refusal leads strictly down in rank, so it ends. Approximations: time does not exist within a round; who has a parent
+does not look for a better one; nobody knows the RTT of those whom it is sent down to; and nobody gives up after 24
+refusals to ask the tracker again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgefl.overlay.attempt import HANDFUL, MAX_ATTEMPTS
+from edgefl.overlay.attempt import HANDFUL
 from edgefl.overlay.children import OTHER_CHILDREN, ZONE_CHILDREN
 from edgefl.sim.scale.applications import Memberships
 from edgefl.sim.scale.proposed import Proposals, head_proposals, zone_proposals
@@ -30,8 +31,8 @@ from edgefl.sim.scale.world import Devices, Flags, Ints
 
 NOBODY = -1
 
-FIRST_WAVE = 1 / 16
-"""Of the members; four more waves follow."""
+FIRST_WAVE = 1 / 64
+"""Of the members; six more waves follow."""
 
 BUDGET = ZONE_CHILDREN + OTHER_CHILDREN
 
@@ -49,7 +50,7 @@ class Rule:
 
 
 SHIPPED = Rule()
-COUNTING_RANK = Rule(handful=11, rank_worth_s=0.05, first_child=False)
+COUNTING_RANK = Rule(handful=11, rank_worth_s=0.1, first_child=False)
 """For comparison: all who are proposed are measured, and rank counts."""
 
 
@@ -98,7 +99,6 @@ class _Growth:
         self._random = random
         self._rule = rule
         self._since = np.zeros(len(members))
-        self._refusals = np.zeros(len(members), np.int64)
 
     def settle(self, proposals: Proposals, *, across: bool) -> None:
         """Everybody proposed to, who has no parent yet of this kind (`across` zones, or in its own), asks the best of a
@@ -108,18 +108,12 @@ class _Growth:
         proposals = proposals.only((parent == NOBODY) | (not across) & (zone[parent] != zone[proposals.seeker]))
         self.parent[proposals.seeker] = NOBODY
         seekers, targets = proposals.seeker, self._first_choice(proposals)
-        number = np.full(len(self.parent), -1)
-        number[seekers] = np.arange(len(seekers))
         while len(seekers):
             self.rounds += 1
             asked = np.zeros(len(self.parent), np.bool_)
             asked[targets] = True
             seekers, refused_by, evicted = self._serve(seekers, targets, asked, across=across)
             targets = self._go_down(seekers, refused_by, evicted, asked, across=across)
-            self._refusals[seekers] = np.where(evicted, 0, self._refusals[seekers] + 1)
-            weary = (self._refusals[seekers] >= MAX_ATTEMPTS) & (number[seekers] >= 0)
-            self._refusals[seekers[weary]] = 0
-            targets[weary] = self._first_choice(proposals.only(number[seekers[weary]]))
 
     def _first_choice(self, proposals: Proposals) -> Ints:
         """Of a random handful of different members proposed, the nearest (or as the rule has it)."""
