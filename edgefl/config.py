@@ -17,6 +17,7 @@ from typing import Any
 
 from edgefl.control import SOCKET_NAME
 from edgefl.errors import ConfigError, UsageError
+from edgefl.trainer.providers import PROVIDERS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,13 +55,15 @@ def control_socket(state: Path | None) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources."""
+    """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources, `provider` is
+    what ONNX Runtime trains on."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
     bootstrap: tuple[str, ...] = ()
     site: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
+    provider: str = "cpu"
     token: str = ""
 
     def remembered(self) -> bytes:
@@ -120,6 +123,8 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
     merged["bootstrap"] = tuple(merged.get("bootstrap", ()))
     settings = Settings(**merged)
     split_address(settings.listen, zero_allowed=True)
+    if settings.provider not in PROVIDERS:
+        raise UsageError(f"no provider {settings.provider!r}", hint=f"choose one of {', '.join(PROVIDERS)}")
     for address in (*settings.bootstrap, *([settings.advertise] if settings.advertise else [])):
         split_address(address)
     return settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -48,3 +49,68 @@ def round_line(record: dict[str, Any], rounds: int) -> str:
     if record["round"]:
         parts += [f"{record['participants']} devices", f"{record['seconds']:.2f} s", f"{record['bytes'] / 1024:.0f} KB"]
     return "  ".join(parts)
+
+
+def draw_scale(document: Mapping[str, Any], directory: Path) -> list[Path]:
+    """Hops, stretch, depth and load of a document of `edgefl sim scale`, as PNG files in a directory.
+
+    Raises ConfigError without matplotlib (extra `plot`).
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        from edgefl.errors import ConfigError
+
+        raise ConfigError("drawing needs matplotlib", hint="pip install 'edgefl[plot]'") from None
+    directory.mkdir(parents=True, exist_ok=True)
+    growth, trees = document["growth"], document["trees"]
+    nodes = [step["nodes"] for step in growth]
+    title = f"{document['model']}, {document['nodes']:,} devices"
+    paths = []
+
+    def figure(name: str) -> tuple[Any, Any, Any]:
+        drawn = Figure(figsize=(9, 3.6), layout="constrained")
+        drawn.suptitle(f"{name} ({title})", fontsize="medium")
+        left, right = drawn.subplots(1, 2)
+        return drawn, left, right
+
+    def save(drawn: Any, name: str) -> None:
+        for axes in drawn.axes:
+            axes.grid(visible=True, alpha=0.3)
+        paths.append(directory / f"{name}.png")
+        drawn.savefig(paths[-1], format="png", dpi=120)
+
+    for name, unit, worst in (("hops", "hops", "p99"), ("stretch", "stretch", "p95")):
+        drawn, left, right = figure(name)
+        left.semilogx(nodes, [step[name]["mean"] for step in growth], marker="o", label="mean")
+        left.semilogx(nodes, [step[name][worst] for step in growth], marker="s", label=worst)
+        left.set(xlabel="devices", ylabel=unit, ylim=(0, None))
+        left.legend()
+        histogram = document[name]["histogram"]
+        step = 1.0 if name == "hops" else 0.25
+        begin = 0.0 if name == "hops" else 1.0 + step / 2
+        right.bar([begin + number * step for number in range(len(histogram))], histogram, width=step * 0.9)
+        right.set(xlabel=unit, ylabel="routes")
+        save(drawn, name)
+
+    drawn, left, right = figure("depth of trees")
+    for rule, row in (("as shipped", trees), ("counting rank", trees["counting_rank"])):
+        left.plot(row["depth"]["histogram"], marker=".", label=rule)
+        sizes = [part for part in row["depth"]["by_members"] if part["mean"] is not None]
+        names = ["more" if part["members_below"] is None else f"< {part['members_below']:,}" for part in sizes]
+        right.plot(names, [part["mean"] for part in sizes], marker="o", label=rule)
+    left.set(xlabel="depth", ylabel="members")
+    right.set(xlabel="members of the application", ylabel="mean depth", ylim=(0, None))
+    left.legend()
+    save(drawn, "depth")
+
+    drawn, left, right = figure("load")
+    left.bar(range(len(trees["children_histogram"])), trees["children_histogram"], width=0.9)
+    left.set(xlabel="children of a device over all applications", ylabel="devices", yscale="log")
+    roots = document["roots"]
+    for name in ("alike", "mixed"):
+        right.plot(roots[name]["histogram"], marker="o", label=name)
+    right.set(xlabel=f"roots of a device ({roots['apps']} applications)", ylabel="devices", yscale="log")
+    right.legend()
+    save(drawn, "load")
+    return paths

@@ -51,7 +51,9 @@ def test_later_layers_win_and_empty_values_do_not() -> None:
         {"site": "cellar", "listen": "", "data": {"a": "b"}},
         {"bootstrap": ("10.0.0.2:2",), "token": None},
     )
-    assert merged == Settings("0.0.0.0:1", "", ("10.0.0.2:2",), "cellar", {"a": "b"}, "")
+    assert merged == Settings("0.0.0.0:1", "", ("10.0.0.2:2",), "cellar", {"a": "b"})
+    with pytest.raises(UsageError, match="no provider 'tpu'"):
+        merge({"provider": "tpu"})
     with pytest.raises(UsageError):
         merge({"bootstrap": ["nonsense"]})
     with pytest.raises(UsageError):

@@ -10,6 +10,7 @@ import click
 
 from edgefl.cli.output import emit_json, emit_pairs, emit_table, json_option, note, report_errors
 from edgefl.trainer.manifest import LOSSES, OPTIMIZERS
+from edgefl.trainer.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from edgefl.trainer.manifest import Manifest, Tensor
@@ -108,17 +109,20 @@ def show(directory: str, as_json: bool) -> None:
 @click.argument("directory", type=click.Path())
 @click.option("--samples", type=click.IntRange(1, 4096), default=16, help="Size of the random batch.")
 @click.option("--seed", type=int, default=0, help="Seed of the random batch.")
+@click.option("--provider", type=click.Choice([*PROVIDERS]), default="cpu", help="What ONNX Runtime trains on.")
 @json_option
 @report_errors
-def check(directory: str, samples: int, seed: int, as_json: bool) -> None:
+def check(directory: str, samples: int, seed: int, provider: str, as_json: bool) -> None:
     """Compare the gradients of the artifacts in DIRECTORY with finite differences, and time a step on this device."""
     from math import isfinite
 
     from edgefl.errors import ModelError
     from edgefl.trainer import Session
     from edgefl.trainer.gradient_check import TOLERANCE, check_gradients, synthetic_batch
+    from edgefl.trainer.trial import require_trial
 
-    session = Session(directory)
+    require_trial(Path(directory), provider=provider)
+    session = Session(directory, provider=provider)
     batch = synthetic_batch(session.manifest, samples, seed)
     loss = session.evaluate(batch)["loss"]
     if not isfinite(loss):

@@ -28,6 +28,7 @@ def setting(
 @setting("advertise", "HOST:PORT", "The door's address as others reach it, where it differs.")
 @setting("site", "NAME", "Name of the place: devices of one site prefer each other.")
 @setting("data", "NAME=SOURCE", "Local data to train on: a .npz or .csv file.", multiple=True)
+@setting("provider", "cpu|cuda", "What ONNX Runtime trains on; cuda where this device's onnxruntime has it. [cpu]")
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -53,6 +54,7 @@ def join(
     advertise: str | None,
     site: str | None,
     data: tuple[str, ...],
+    provider: str | None,
     config: Path | None,
     first: bool,
     fleet: Path | None,
@@ -88,6 +90,7 @@ def join(
         "advertise": advertise,
         "site": site,
         "data": parse_data(data),
+        "provider": provider,
     }
 
     def settings(kept: bytes | None) -> Settings:

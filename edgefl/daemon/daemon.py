@@ -96,7 +96,7 @@ class Daemon:
         self._loop.add_signal_handler(signal.SIGHUP, self.guard, self.reload)
         self.supervisor = Supervisor()
         self.disk = Disk(self.store)
-        self.training = Training(self.store.directory / "tried")
+        self.training = Training(self.store.directory / "tried", provider=self.settings.provider)
         try:
             await self._build()
             try:

@@ -42,9 +42,10 @@ class Workplace:
 class Training:
     """Runs jobs in order; a newer job of an application stops the older one between two steps."""
 
-    def __init__(self, notes: Path, threads: int | None = None) -> None:
+    def __init__(self, notes: Path, *, provider: str = "cpu", threads: int | None = None) -> None:
         """`notes`: where it is remembered which artifacts have been tried (trainer/trial.py)."""
         self._notes = notes
+        self._provider = provider
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="edgefl-training")
         self._threads = threads
         self._places: dict[int, Workplace] = {}
@@ -63,8 +64,8 @@ class Training:
         from edgefl.trainer import Session, check_fit, open_source
         from edgefl.trainer.trial import require_tried
 
-        require_tried(directory, self._notes, should_stop=self._closing.is_set)
-        session = Session(directory, threads=self._threads)
+        require_tried(directory, self._notes, provider=self._provider, should_stop=self._closing.is_set)
+        session = Session(directory, threads=self._threads, provider=self._provider)
         if session.manifest.vector_size != manifest.parameters:
             raise ModelError(
                 f"the artifacts have {session.manifest.vector_size} parameters, the manifest says "

@@ -116,6 +116,14 @@ def data_inputs(node: onnx.NodeProto) -> list[str]:
     return [name for slot, name in enumerate(node.input) if name and (slots is None or slot in slots)]
 
 
+def dtype_name(code: int) -> str:
+    """The numpy name of an ONNX element type; "" for what is none."""
+    try:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(code)).name if code else ""
+    except KeyError:
+        return ""
+
+
 def node_like(
     node: onnx.NodeProto, operator: str, inputs: Sequence[str], *, outputs: int | None = None, **attributes: Any
 ) -> onnx.NodeProto:

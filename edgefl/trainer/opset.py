@@ -110,7 +110,7 @@ def _differ(attribute: onnx.AttributeProto, default: onnx.AttributeProto) -> boo
     return bool(helper.get_attribute_value(attribute) != helper.get_attribute_value(default))
 
 
-def _inputs(*names: str, then: dict[str, Any] | None = None) -> Rewrite:
+def _inputs(*names: str) -> Rewrite:
     """Attributes that became inputs, in this order behind those that the node has: integers, or one float."""
 
     def rewrite(node: onnx.NodeProto, graph: FlatGraph, facts: Facts, opset: int) -> list[onnx.NodeProto]:

@@ -9,6 +9,7 @@ import onnxruntime as ort
 
 from edgefl.errors import ConfigError, ModelError
 from edgefl.trainer.manifest import Shape, Tensor
+from edgefl.trainer.providers import PROVIDERS
 from edgefl.trainer.vetting import require_harmless
 
 _TYPES = {
@@ -18,9 +19,6 @@ _TYPES = {
     "uint8": "tensor(uint8)",
     "bool": "tensor(bool)",
 }
-
-PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
-"""What can be asked for, and what ONNX Runtime calls it; what the first cannot run, the next does."""
 
 
 def open_graph(
@@ -69,7 +67,7 @@ def providers(name: str) -> list[str]:
             f"this device's onnxruntime {ort.__version__} has no {PROVIDERS[name][0]}",
             hint="install the onnxruntime-gpu of your device's vendor, or use --provider cpu",
         )
-    return PROVIDERS[name]
+    return list(PROVIDERS[name])
 
 
 def _shape(shape: Sequence[Any]) -> Shape:

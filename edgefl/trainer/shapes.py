@@ -15,7 +15,7 @@ import onnx
 from onnx import TypeProto, helper, numpy_helper
 
 from edgefl.errors import ModelError
-from edgefl.trainer.flat_graph import Array, Facts
+from edgefl.trainer.flat_graph import Array, Facts, dtype_name
 from edgefl.trainer.graph import IR_VERSION
 from edgefl.trainer.manifest import Shape, Tensor
 
@@ -61,8 +61,7 @@ class Trial:
 
     def dtype(self, name: str) -> str:
         """A numpy name; "" where it is not known, or not that of a tensor."""
-        code = self.types[name].tensor_type.elem_type if name in self.types else 0
-        return np.dtype(helper.tensor_dtype_to_np_dtype(code)).name if code else ""
+        return dtype_name(self.types[name].tensor_type.elem_type) if name in self.types else ""
 
     def visit(self, node: onnx.NodeProto) -> None:
         """Find the types of the node's outputs. Raises ModelError where its inputs do not fit together."""

@@ -19,14 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx import external_data_helper, numpy_helper
 
 from edgefl.errors import EdgeflError, ModelError
 from edgefl.trainer.decompose import decompose
 from edgefl.trainer.differentiate import reachable
-from edgefl.trainer.flat_graph import STANDARD, Facts, FlatGraph, name_apart, unsupported
+from edgefl.trainer.flat_graph import STANDARD, Facts, FlatGraph, dtype_name, name_apart, unsupported
 from edgefl.trainer.fold import fold
 from edgefl.trainer.functions import expand, without_functions
 from edgefl.trainer.gradients import RULES
@@ -191,6 +190,7 @@ def _require_known(proto: onnx.ModelProto) -> None:
 
 def _normal_form(proto: onnx.ModelProto) -> SourceModel:
     proto = without_functions(proto)
+    _require_known(proto)
     in_standard_operators(proto)
     untie(proto)
     for_inference(proto)
@@ -266,7 +266,8 @@ def _settle(graph: FlatGraph) -> tuple[list[DropoutSite], Facts]:
         if not _without_newer(graph, facts):
             graph.nodes = [n for node in graph.nodes for n in to_our_opset(node, graph.opset, graph, facts)]
             graph.opset = OPSET
-            path = {node.output[0] for node in reachable(graph.nodes, graph.weights(), graph.outputs[0])}
+            goal = next((name for name in graph.outputs if facts.dtypes.get(name) == "float32"), graph.outputs[0])
+            path = {node.output[0] for node in reachable(graph.nodes, graph.weights(), goal)}
             expand(graph, facts, {node.output[0] for node in graph.nodes if node.op_type not in RULES} & path)
         if graph.nodes == before:
             break
@@ -329,16 +330,14 @@ def _output(value: onnx.ValueInfoProto, facts: Facts) -> Tensor:
 
 def _plain_dtype(value: onnx.ValueInfoProto) -> str:
     """A numpy name that edgefl carries, or ""."""
-    code = value.type.tensor_type.elem_type
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)).name if code else ""
+    dtype = dtype_name(value.type.tensor_type.elem_type)
     return dtype if dtype in DTYPES else ""
 
 
 def _dtype(value: onnx.ValueInfoProto) -> str:
     if dtype := _plain_dtype(value):
         return dtype
-    code = value.type.tensor_type.elem_type
-    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code)).name if code else "unknown"
+    kind = dtype_name(value.type.tensor_type.elem_type) or "unknown"
     raise ModelError(
         f"{value.name!r} is of type {kind}; inputs and outputs may be {', '.join(DTYPES)}",
         hint="export the model in float32",

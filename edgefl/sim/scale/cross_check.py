@@ -30,6 +30,9 @@ from edgefl.wire.overlay import Route
 
 JOIN_S, IDLE_S, ATTACH_S, SETTLE_S, ANSWER_S = 60.0, 600.0, 20.0, 120.0, 15.0
 CANDIDATES = 4
+MOST_DEVICES = 5000
+"""For the event simulator in minutes; 3,000 take about three."""
+
 APPS, MOST_MEMBERS = 4, 300
 DRAWS = 3
 """The model's trees are drawn so many times, and averaged."""
@@ -112,9 +115,7 @@ def cross_check(
     }
 
 
-def _travel(
-    world: World, members: list[Member], devices: Devices, start: Ints, keys: Ids
-) -> tuple[Ints, Floats, Ints]:
+def _travel(world: World, members: list[Member], devices: Devices, start: Ints, keys: Ids) -> tuple[Ints, Floats, Ints]:
     """Hops, length and end of every lookup that is really sent; -1 where no answer came."""
     ways: dict[int, list[int]] = defaultdict(list)
     for member in members:
@@ -137,9 +138,7 @@ def _travel(
     return hops, length_s, end
 
 
-def _figures(
-    devices: Devices, start: Ints, owner: Ints, hops: Ints, length_s: Floats, end: Ints
-) -> dict[str, float]:
+def _figures(devices: Devices, start: Ints, owner: Ints, hops: Ints, length_s: Floats, end: Ints) -> dict[str, float]:
     away = start != owner
     direct_s = devices.rtt_s(start[away], owner[away])
     return {

@@ -128,4 +128,5 @@ def _kept(app: Ints, zone: Ints, rank: npt.NDArray[Any]) -> Ints:
         share = np.minimum(rest, each)
         share[more] += 1
         kept[groups] = always[groups] + share
-    return kept[group]
+    of_rows: Ints = kept[group]
+    return of_rows

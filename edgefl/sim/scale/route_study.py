@@ -1,4 +1,4 @@
-"""What is measured of routes and tables: hops, stretch, isolation, state, and lookups when half of all devices vanish."""
+"""What is measured of routes and tables: hops, stretch, isolation, state, lookups when half of all devices vanish."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Routing tables of 10^6 devices without a single table: what a device would hold is a pure function of its id.
 
-A slot (row, digit) of a device is a prefix, hence a contiguous range of the sorted ids (in the fleet, and in each zone);
-two binary searches find it. Its contacts are the three nearest by RTT of a few candidates drawn by hash, spread evenly
-over the range: those that a device would have measured (proximity neighbour selection). As in the shipped
+A slot (row, digit) of a device is a prefix, hence a contiguous range of the sorted ids (in the fleet, and in each
+zone); two binary searches find it. Its contacts are the three nearest by RTT of a few candidates drawn by hash, spread
+evenly over the range: those that a device would have measured (proximity neighbour selection). As in the shipped
 `edgefl/overlay/routing_table.py`, devices of the own zone come first, and only places that they cannot fill go to
 others. Leaf sets are neighbours in the two orders. All of it is computed when a route asks for it, and forgotten.
 
@@ -36,13 +36,15 @@ _TOP_DIGIT = ID_BITS - DIGIT_BITS  # how far the first digit is shifted; row r: 
 def digits(ids: Ids, row: npt.NDArray[Any]) -> Ints:
     """`overlay.ids.digit` of arrays, for the first 16 rows."""
     shift = (_TOP_DIGIT - DIGIT_BITS * row).astype(np.uint64)
-    return ((ids >> shift) & np.uint64(DIGITS - 1)).astype(np.int64)
+    digit: Ints = ((ids >> shift) & np.uint64(DIGITS - 1)).astype(np.int64)
+    return digit
 
 
 def shared_digits(a: Ids, b: Ids) -> Ints:
     """`overlay.ids.shared_digits` of arrays, but 16 for all that agree in their first 48 bits."""
     length = np.frexp(((a ^ b) >> ID_REST).astype(np.float64))[1]
-    return ((PREFIX_BITS - length) // DIGIT_BITS).astype(np.int64)
+    shared: Ints = ((PREFIX_BITS - length) // DIGIT_BITS).astype(np.int64)
+    return shared
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -135,7 +135,7 @@ def _sum_to_root(parent: Ints, row: Ints, edge_s: Floats) -> Floats:
     return total
 
 
-def _mean(values: npt.NDArray[np.generic]) -> float | None:
+def _mean(values: npt.NDArray[Any]) -> float | None:
     return round(float(np.mean(values)), 3) if len(values) else None
 
 

@@ -8,8 +8,8 @@ All members that seek a parent ask at the same time, round after round, until no
   stay. Who asked in vain goes down to the parent's first child that outranks it; who was evicted goes to one of them
   at random that stands a level above, if there is one.
 
-Members arrive in a random order, each wave as many as are there already. Who was the highest of its zone, and is not any
-more, looks for a parent in its zone then; its children, and children of other zones, stay with it.
+Members arrive in a random order, each wave as many as are there already. Who was the highest of its zone, and is not
+any more, looks for a parent in its zone then; its children, also those of other zones, stay with it.
 
 Laws: a parent outranks its child, so there is no cycle; no budget is ever exceeded; only members are in a tree. Every
 refusal leads strictly down in rank, so it ends. Approximations: time does not exist within a round; who has a parent

@@ -1,0 +1,41 @@
+"""Train, on whatever machine this Python runs on: train.py STEPS BATCH DIRECTORY…
+
+Each directory holds artifacts and `data.npz`: samples by input name and `target`, taken in order and from the start
+again. Its line of output, as JSON: name of the directory, learning losses of all steps with that of an evaluation at the
+end, seconds. Needs numpy and onnxruntime alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from edgefl.trainer import Session
+
+RATE = {"sgd": 0.05, "momentum": 0.01, "adamw": 0.002}
+
+
+def main() -> None:
+    steps, size, *places = sys.argv[1:]
+    for place in map(Path, places):
+        start = time.perf_counter()
+        session = Session(place, threads=1)
+        with np.load(place / "data.npz") as data:
+            arrays = dict(data)
+        rate = RATE[session.manifest.optimizer.name]
+        samples = len(arrays["target"])
+        losses = []
+        for step in range(int(steps)):
+            first = step * int(size) % samples
+            losses.append(session.step({k: a[first : first + int(size)] for k, a in arrays.items()}, rate))
+        losses.append(session.evaluate(arrays)["loss"])
+        seconds = time.perf_counter() - start
+        print(json.dumps({"model": place.name, "losses": losses, "seconds": seconds}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
