@@ -51,17 +51,23 @@ def round_line(record: dict[str, Any], rounds: int) -> str:
     return "  ".join(parts)
 
 
-def draw_scale(document: Mapping[str, Any], directory: Path) -> list[Path]:
-    """Hops, stretch, depth and load of a document of `edgefl sim scale`, as PNG files in a directory.
-
-    Raises ConfigError without matplotlib (extra `plot`).
-    """
+def figures() -> Any:
+    """What makes figures. Raises ConfigError without matplotlib (extra `plot`)."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         from edgefl.errors import ConfigError
 
         raise ConfigError("drawing needs matplotlib", hint="pip install 'edgefl[plot]'") from None
+    return Figure
+
+
+def draw_scale(document: Mapping[str, Any], directory: Path) -> list[Path]:
+    """Hops, stretch, depth and load of a document of `edgefl sim scale`, as PNG files in a directory.
+
+    Raises ConfigError without matplotlib.
+    """
+    new_figure = figures()
     directory.mkdir(parents=True, exist_ok=True)
     growth, trees = document["growth"], document["trees"]
     nodes = [step["nodes"] for step in growth]
@@ -69,7 +75,7 @@ def draw_scale(document: Mapping[str, Any], directory: Path) -> list[Path]:
     paths = []
 
     def figure(name: str) -> tuple[Any, Any, Any]:
-        drawn = Figure(figsize=(9, 3.6), layout="constrained")
+        drawn = new_figure(figsize=(9, 3.6), layout="constrained")
         drawn.suptitle(f"{name} ({title})", fontsize="medium")
         left, right = drawn.subplots(1, 2)
         return drawn, left, right

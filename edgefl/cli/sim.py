@@ -96,8 +96,11 @@ def scale(
     if cross_check:
         _show_cross_check(nodes, seed, as_json)
         return
+    from edgefl.pictures import draw_scale, figures
     from edgefl.sim.scale import run_scale
 
+    if plot is not None:
+        figures()  # an error now rather than after the run
     document = run_scale(
         nodes=nodes,
         apps=apps,
@@ -109,8 +112,6 @@ def scale(
     )
     _end_progress()
     if plot is not None:
-        from edgefl.pictures import draw_scale
-
         for path in draw_scale(document, plot):
             note(f"drawn: {path}")
     if as_json:

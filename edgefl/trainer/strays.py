@@ -21,7 +21,7 @@ from edgefl.trainer.flat_graph import FlatGraph
 
 _NOTE = "pkg.torch.export.graph_signature.InputSpec.kind"
 _NO_PARAMETER = ("BUFFER", "CONSTANT_TENSOR")
-_COMPUTED = re.compile(r"val_\d+")
+_COMPUTED = re.compile(r"(.+\.)?val_\d+")  # alone, or set apart by untie.py
 
 _UNITS = {"InstanceNormalization": (1, 2)}
 _STATES = {"GRU": (5,), "LSTM": (5, 6), "RNN": (5,)}

@@ -495,7 +495,9 @@ def attribute_odd(proto: onnx.ModelProto, rng: Random) -> None:
     elif how == 4:
         node.attribute.add(name="", type=AttributeProto.INT, i=1)
     else:
-        node.attribute.add(name="graphs", type=AttributeProto.GRAPHS).graphs.add().CopyFrom(proto.graph)
+        whole = onnx.GraphProto()
+        whole.CopyFrom(proto.graph)
+        node.attribute.add(name="graphs", type=AttributeProto.GRAPHS).graphs.append(whole)
 
 
 # Models: the graph's edges

@@ -216,7 +216,7 @@ def test_all_constants_together_are_bounded(onnx_model: Any, monkeypatch: pytest
     assert operators(source).count("Expand") == 9
 
 
-@pytest.mark.parametrize("shape", [[10**12], [10**6, 10**6], [2**40, 2**20]])
+@pytest.mark.parametrize("shape", [[10**11], [10**6, 10**6], [2**38, 2**20]])
 @pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "Tile", "Range", "Pad"])
 def test_a_constant_that_would_not_fit_into_memory_is_not_computed(
     operator: str, shape: list[int], onnx_model: Any

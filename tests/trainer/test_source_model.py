@@ -20,12 +20,15 @@ from edgefl.trainer.source_model import read_model
 
 EXPORTED = Path(__file__).parent / "exported"
 INDEX = json.loads((EXPORTED / "index.json").read_text())
+NEWEST = onnx.defs.onnx_opset_version()
 W = np.arange(8, dtype=np.float32).reshape(4, 2)
 
 
 @pytest.mark.parametrize("name", [name for name in INDEX if "train" not in name])
 def test_the_normal_form_computes_what_the_file_computes(name: str) -> None:
     model = onnx.load(EXPORTED / f"{name}.onnx")
+    if max(entry.version for entry in model.opset_import if not entry.domain) > NEWEST:
+        pytest.skip("this onnx package is too old for the file")
     spec = INDEX[name]["spec"]
     source = read_model(model)
     rng = np.random.default_rng(0)

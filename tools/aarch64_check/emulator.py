@@ -104,10 +104,10 @@ def fetch_wheels(cache: Path, emulator: Emulator, onnxruntime: str) -> Path:
     def fetch(new: Path) -> None:
         platforms = [f"manylinux_2_{minor}_aarch64" for minor in GLIBC_MINORS]
         with tempfile.TemporaryDirectory() as wheels:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+            target = ["--implementation=cp", f"--python-version={version}", *(f"--platform={p}" for p in platforms)]
             _run(
-                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-                + ["--implementation=cp", f"--python-version={version}", *(f"--platform={p}" for p in platforms)]
-                + [f"--dest={wheels}", f"onnxruntime=={onnxruntime}", "numpy"],
+                [*pip, *target, f"--dest={wheels}", f"onnxruntime=={onnxruntime}", "numpy"],
                 hint=f"choose an onnxruntime with an aarch64 wheel for Python {version}",
             )
             for wheel in Path(wheels).iterdir():

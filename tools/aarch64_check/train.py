@@ -1,13 +1,14 @@
 """Train, on whatever machine this Python runs on: train.py STEPS BATCH DIRECTORY…
 
 Each directory holds artifacts and `data.npz`: samples by input name and `target`, taken in order and from the start
-again. Its line of output, as JSON: name of the directory, learning losses of all steps with that of an evaluation at the
-end, seconds. Needs numpy and onnxruntime alone.
+again. Each gives a line of output as JSON: the losses of all steps and of an evaluation after them, and what they took.
+Needs numpy and onnxruntime alone.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from edgefl.trainer import Session
 
-RATE = {"sgd": 0.05, "momentum": 0.01, "adamw": 0.002}
+RATE = {"sgd": 0.05, "momentum": 0.02, "adamw": 0.005}
 
 
 def main() -> None:
@@ -34,7 +35,8 @@ def main() -> None:
             losses.append(session.step({k: a[first : first + int(size)] for k, a in arrays.items()}, rate))
         losses.append(session.evaluate(arrays)["loss"])
         seconds = time.perf_counter() - start
-        print(json.dumps({"model": place.name, "losses": losses, "seconds": seconds}), flush=True)
+        answer = {"model": place.name, "machine": platform.machine(), "losses": losses, "seconds": seconds}
+        print(json.dumps(answer, allow_nan=False), flush=True)
 
 
 if __name__ == "__main__":

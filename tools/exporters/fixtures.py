@@ -72,7 +72,8 @@ def store(
     index_path = OUT / "index.json"
     index = json.loads(index_path.read_text()) if index_path.exists() else {}
     index[f"{name}.{exporter}"] = {"model": name, "spec": dict(spec), "weights": kinds}
-    index_path.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n")
+    lines = [f"{json.dumps(key)}: {json.dumps(index[key])}" for key in sorted(index)]
+    index_path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     operators = sorted({node.op_type for node in proto.graph.node})
     print(f"{path.name:<34}{path.stat().st_size:>8}  {', '.join(kinds)}: {' '.join(operators)}", flush=True)
 

@@ -75,7 +75,7 @@ def judge(devices: Devices, forest: Forest) -> dict[str, Any]:
         "children_histogram": np.bincount(served).tolist(),
         "children_per_membership": {
             capacity.name.lower(): _mean(children[devices.capacity[members.device] == capacity])
-            for capacity in Capacity
+            for capacity in sorted(Capacity, key=WEIGHTS.__getitem__)
         },
         "roots_worst_node": int(np.bincount(members.device[parent == NOBODY], minlength=1).max()),
         "edge_rtt_ms": _mean(edge_s * 1e3),
@@ -94,7 +94,7 @@ def root_figures(seed: int) -> dict[str, Any]:
     weights = np.array([WEIGHTS[Capacity(capacity)] for capacity in mixed])
     by_class = {}
     roots = _roots(hashed, mixed)
-    for capacity in Capacity:
+    for capacity in sorted(Capacity, key=WEIGHTS.__getitem__):
         mine = mixed == capacity
         by_class[capacity.name.lower()] = {
             "nodes": int(mine.sum()),
