@@ -45,6 +45,8 @@ STATE_MACHINES = (
 
 BEGIN, END = "<!-- operators: made by tools/make_docs.py -->\n", "<!-- end of operators -->\n"
 
+WIDTH = 120
+
 REWRITTEN = ((decompose, decompose.DECOMPOSITIONS), (ml_operators, ml_operators._FORMS))
 """Operators that have no rule, and need none."""
 
@@ -105,10 +107,13 @@ def operators() -> str:
     place = list(gradients.RULES).index
     modules = [module for module in vars(gradients).values() if inspect.ismodule(module) and hasattr(module, "RULES")]
     families = sorted(modules, key=lambda module: place(next(iter(module.RULES))))
+    introduction = (
+        f"{len(gradients.RULES)} operators of ai.onnx, in the form that they have at opset {OPSET}. A gradient arrives "
+        f"through every output of {', '.join(several)}, and through the first output of all others."
+    )
     return "\n".join(
         [
-            f"{len(gradients.RULES)} operators of ai.onnx, in the form that they have at opset {OPSET}. A gradient "
-            f"arrives through every output of {', '.join(several)}, and through the first output of all others.",
+            textwrap.fill(introduction, WIDTH),
             "",
             *[line for module in families for line in _family(module)],
             "**Rewritten first**, into operators with a rule:",
@@ -124,7 +129,7 @@ def operators() -> str:
 def _family(module: ModuleType) -> list[str]:
     text = " ".join(inspect.cleandoc(module.__doc__ or "").split("\n\n")[0].split())
     constant = [name for name, rule in module.RULES.items() if rule is gradients.CONSTANT]
-    lines = [f"**`{_file(module)}`** {text}", ""]
+    lines = [textwrap.fill(f"**`{_file(module)}`** {text}", WIDTH), ""]
     lines += ["| operator | gradient for | attributes that count | may be refused |", "|---|---|---|---|"]
     lines += [_row(name, rule) for name, rule in module.RULES.items() if rule is not gradients.CONSTANT]
     if constant:

@@ -26,7 +26,7 @@ from edgefl.trainer.graph import Value
 from edgefl.trainer.loss_options import Settings
 from edgefl.trainer.losses import LOSSES, Loss, Terms, shown
 from edgefl.trainer.manifest import OWN_LOSS, Shape, Tensor
-from edgefl.trainer.source_model import SourceModel, read_model
+from edgefl.trainer.source_model import SourceModel, read_model, require_readable
 
 PREDICTION, TARGET = "prediction", "target"
 
@@ -134,10 +134,8 @@ def _suspicious(where: str) -> Iterator[None]:
 
 
 def _parse(loss: str | os.PathLike[str] | bytes | onnx.ModelProto, where: str) -> onnx.ModelProto:
-    proto = onnx.ModelProto()
     if isinstance(loss, onnx.ModelProto):
-        proto.CopyFrom(loss)
-        return proto
+        loss = bytes(loss.SerializeToString())
     try:
         if not isinstance(loss, bytes):
             with Path(loss).open("rb") as file:
@@ -146,8 +144,8 @@ def _parse(loss: str | os.PathLike[str] | bytes | onnx.ModelProto, where: str) -
         raise ModelError(f"cannot read {where}: {error.strerror or error}", hint="name an ONNX file") from error
     if len(loss) > MAX_LOSS_BYTES:
         raise ModelError(f"{where} has over {MAX_LOSS_BYTES} bytes", hint="a loss holds no weights: export it alone")
-    proto.ParseFromString(loss)
-    return proto
+    require_readable(loss, where, beside=True)
+    return onnx.ModelProto.FromString(loss)
 
 
 def _fit_prediction(value: onnx.ValueInfoProto, shape: Shape) -> dict[str, int]:

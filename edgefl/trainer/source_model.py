@@ -27,7 +27,7 @@ from edgefl.trainer.decompose import decompose
 from edgefl.trainer.differentiate import reachable
 from edgefl.trainer.flat_graph import STANDARD, Facts, FlatGraph, dtype_name, name_apart, unsupported
 from edgefl.trainer.fold import fold
-from edgefl.trainer.functions import expand, without_functions
+from edgefl.trainer.functions import MAX_NODES, expand, without_functions
 from edgefl.trainer.gradients import RULES
 from edgefl.trainer.graph import IR_VERSION, OPSET
 from edgefl.trainer.inference_form import DropoutSite, for_inference, to_inference_form, without_identities
@@ -37,6 +37,7 @@ from edgefl.trainer.ml_operators import WITHOUT_GRADIENT, in_standard_operators
 from edgefl.trainer.opset import NEWEST, OLDEST, is_newer, means_the_same, to_our_opset, version_at
 from edgefl.trainer.strays import set_strays_apart
 from edgefl.trainer.untie import untie
+from edgefl.trainer.vetting import contents_of
 
 MAX_ROUNDS = 8
 """Of folding and rewriting. Functions within functions take one each; three is the most seen."""
@@ -91,19 +92,31 @@ def read_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> Sourc
 
 
 def _parse(model: str | os.PathLike[str] | bytes | onnx.ModelProto, where: str) -> onnx.ModelProto:
-    proto = onnx.ModelProto()
     if isinstance(model, onnx.ModelProto):
-        proto.CopyFrom(model)
-        return proto
-    content = model if isinstance(model, bytes) else _read(Path(model))
+        content = bytes(model.SerializeToString())
+    else:
+        content = model if isinstance(model, bytes) else _read(Path(model))
     if len(content) > MAX_MODEL_BYTES:
         raise ModelError(
             f"{where} has {len(content)} bytes, over the limit of {MAX_MODEL_BYTES}", hint="use a smaller model"
         )
-    proto.ParseFromString(content)
-    if not isinstance(model, bytes):
+    has_folder = not isinstance(model, (bytes, onnx.ModelProto))
+    require_readable(content, where, beside=has_folder)
+    proto = onnx.ModelProto.FromString(content)
+    if has_folder:
         _load_external_data(proto, Path(model).parent)
     return proto
+
+
+def require_readable(content: bytes, where: str, *, beside: bool) -> None:
+    """Refuse what would take too much of whoever parses it, or name files that are not its own (`beside`: weights in
+    other files are for the caller to judge). Raises ModelError."""
+    try:
+        found = contents_of(content, beside=beside)
+    except ModelError as error:
+        raise ModelError(f"{where} is not a valid ONNX model: {error.cause}", hint="export the model again") from None
+    if found.nodes > MAX_NODES:
+        raise ModelError(f"{where} has more than {MAX_NODES} nodes", hint="use a smaller model")
 
 
 def _read(path: Path) -> bytes:
@@ -127,6 +140,8 @@ def _load_external_data(proto: onnx.ModelProto, folder: Path) -> None:
                 f"initializer {tensor.name!r} refers to a file outside the model's folder",
                 hint="export the model as one file",
             )
+        if (place.length or 0) < 0 or (place.offset or 0) < 0:
+            raise ModelError(f"initializer {tensor.name!r} has no place in its file", hint="export the model again")
         room -= place.length or path.stat().st_size
         if room < 0:
             raise ModelError(f"the model's weights are over the limit of {MAX_MODEL_BYTES} bytes")

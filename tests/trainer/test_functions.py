@@ -38,6 +38,20 @@ def test_an_operator_without_a_rule_is_expanded_by_the_body_that_onnx_defines(
     assert s.step(batch, 0.1) > s.evaluate(batch)["loss"]
 
 
+def test_a_body_that_depends_on_the_node_is_asked_for(onnx_model: Any) -> None:
+    assert "CenterCropPad" not in RULES
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h"]),
+        helper.make_node("CenterCropPad", ["h", "size"], ["y"], "crop", axes=[1]),
+    ]
+    model = onnx_model(nodes, {"w": W, "size": np.array([2])}, opset=18)
+    source = read_model(model)
+    assert set(operators(source)) <= set(RULES)
+    assert source.shapes["y"] == (None, 2)
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    np.testing.assert_allclose(in_normal_form(source, {"x": x}), as_written(model, {"x": x}), rtol=1e-6)
+
+
 def test_before_the_first_weight_operators_stay_as_they_are(onnx_model: Any) -> None:
     nodes = [helper.make_node("Shrink", ["x"], ["h"]), helper.make_node("Gemm", ["h", "w"], ["y"])]
     assert operators(read_model(onnx_model(nodes, {"w": W}))) == ["Shrink", "Gemm"]

@@ -259,3 +259,12 @@ def test_a_newer_opset_is_lowered_in_the_exported_model_where_it_says_the_same(o
     model = onnx_model([helper.make_node("Elu", ["x"], ["y"])], {}, opset=21)
     model.opset_import[0].version = 22
     assert read_model(model).proto.opset_import[0].version == OPSET
+
+
+@pytest.mark.skipif(onnx.defs.onnx_opset_version() < 26, reason="needs onnx with opset 26")
+def test_a_newer_operator_that_nothing_expresses_is_refused_by_name(onnx_model: Any) -> None:
+    model = onnx_model([helper.make_node("CumProd", ["x", "axis"], ["y"], "run")], {"axis": np.array(1)}, opset=26)
+    model.ir_version = 13
+    with pytest.raises(UnsupportedOperatorError, match=r"'run' uses CumProd \(opset 26\)") as caught:
+        read_model(model)
+    assert "opset 21" in caught.value.hint

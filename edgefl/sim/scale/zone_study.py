@@ -21,6 +21,9 @@ from edgefl.sim.scale.zones import (
 NODES = 2000
 TAU_S = 0.040
 LANDMARKS = (4, 8)
+LANDMARK_DRAWS = 5
+"""Much depends on which devices are landmarks: the draw with the median stability is shown."""
+
 SAMPLED_PAIRS = 20_000
 
 
@@ -39,9 +42,12 @@ def run_zones(
         again = measure_again(devices, settled, tau_s, random, hysteresis=hysteresis)
         methods.append(_judged(method, devices, settled.zone, again.zone, random))
     for count in LANDMARKS:
-        landmarks = random.choice(nodes, count, replace=False)
-        bins, bins_again = (landmark_bins(devices, landmarks, random) for _ in range(2))
-        methods.append(_judged(f"landmark binning, {count}", devices, bins, bins_again, random))
+        drawn = []
+        for _ in range(LANDMARK_DRAWS):
+            landmarks = random.choice(nodes, count, replace=False)
+            bins, bins_again = (landmark_bins(devices, landmarks, random) for _ in range(2))
+            drawn.append(_judged(f"landmark binning, {count}", devices, bins, bins_again, random))
+        methods.append(sorted(drawn, key=lambda row: float(row["pairs_kept"]))[LANDMARK_DRAWS // 2])
     regions = devices.zone.astype(np.int64)
     methods.append(_judged("operator's regions", devices, regions, regions, random))
     return {"nodes": nodes, "seed": seed, "tau_ms": round(tau_s * 1e3, 3), "methods": methods}
