@@ -6,6 +6,8 @@
     event_log.py   what an overlay has reported
     world.py       a fleet of devices, and the questions that only an onlooker can answer
     fleet.py       the scenario of `edgefl sim fleet`
+    training.py    the learning layer on simulated devices, with a stand-in for the trainer
+    scale/         no protocol code: a vectorised model of the overlay, for a million devices (`edgefl sim scale`)
 
 The same seed gives the same run, whatever PYTHONHASHSEED says.
 """

@@ -131,6 +131,7 @@ def _mask(
     Query i sees key j as far as attn_mask lets it, is_causal (j ≤ i) and the windows (i − left ≤ j ≤ i + right).
     """
     graph = n.graph
+    n.require_room(places, others)
     ahead = np.arange(others) - np.arange(places)[:, None]
     left, right = n.attribute("left_window_size", -1), n.attribute("right_window_size", -1)
     seen = (ahead <= 0) if n.attribute("is_causal", 0) else np.ones_like(ahead, np.bool_)

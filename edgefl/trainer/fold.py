@@ -79,11 +79,9 @@ def fold(graph: FlatGraph) -> Facts:
         results = _results(node, trials, room)
         if node.op_type != "Constant":  # whose value is in the file already
             room -= sum(array.nbytes for arrays in results for array in arrays)
-        constant = bool(results[0]) and (results[0] is results[1] or node.op_type not in DECIDING)
+        constant = bool(results[0])
         for name, small, large in zip(node.output, *results, strict=False):
-            same = small is large or (
-                small.dtype == large.dtype and np.array_equal(small, large, equal_nan=small.dtype.kind == "f")
-            )
+            same = small is large or (node.op_type not in DECIDING and _equal(small, large))
             trials[0].values[name], trials[1].values[name] = small, small if same else large
             constant = constant and same
         if constant:
@@ -93,6 +91,10 @@ def fold(graph: FlatGraph) -> Facts:
     found.pop("", None)
     _place(graph, kept, found)
     return facts(trials[0], trials[1], {**values, **found})
+
+
+def _equal(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
 
 
 def _size(dims: Sequence[int], item_bytes: int) -> int:

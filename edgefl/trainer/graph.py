@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from edgefl.errors import ModelError
 from edgefl.trainer.manifest import Shape, Tensor
 
 Array = npt.NDArray[Any]
@@ -30,6 +31,11 @@ IR_VERSION = 10
 """The one that belongs to opset 21 (onnx 1.16). Stated, since onnx.helper writes its own newest, which an older
 ONNX Runtime refuses to load."""
 
+MAX_NODES = 100_000
+"""Of a graph with its gradient. Each takes a kilobyte while the graph is made."""
+
+MAX_CONSTANT_BYTES = 64 << 20
+"""All that is added to the constants of the model."""
 
 MICROSOFT = "com.microsoft"
 """The domain of ONNX Runtime's own operators."""
@@ -108,6 +114,7 @@ class Graph:
     _own: set[str] = field(default_factory=set)
     _shared: dict[tuple[str, tuple[int, ...], bytes], Value] = field(default_factory=dict)
     _count: int = 0
+    _room: int = MAX_CONSTANT_BYTES
 
     def fresh(self, hint: str) -> str:
         """A name that nobody has yet: `hint` itself where it is free."""
@@ -123,6 +130,8 @@ class Graph:
         if not names:
             names = [self.fresh(f"~{operator}")]
             self._own.update(names)
+        if len(self.nodes) >= MAX_NODES:
+            raise ModelError(f"the training graph has more than {MAX_NODES} nodes", hint="use a smaller model")
         arguments = [value.name if value else "" for value in inputs]
         self.nodes.append(helper.make_node(operator, arguments, names, **attributes))
         return Value(self, names[0])
@@ -167,6 +176,11 @@ class Graph:
         """An initializer; equal arrays share one."""
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._shared:
+            self._room -= array.nbytes
+            if self._room < 0:
+                raise ModelError(
+                    f"the training graph needs over {MAX_CONSTANT_BYTES} bytes of constants", hint="use a smaller model"
+                )
             name = self.fresh("~constant")
             self.constants[name] = numpy_helper.from_array(array, name)
             self._shared[key] = Value(self, name, array.shape)

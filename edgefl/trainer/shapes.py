@@ -26,7 +26,7 @@ MAX_SHAPE_VALUES = 1024
 """Elements of a value that shape inference may look at. Shapes, axes, pads and split sizes have a few each."""
 
 MAX_SIZE = 1 << 40
-"""Of a dimension. Beyond any memory, and well within the integers that ONNX computes with."""
+"""Of a tensor, in elements: 400 MB of float32 for each sample, and well within the integers that ONNX computes with."""
 
 LIKE_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 """Operators that ONNX knows no inference for: what comes out is of the type of what goes in."""
@@ -76,8 +76,8 @@ class Trial:
             raise self._contradiction(node, str(error)) from error
         for kind in found.values():
             sizes = [dim.dim_value for dim in kind.tensor_type.shape.dim]
-            if any(not 0 <= size <= MAX_SIZE for size in sizes):
-                raise self._contradiction(node, f"{sizes} is no shape")
+            if min(sizes, default=0) < 0 or math.prod(sizes) > MAX_SIZE:
+                raise self._contradiction(node, f"{sizes} is no shape, or too large")
         self.types.update((name, kind) for name, kind in found.items() if name)
         if node.op_type == "Reshape":  # whose elements ONNX does not count
             before, after = (self.shape(name) for name in (node.input[0], node.output[0]))

@@ -265,6 +265,8 @@ def _foreign(node: onnx.NodeProto, opset: int) -> EdgeflError | None:
     if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
         hint = "export the model without If, Loop and Scan: recurrent layers as LSTM or GRU nodes, or unrolled"
         return unsupported(node, opset, ", control flow", hint)
+    if any(a.ref_attr_name for a in node.attribute):
+        return unsupported(node, opset, " with an attribute of a function that it is no part of", "export it again")
     return None
 
 

@@ -12,6 +12,7 @@ A door is a way by which files of other people come in:
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -85,8 +86,9 @@ def run(
                 if worker is None or worker.count >= FRESH_AFTER:
                     worker = worker and worker.close()
                     worker = _Worker(door, seed, timeout_s, room_bytes)
-                done.append(worker.outcome(index))
-                if worker.dead:
+                outcome = worker.outcome(index)
+                done.append(outcome)
+                if worker.dead or outcome.failed:  # what is left behind would count against the next
                     worker = worker.close()
         finally:
             if worker is not None:
@@ -166,7 +168,7 @@ class _Worker:
 
 
 class Door:
-    """Makes mutants and tries them. `attempt` returns what became of one, and more about it."""
+    """Makes mutants and tries them."""
 
     def __init__(self, seed: int, folder: Path) -> None:
         self.seed, self.folder = seed, folder
@@ -174,8 +176,12 @@ class Door:
     def random(self, index: int) -> Random:
         return Random(f"{self.seed}/{index}")
 
-    def attempt(self, index: int) -> tuple[str, str, str]:
-        """(what, origin, detail)"""
+    def mutant(self, index: int) -> Any:
+        """Has an `origin`."""
+        raise NotImplementedError
+
+    def attempt(self, index: int, mutant: Any) -> tuple[str, str]:
+        """What became of it, and more about that."""
         raise NotImplementedError
 
     def save(self, index: int, place: Path) -> None:
@@ -195,7 +201,8 @@ def verdict(action: Callable[[], object], good: str) -> tuple[str, str]:
             if isinstance(cause, MemoryError):
                 return f"{FAILED}memory asked for", f"{error!r} from {cause!r}"
             cause = cause.__cause__ or cause.__context__
-        return type(error).__name__, str(error)
+        masked = f" from {type(error.__cause__).__name__}" if error.__cause__ else ""
+        return type(error).__name__ + masked, str(error)
     except MemoryError as error:
         return f"{FAILED}MemoryError", _traceback(error)
     except Exception as error:
@@ -227,15 +234,14 @@ class BuildDoor(Door):
 
         return mutant(self.random(index), self.seeds)
 
-    def attempt(self, index: int) -> tuple[str, str, str]:
+    def attempt(self, index: int, mutant: Any) -> tuple[str, str]:
         from edgefl import trainer
 
-        found = self.mutant(index)
         rng = self.random(-1 - index)
-        model: Any = found.content
+        model: Any = mutant.content
         if rng.random() < 0.1:
             model = self.folder / "model.onnx"
-            model.write_bytes(found.content)
+            model.write_bytes(mutant.content)
         options: dict[str, Any] = {
             "loss": rng.choice(("mse", "mse", "cross-entropy", "bce", "mae", "huber")),
             "optimizer": rng.choice(("sgd", "adam")),
@@ -243,8 +249,7 @@ class BuildDoor(Door):
             "lora": self.lora if rng.random() < 0.1 else None,
         }
         out = self.folder / "built"
-        what, detail = verdict(lambda: trainer.build(model, out=out, **options), "built")
-        return what, f"{found.origin} ({options['loss']})", detail
+        return verdict(lambda: trainer.build(model, out=out, **options), "built")
 
     def save(self, index: int, place: Path) -> None:
         place.with_suffix(".onnx").write_bytes(self.mutant(index).content)
@@ -265,13 +270,11 @@ class LossDoor(Door):
 
         return mutant(self.random(index), self.seeds)
 
-    def attempt(self, index: int) -> tuple[str, str, str]:
+    def attempt(self, index: int, mutant: Any) -> tuple[str, str]:
         from edgefl import trainer
 
-        found = self.mutant(index)
         out = self.folder / "built"
-        what, detail = verdict(lambda: trainer.build(self.model, loss=found.content, out=out), "built")
-        return what, found.origin, detail
+        return verdict(lambda: trainer.build(self.model, loss=mutant.content, out=out), "built")
 
     def save(self, index: int, place: Path) -> None:
         place.with_suffix(".onnx").write_bytes(self.mutant(index).content)
@@ -296,19 +299,22 @@ def main() -> None:
     door = DOORS[door_name](int(seed), Path(folder))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
+    trim = ctypes.CDLL(None).malloc_trim
     print("ready", file=answers)
     for line in sys.stdin:
         index = int(line)
+        mutant = door.mutant(index)
+        trim(0)
         before = _peak_bytes(reset=True)
         began = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, float(timeout_s))
-        what, origin, detail = door.attempt(index)
+        what, detail = door.attempt(index, mutant)
         signal.setitimer(signal.ITIMER_REAL, 0)
         seconds = time.monotonic() - began
         grown = _peak_bytes() - before
         if grown > int(room_bytes) and not what.startswith(FAILED):
             detail, what = f"{what}: {detail}", f"{FAILED}memory"
-        print(json.dumps(asdict(Outcome(index, what, origin, detail[-1500:], seconds, grown))), file=answers)
+        print(json.dumps(asdict(Outcome(index, what, mutant.origin, detail[-1500:], seconds, grown))), file=answers)
 
 
 def _peak_bytes(*, reset: bool = False) -> int:

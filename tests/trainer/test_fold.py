@@ -154,7 +154,8 @@ def test_what_depends_on_the_batch_in_another_way_stays(onnx_model: Any) -> None
         np.testing.assert_array_equal(in_normal_form(source, {"x": x}), as_written(model, {"x": x}))
 
 
-def test_a_decision_on_the_batch_size_is_not_taken_when_building(onnx_model: Any) -> None:
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_decision_on_the_batch_size_is_not_taken_when_building(shape: tuple[int, ...], onnx_model: Any) -> None:
     """Both trial batches are large; a batch of one is not."""
     nodes = [
         node("Shape", "x", "n", start=0, end=1),
@@ -162,7 +163,7 @@ def test_a_decision_on_the_batch_size_is_not_taken_when_building(onnx_model: Any
         node("Where", "many two three", "factor"),
         node("Mul", "x factor", "y"),
     ]
-    numbers = {"one": np.array([1]), "two": np.array([2], np.float32), "three": np.array([3], np.float32)}
+    numbers = {"one": np.array([1]), "two": np.full(shape, 2, np.float32), "three": np.full(shape, 3, np.float32)}
     model = onnx_model(nodes, numbers)
     source = read_model(model)
     assert "Greater" in operators(source)
@@ -216,7 +217,7 @@ def test_all_constants_together_are_bounded(onnx_model: Any, monkeypatch: pytest
     assert operators(source).count("Expand") == 9
 
 
-@pytest.mark.parametrize("shape", [[10**11], [10**6, 10**6], [2**38, 2**20]])
+@pytest.mark.parametrize("shape", [[10**9], [10**11], [10**5, 10**5]])
 @pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "Tile", "Range", "Pad"])
 def test_a_constant_that_would_not_fit_into_memory_is_not_computed(
     operator: str, shape: list[int], onnx_model: Any

@@ -16,7 +16,7 @@ from itertools import product
 
 import numpy as np
 
-from edgefl.trainer.gradients.rule import Node, Rule, fixed, padded
+from edgefl.trainer.gradients.rule import MAX_TABLE, Node, Rule, fixed, padded
 from edgefl.trainer.gradients.window import Window, transposed_window_of, window_of
 from edgefl.trainer.graph import Array, Value
 
@@ -75,9 +75,13 @@ def _conv_transpose(n: Node, dy: Value) -> list[Value]:
 def _weights(x: Value, dy: Value, shape: Sequence[int], window: Window, groups: int) -> Value:
     """dW, of the given shape, of a convolution that reads x and writes y."""
     channels = shape[0] // groups, shape[1]
+    columns_fit = groups * channels[1] * window.area**2 <= MAX_TABLE
     if channels[1] == 1 and groups > 1:
         narrow = len(window.axes) == 2 and window.size[1] <= NARROW
-        recipe = _depthwise_by_rows if narrow else _depthwise_by_shifts
+        rows_fit = narrow and window.size[1] * window.out[1] * window.kernel[1] <= MAX_TABLE
+        recipe = _depthwise_by_rows if rows_fit else _depthwise_by_shifts
+    elif not columns_fit:
+        recipe = _by_shifts
     elif window.area == 1 or set(window.strides) != {1}:
         recipe = _by_columns
     elif channels[1] >= MANY_CHANNELS:

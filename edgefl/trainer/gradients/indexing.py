@@ -60,6 +60,7 @@ def _slice(n: Node, dy: Value) -> list[Value]:
             if picked.step == 1:
                 pads[axis] = picked.start, size - picked.start - len(picked)
             else:
+                n.require_room(size)
                 dy = _undo_pick(dy, n.x, axis, np.array(picked))
         elif not bounds or bounds[::2] != (0, 1) or bounds[1] < END:
             dy = _add_at(dy, _computed_slice(n, place, axis), 1, n.x, axis)
@@ -98,6 +99,7 @@ def _gather(n: Node, dy: Value) -> list[Value]:
         return [_add_at(dy, _integer(indices), indices.rank, n.x, axis)]
     if places.ndim == 0:
         dy = n.graph.op("Unsqueeze", dy, n.graph.integers([axis]))
+    n.require_room(size)
     return [_undo_pick(dy, n.x, axis, places.reshape(-1) % size)]
 
 
@@ -177,6 +179,7 @@ def _pad(n: Node, dy: Value) -> list[Value]:
         for axis, size in zip(padding, fixed(n, n.x, list(padding)), strict=True):
             if min(padding[axis]) < 0:
                 raise n.unsupported(f"negative pads in mode {mode!r}", "cut with a Slice")
+            n.require_room(size + sum(padding[axis]))
             dy = _undo_pick(dy, n.x, axis, np.pad(np.arange(size), padding[axis], mode=mode))
         return [dy]
     # cut off what was added, and add zeros for what was cut off

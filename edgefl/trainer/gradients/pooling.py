@@ -25,6 +25,7 @@ def _max_side_by_side(n: Node, dy: Value, window: Window) -> Value:
     """
     covered = [o * k for o, k in zip(window.out, window.kernel, strict=True)]
     x = n.x.slice(window.axes, [0] * len(covered), covered) if any(window.slack) else n.x
+    n.require_room(*window.out, *window.kernel)
     candidates = equals(x, _enlarge(n.y, window)) * n.graph.constant(_priorities(window))
     best = n.graph.op("MaxPool", candidates, kernel_shape=window.kernel, strides=window.strides)
     return _uncovered(_enlarge(dy, window) * equals(candidates, _enlarge(best, window)), window)
@@ -45,6 +46,7 @@ def _max_overlapping(n: Node, dy: Value) -> Value:
 def _global_max_pool(n: Node, dy: Value) -> list[Value]:
     """dX = dY at the first maximum, as for MaxPool."""
     size = fixed(n, n.x, range(2, n.x.rank))
+    n.require_room(*size)
     places = n.graph.constant(np.arange(np.prod(size), dtype=np.int64))
     first = n.graph.op("ArgMax", n.x.reshape(0, 0, -1), axis=2)
     return [dy * equals(first, places).reshape(0, 0, *size)]
@@ -54,6 +56,11 @@ def _average_pool(n: Node, dy: Value) -> list[Value]:
     window = _window(n)
     if window.tiles:
         return [_uncovered(_enlarge(dy * (1.0 / window.area), window), window)]
+    (channels,) = fixed(n, n.x, [1])
+    for out, kernel in zip(window.out, window.kernel, strict=True):
+        n.require_room(out, kernel)
+    n.require_room(*window.out)
+    n.require_room(channels, window.area)
     inside = _inside(window)
     if not inside.all():
         raise n.unsupported("a window holds nothing but padding", "pad less than the kernel reaches")
@@ -62,7 +69,6 @@ def _average_pool(n: Node, dy: Value) -> list[Value]:
         # the operator's own answer: what counts at the far edge differs between versions of ONNX Runtime
         ones = n.graph.op("Expand", n.graph.lift(1.0), n.graph.integers([1, 1, *window.size]))
         share = n.graph.op("AveragePool", ones, **n.attributes) * share
-    (channels,) = fixed(n, n.x, [1])
     sticking_out = [max(0, -places) for places in window.slack]
     dx = n.graph.op(
         "ConvTranspose",
@@ -79,6 +85,7 @@ def _average_pool(n: Node, dy: Value) -> list[Value]:
 
 def _global_average_pool(n: Node, dy: Value) -> list[Value]:
     size = fixed(n, n.x, range(2, n.x.rank))
+    n.require_room(*size)
     return [dy * n.graph.constant(np.full((1, 1, *size), 1.0 / np.prod(size), np.float32))]
 
 

@@ -25,6 +25,9 @@ from edgefl.trainer.graph import Graph, Value
 
 ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
 
+MAX_STEPS = 2048
+"""Each becomes 20 nodes, twice that for both directions."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
@@ -199,6 +202,8 @@ def _recurrent(
         raise n.unsupported("an input is absent")
     steps, features = fixed(n, x, [0, 2])
     (hidden,) = fixed(n, r, [2])
+    if not 1 <= steps <= MAX_STEPS:
+        raise n.unsupported(f"{steps} steps", f"train on sequences of 1 to {MAX_STEPS} steps")
     _require_plain(n, steps, lengths, peepholes)
     turned = {"forward": [False], "reverse": [True]}.get(n.attribute("direction", "forward"), [False, True])
     (y,) = outputs_of(n, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +12,10 @@ from onnx import TensorProto, numpy_helper
 from edgefl.errors import ModelError
 from edgefl.trainer.graph import Array, Graph, Value
 from edgefl.trainer.manifest import Shape
+
+
+MAX_TABLE = 1 << 22
+"""Elements of a constant that a rule makes: one for each place of an image of 2048 × 2048."""
 
 
 class UnsupportedOperatorError(ModelError):
@@ -52,6 +57,13 @@ class Node:
     def unsupported(self, what: str, hint: str = "") -> UnsupportedOperatorError:
         """The error for a form of this operator that its rule does not cover."""
         return UnsupportedOperatorError(f"{self.operator} node {self.name!r}: {what}", hint=hint)
+
+    def require_room(self, *shape: int) -> None:
+        """Before a constant of this shape is made: a file of a few bytes can state any size. Raises
+        UnsupportedOperatorError."""
+        if math.prod(shape) > MAX_TABLE:
+            sizes = " × ".join(map(str, shape))
+            raise self.unsupported(f"its gradient needs a constant of {sizes} elements", "use smaller inputs")
 
 
 Gradient = Callable[..., Sequence[Value | None]]
