@@ -9,11 +9,11 @@ Run by hand, once for each framework, in an environment that has it, and commit 
     B/bin/python tools/export_models.py keras
 
 For each model M a file M.npz holds, for each batch size, loss and gradients under KIND/BATCH/loss and
-KIND/BATCH/gradient/WEIGHT. KIND is `plain`; with batch normalisation `train` (statistics of the batch), `eval` (running
-statistics) and `fused` (the layer folded into the convolution before it, as exporters do). M.EXPORTER.onnx is what an
-exporter wrote; index.json says which of its initializers is which weight, by comparing values: exporters rename,
-transpose and reorder them. Inputs are drawn anew by exporters/fixtures.py, with the generator that numpy promises not
-to change.
+KIND/BATCH/gradient/WEIGHT, and from PyTorch the losses of 20 steps of gradient descent under KIND/losses. KIND is
+`plain`; with batch normalisation `train` (statistics of the batch), `eval` (running statistics) and `fused` (the layer
+folded into the convolution before it, as exporters do). M.EXPORTER.onnx is what an exporter wrote; index.json says
+which of its initializers is which weight, by comparing values: exporters rename, transpose and reorder them. Inputs are
+drawn anew by exporters/fixtures.py, with the generator that numpy promises not to change.
 """
 
 from __future__ import annotations

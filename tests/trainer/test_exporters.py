@@ -33,10 +33,21 @@ INDEX: dict[str, dict[str, Any]] = {
 
 BATCHES = (1, 7, 32)
 
+RATE = 0.02
+"""Of gradient descent, as tools/exporters/fixtures.py says."""
+
 TOLERANCE = 1e-5
 """Of the largest element of the whole gradient: in front of a normalisation single tensors have a gradient of zero."""
 
 CASES = [(name, kind) for name, entry in INDEX.items() for kind in entry["weights"]]
+
+
+def reference_of(name: str) -> Any:
+    return np.load(EXPORTED / f"{INDEX[name]['model']}.npz")
+
+
+DESCENTS = [(name, kind) for name, kind in CASES if f"{kind}/losses" in reference_of(name)]
+"""Whose losses in training are known: those from PyTorch."""
 
 
 def draw(spec: dict[str, Any], batch: int) -> tuple[Any, Any]:
@@ -59,7 +70,7 @@ def batch_of(session: Any, spec: dict[str, Any], size: int) -> dict[str, Any]:
 @pytest.mark.parametrize(("name", "kind"), CASES, ids=[f"{name}/{kind}" for name, kind in CASES])
 def test_gradients_are_those_of_the_framework(name: str, kind: str, portable: bool, session: Any) -> None:
     entry = INDEX[name]
-    reference = np.load(EXPORTED / f"{entry['model']}.npz")
+    reference = reference_of(name)
     weights: dict[str, tuple[str, list[int]]] = entry["weights"][kind]
     # running statistics that may not move are used instead of those of the batch
     frozen = ["*running*"] if kind == "eval" else []
@@ -77,6 +88,15 @@ def test_gradients_are_those_of_the_framework(name: str, kind: str, portable: bo
         assert max(worst.values()) <= TOLERANCE, (size, worst)
         if kind != "train":
             np.testing.assert_allclose(s.evaluate(batch)["loss"], reference[f"{kind}/{size}/loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "kind"), DESCENTS, ids=[f"{name}/{kind}" for name, kind in DESCENTS])
+def test_gradient_descent_goes_the_way_of_the_framework(name: str, kind: str, session: Any) -> None:
+    entry = INDEX[name]
+    expected = reference_of(name)[f"{kind}/losses"]
+    s = session(EXPORTED / f"{name}.onnx", loss=entry["spec"]["loss"], frozen=["*running*"] if kind == "eval" else [])
+    batch = batch_of(s, entry["spec"], max(BATCHES))
+    np.testing.assert_allclose([s.step(batch, RATE) for _ in expected], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", INDEX)

@@ -15,6 +15,9 @@ from onnx import numpy_helper
 OUT = Path(__file__).parent.parent.parent / "tests" / "trainer" / "exported"
 BATCHES = (1, 7, 32)
 CLASSES = 10
+STEPS, RATE = 20, 0.02
+"""Of gradient descent."""
+
 KEPT_NOTES = ("pkg.torch.onnx.name_scopes", "pkg.torch.export.graph_signature.InputSpec.kind")
 """Of what exporters note: origins. Stack traces name files of the machine."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from exporters.fixtures import BATCHES, CLASSES, Weights, draw, specification, store, write_reference
+from exporters.fixtures import BATCHES, CLASSES, RATE, STEPS, Weights, draw, specification, store, write_reference
 from torch import nn
 from torch.nn import functional
 
@@ -151,7 +151,8 @@ MORE = {
 """Exporters beyond the usual three."""
 
 
-def gradients(model: Any, x: np.ndarray, y: np.ndarray, spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def loss_of(model: Any, x: np.ndarray, y: np.ndarray, spec: Mapping[str, Any]) -> Any:
+    """The loss, whose gradients are with the parameters."""
     dtype = next(model.parameters()).dtype
     given = torch.tensor(x) if spec["tokens"] else torch.tensor(x).to(dtype)
     loss = functional.cross_entropy if spec["loss"] == "cross-entropy" else functional.mse_loss
@@ -159,9 +160,25 @@ def gradients(model: Any, x: np.ndarray, y: np.ndarray, spec: Mapping[str, Any])
     model.zero_grad()
     value = loss(model(given), target)
     value.backward()
+    return value.detach().numpy()
+
+
+def gradients(model: Any, x: np.ndarray, y: np.ndarray, spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    value = loss_of(model, x, y, spec)
     found = {name: p.grad.double().numpy() for name, p in model.named_parameters()}
     slopes = {f"gradient/{name}": array for name, array in recurrent_forms(found).items()}
-    return {"loss": value.detach().numpy(), **slopes}
+    return {"loss": value, **slopes}
+
+
+def descent(model: Any, spec: Mapping[str, Any]) -> np.ndarray:
+    """The losses of some steps of gradient descent on the largest batch, in float64."""
+    x, y = draw(spec, max(BATCHES))
+    optimizer = torch.optim.SGD(model.double().parameters(), RATE)
+    losses = []
+    for _ in range(STEPS):
+        losses.append(loss_of(model, x, y, spec))
+        optimizer.step()
+    return np.array(losses)
 
 
 def recurrent_forms(arrays: Weights) -> Weights:
@@ -264,7 +281,9 @@ def references(build: Callable[[], Any], variants: Mapping[str, Any], spec: dict
                 scale = max(np.abs(value).max() for key, value in exact.items() if key != "loss")
                 worst = max(worst, *(np.abs(rough[key] - exact[key]).max() / scale for key in exact))
                 results |= {f"{kind}/{batch}/{key}": value for key, value in exact.items()}
-            model.load_state_dict(fresh.state_dict())  # running statistics have moved
+            model.load_state_dict(fresh.state_dict())
+            results[f"{kind}/losses"] = descent(model, spec)
+            model.load_state_dict(fresh.state_dict())  # running statistics and weights have moved
         if worst < 2e-6:
             return results
         spec["seed"] += 1000

@@ -42,22 +42,6 @@ def cnn32() -> nn.Module:
     )  # fmt: skip
 
 
-def cnn32b() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(4096, 128), nn.ReLU(), nn.Linear(128, CLASSES),
-    )  # fmt: skip
-
-
-def cnn32c() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(2048, 128), nn.ReLU(), nn.Linear(128, CLASSES),
-    )  # fmt: skip
-
-
 class Block(nn.Module):
     """Two 3×3 convolutions with batch norm beside a shortcut."""
 
@@ -139,8 +123,6 @@ SUBJECTS = {
     "mlp": Subject(mlp, (784,)),
     "lenet": Subject(lenet, (1, 28, 28)),
     "cnn32": Subject(cnn32, (3, 32, 32)),
-    "cnn32b": Subject(cnn32b, (3, 32, 32)),
-    "cnn32c": Subject(cnn32c, (3, 32, 32)),
     "resnet8": Subject(resnet8, (3, 32, 32)),
     "mobilenet": Subject(mobilenet, (3, 32, 32)),
     "tinytf": Subject(TinyTransformer, (64,), tokens=256),

@@ -6,17 +6,20 @@ that carries a gradient, if there are several), and returns the gradients with r
 Notation: x, a, b, … inputs, y the output, dx = ∂loss/∂x, always of the shape of x. Rules write mathematics and do not
 care whether a gradient is wanted: what nobody uses is dropped from the finished graph.
 
+    rule.py           what a rule is given; what it says of nodes that it cannot differentiate
+    forward.py        rules that want more of the forward node than its result
     dense.py          MatMul, Gemm
-    elementwise.py    arithmetic with broadcasting, comparisons, Where, Cast
-    reduction.py      sums, means and extremes along axes
+    elementwise.py    arithmetic with broadcasting, powers, Min and Max, Where, Cast
+    reduction.py      sums, means, norms and extremes along axes
     activation.py     Relu, Sigmoid, Tanh and their family
-    softmax.py        Softmax, LogSoftmax
+    softmax.py        Softmax, LogSoftmax, Hardmax
+    window.py         the sliding window of the next two
     convolution.py    Conv, ConvTranspose
     pooling.py        MaxPool, AveragePool and their global forms
     resize.py         Resize
     normalization.py  over the batch, a layer, groups of channels
-    shape.py          Reshape, Flatten, Transpose, Squeeze, Unsqueeze, Identity
-    indexing.py       Gather, Slice, Split, Concat, Pad, Expand, Tile
+    shape.py          the same elements in another shape or order
+    indexing.py       some of the elements, or more of them: Gather, Slice, Split, Concat, Pad, Expand, Tile
     recurrent.py      LSTM, GRU
 
 To add an operator: write its rule, put it into the module's table with its opset in mind, and add a case to
