@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefl.durable import write_atomically
-from edgefl.errors import ConfigError, ModelError, StorageError
+from edgefl.errors import ConfigError, EdgeflError, ModelError, StorageError
 from edgefl.trainer import checkpoint
 from edgefl.trainer.inference_model import raw_data_offsets
 from edgefl.trainer.manifest import (
@@ -111,7 +111,7 @@ def build(
     UnsupportedOperatorError names the node), StorageError.
     """
     try:
-        import onnx
+        import onnx  # noqa: F401 - only whether it is there
     except ImportError:
         raise MissingPackageError(
             "building artifacts needs the onnx package", hint="pip install 'edgefl[build]'"
@@ -129,13 +129,15 @@ def build(
     recipe = Recipe(chosen, loss_options or {}, optimizer, optimizer_options or {}, trainable, frozen, lora, portable)
     try:
         manifest, files = _build(source, recipe)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except EdgeflError:
+        raise
+    except MemoryError as error:
+        raise ModelError(f"the training graph does not fit into memory: {error}", hint="use a smaller model") from error
+    except Exception as error:  # onnx and numpy raise many unrelated types where nodes contradict each other
         raise ModelError(
             f"no valid training graph comes out of this model: {str(error).strip()[:300]}",
             hint="every tensor between the trained weights and the output must be float32",
         ) from error
-    except MemoryError as error:
-        raise ModelError(f"the training graph does not fit into memory: {error}", hint="use a smaller model") from error
     _write(Path(out), manifest, files)
     return manifest
 

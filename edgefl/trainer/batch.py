@@ -79,8 +79,7 @@ def _check_labels(target: Array, m: Manifest) -> None:
         )
     if not m.loss.classes:
         return
-    lowest, highest = int(target.min()), int(target.max())
-    if lowest >= 0 and highest < m.loss.classes:
+    if target.view(np.uint64).max() < m.loss.classes:  # what is negative is huge then: one search instead of two
         return
     counted = target[target != m.loss.options["ignore_index"]] if "ignore_index" in m.loss.options else target
     if counted.size and not (counted.min() >= 0 and counted.max() < m.loss.classes):

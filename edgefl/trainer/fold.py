@@ -61,7 +61,9 @@ def fold(graph: FlatGraph) -> Facts:
     values = {
         name: numpy_helper.to_array(tensor)
         for name, tensor in initializers.items()
-        if name not in weights and _size(tensor.dims, 8) <= MAX_CONSTANT_BYTES
+        if name not in weights
+        and _size(tensor.dims, 8) <= MAX_CONSTANT_BYTES
+        and tensor.data_type != onnx.TensorProto.STRING
     }
     for trial in trials:
         trial.values.update(values)

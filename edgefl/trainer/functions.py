@@ -6,7 +6,8 @@ Bounded: functions that call functions can multiply; what they would come to is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,41 +17,97 @@ from onnx import helper
 
 from edgefl.errors import ModelError
 from edgefl.trainer.flat_graph import STANDARD, Facts, FlatGraph
+from edgefl.trainer.manifest import MAX_MODEL_BYTES
 from edgefl.trainer.opset import to_our_opset
 
 MAX_NODES = 50_000
 """Nodes of a flat graph. The largest language models that fit into MAX_MODEL_BYTES have some thousands."""
+
+MAX_DEPTH = 100
+"""Of calls: onnx follows them in recursion. Exporters write functions for modules, which nest ten deep at most."""
+
+_Key = tuple[str, str, str]
+"""(domain, name, overload)"""
 
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
 def without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same model with every call of a function of its own replaced by the function's nodes."""
-    _refuse_too_many(proto)
+    require_finite(proto)
     return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
 
 
-def _refuse_too_many(proto: onnx.ModelProto) -> None:
-    bodies = {(function.domain, function.name): function.node for function in proto.functions}
-    sizes: dict[tuple[str, str], int] = {}
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """What a list of nodes comes to when every call in it is replaced, and how deep calls go."""
+
+    nodes: int = 0
+    size_bytes: int = 0
+    depth: int = 0
+
+
+def require_finite(proto: onnx.ModelProto) -> None:
+    """Refuse functions that call themselves, and those that come to too much once they are inlined: onnx does that in
+    as much memory as it takes. Raises ModelError."""
+    bodies: dict[_Key, Sequence[onnx.NodeProto]] = {}
+    for function in proto.functions:
+        key = _key(function.domain, function.name, function)
+        if key in bodies:
+            raise ModelError(f"the model has two functions of the name {key[1]!r:.80}", hint="export the model again")
+        bodies[key] = function.node
+    known: dict[_Key, _Extent] = {}
     waiting = list(bodies)
-    open_: set[tuple[str, str]] = set()
+    open_: set[_Key] = set()
     while waiting:
         key = waiting[-1]
-        calls = {(node.domain, node.op_type) for node in bodies[key]} & set(bodies)
-        missing = [call for call in calls if call not in sizes]
-        if key in sizes or not missing:
-            sizes.setdefault(key, sum(sizes.get((node.domain, node.op_type), 1) for node in bodies[key]))
+        missing = {call for call in _calls(bodies[key]) if call in bodies and call not in known}
+        if key in known or not missing:
+            known.setdefault(key, _extent(bodies[key], known))
             waiting.pop()
             open_.discard(key)
             continue
         if key in open_:
-            raise ModelError(f"function {key[1]!r} of the model calls itself", hint="export the model again")
+            raise ModelError(f"function {key[1]!r:.80} of the model calls itself", hint="export the model again")
         open_.add(key)
         waiting.extend(missing)
-    total = sum(sizes.get((node.domain, node.op_type), 1) for node in proto.graph.node)
+    _extent(proto.graph.node, known)
+
+
+def _extent(nodes: Iterable[onnx.NodeProto], functions: Mapping[_Key, _Extent]) -> _Extent:
+    """Raises ModelError where it is too much."""
+    total, size_bytes, depth = 0, 0, 0
+    for node in _with_inner(nodes):
+        called = functions.get(_key(node.domain, node.op_type, node), _Extent(nodes=1))
+        total += called.nodes
+        size_bytes += called.size_bytes + node.ByteSize()
+        depth = max(depth, called.depth + 1)
     if total > MAX_NODES:
         raise ModelError(f"the model has more than {MAX_NODES} nodes", hint="use a smaller model")
+    if size_bytes > MAX_MODEL_BYTES:
+        raise ModelError(f"with its functions inlined the model has over {MAX_MODEL_BYTES} bytes")
+    if depth > MAX_DEPTH:
+        raise ModelError(f"the model's functions call each other more than {MAX_DEPTH} deep")
+    return _Extent(total, size_bytes, depth)
+
+
+def _calls(nodes: Iterable[onnx.NodeProto]) -> Iterator[_Key]:
+    return (_key(node.domain, node.op_type, node) for node in _with_inner(nodes))
+
+
+def _with_inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes and those of the graphs in their attributes."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type in _GRAPHS:
+                for graph in (attribute.g, *attribute.graphs):
+                    yield from _with_inner(graph.node)
+
+
+def _key(domain: str, name: str, proto: Any) -> _Key:
+    """By which ONNX finds a function; `overload` came with onnx 1.17."""
+    return "" if domain in STANDARD else domain, name, getattr(proto, "overload", "")
 
 
 def expand(graph: FlatGraph, facts: Facts, picked: set[str]) -> None:

@@ -23,6 +23,9 @@ from edgefl.trainer.session import Session
 STEPS = (0.1, 0.03, 0.01, 0.003, 0.001)
 """h, as shares of the parameter's norm."""
 
+SMALLEST = 0.01
+"""What an element of a parameter counts for at least: biases of 1e-6 would drown in rounding."""
+
 RANDOM_DIRECTIONS = 3
 
 FLOOR = 1e-3
@@ -76,7 +79,8 @@ def check_gradients(session: Session, batch: Mapping[str, Any], seed: int = 0) -
     errors = []
     try:
         for name, g in gradients.items():
-            norm, reach = float(np.linalg.norm(g)), float(np.linalg.norm(weights[name])) or 1.0
+            norm = float(np.linalg.norm(g))
+            reach = max(float(np.linalg.norm(weights[name])), SMALLEST * g.size**0.5)
             # the slope along a random unit vector is √size times smaller than along g
             tries = [(_unit(rng.normal(size=g.shape)), g.size**0.5) for _ in range(RANDOM_DIRECTIONS)]
             tries += [(_unit(g), 1.0)] if norm > 0 else []

@@ -95,13 +95,6 @@ class Value:
     def slice(self, axes: Sequence[int], starts: Sequence[int], stops: Sequence[int]) -> Value:
         return self.graph.op("Slice", self, *(self.graph.integers(numbers) for numbers in (starts, stops, axes)))
 
-    def pad(self, axes: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Value:
-        """Zeros around the given axes; the value itself where none are wanted."""
-        if not any((*before, *after)):
-            return self
-        integers = self.graph.integers
-        return self.graph.op("Pad", self, integers([*before, *after]), self.graph.lift(0.0), integers(axes))
-
 
 @dataclass(slots=True)
 class Graph:

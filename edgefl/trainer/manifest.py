@@ -12,9 +12,9 @@ Invariant: a `Manifest` object is valid. `Manifest.parse` raises ModelError for 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
+from _blake2 import blake2b as hash_of  # as in hashlib, which also loads OpenSSL: 4 MB on a device that only trains
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,6 +40,9 @@ MAX_MANIFEST_BYTES = 8 << 20
 MAX_MODEL_BYTES = 512 << 20
 """Largest single file. Training holds the parameters about five times (two buffers, gradient, Adam's two moments), so
 this is what a device with 4 GB can train at all; it also keeps every file far below protobuf's 2 GiB."""
+
+MAX_STATE = 4
+"""Vectors that an optimiser carries: Adam has two."""
 
 MAX_TENSORS = 1 << 16
 MAX_NAME_LENGTH = 512
@@ -189,7 +192,7 @@ class Manifest:
 
 def blake2b(content: bytes) -> str:
     """BLAKE2b-256, hexadecimal."""
-    return hashlib.blake2b(content, digest_size=32).hexdigest()
+    return hash_of(content, digest_size=32).hexdigest()
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -274,6 +277,8 @@ def _check(m: Manifest) -> None:
         raise _bad("unknown optimizer")
     if any(tensor.size < 1 for tensor in m.carried):
         raise _bad("a tensor is empty")
+    if 4 * m.vector_size > MAX_MODEL_BYTES or len(m.optimizer.state) > MAX_STATE:
+        raise ModelError("the model is larger than any that can be trained", hint="use a smaller model")
     _check_adapters(m)
     _check_places(m)
 

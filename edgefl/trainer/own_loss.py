@@ -145,7 +145,8 @@ def _parse(loss: str | os.PathLike[str] | bytes | onnx.ModelProto, where: str) -
     if len(loss) > MAX_LOSS_BYTES:
         raise ModelError(f"{where} has over {MAX_LOSS_BYTES} bytes", hint="a loss holds no weights: export it alone")
     require_readable(loss, where, beside=True)
-    return onnx.ModelProto.FromString(loss)
+    proto: onnx.ModelProto = onnx.ModelProto.FromString(loss)
+    return proto
 
 
 def _fit_prediction(value: onnx.ValueInfoProto, shape: Shape) -> dict[str, int]:

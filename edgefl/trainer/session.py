@@ -43,7 +43,7 @@ from edgefl.trainer.manifest import (
     read_manifest,
 )
 from edgefl.trainer.metrics import metrics, weight
-from edgefl.trainer.runtime import open_graph
+from edgefl.trainer.runtime import open_graph, run_options
 
 Array = npt.NDArray[Any]
 Vector = npt.NDArray[np.float32]
@@ -64,9 +64,10 @@ class Session:
         self.manifest = m = read_manifest(self.directory)
         self._threads = threads or max(1, len(os.sched_getaffinity(0)) - 1)
         self._provider = provider
-        self._options = ort.RunOptions()
-        self._uncancelled = ort.RunOptions()
+        self._options = run_options()
+        self._uncancelled = run_options()
         self._vector = np.zeros(m.vector_size, np.float32)
+        self._trained = self._vector[: m.trained_size]
         self._gradient = np.zeros(m.trained_size, np.float32)
         self._moved = np.zeros(m.vector_size - m.trained_size, np.float32)
         self._state = {name: np.zeros(m.trained_size, np.float32) for name in m.optimizer.state}
@@ -80,18 +81,10 @@ class Session:
         self._training = self._open(
             TRAINING, [*inputs, scale, *([seed] if m.seeded else [])], 1 + len(carried), by_name=len(inputs)
         )
-        vectors = [
-            Tensor(name, "float32", (m.trained_size,)) for name in ("parameters", "gradient", *m.optimizer.state)
-        ]
-        scalars = [
-            *([] if m.optimizer.takes_step else [Tensor("lr", "float32", ())]),
-            *([Tensor("step", "float32", ())] if m.optimizer.counts else []),
-        ]
-        self._stepping = self._open(OPTIMIZER, [*scalars, *vectors], 1 + len(m.optimizer.state), by_name=0)
+        self._stepping = None if m.optimizer.takes_step else self._open_optimizer()
         self._evaluation: ort.InferenceSession | None = None
         self._evaluating: dict[int, tuple[Batch, Any]] = {}
         self._differentiating: dict[int, tuple[Batch, Any]] = {}
-        self._stepping_binding = self._bind_stepping()
         self.load(checkpoint.parse(read_file(self.directory, m, CHECKPOINT)))
 
     # Training
@@ -115,15 +108,15 @@ class Session:
         plain = correction is None
         loss = self._differentiate(batch, -lr if takes_step and plain else 1.0, micro_batch)
         if correction is not None:
-            correction.apply(self._gradient, self._vector[: self._gradient.size])
+            correction.apply(self._gradient, self._trained)
             if takes_step:
                 self._gradient *= np.float32(-lr)
         self._lr[...] = lr
         self._step += 1
-        if takes_step:  # the graph is one addition, which costs half without a run
-            self._vector[: self._gradient.size] += self._gradient
+        if self._stepping is None:
+            self._trained += self._gradient
         else:
-            self._run(self._stepping, self._stepping_binding, self._uncancelled)
+            self._run(*self._stepping, self._uncancelled)
         self._vector[self._gradient.size :] = self._moved
         self._seed += 1
         return loss
@@ -283,19 +276,20 @@ class Session:
             binding.bind_output(output.name)
         return binding
 
-    def _bind_stepping(self) -> Any:
-        optimizer, binding = self.manifest.optimizer, self._stepping.io_binding()
-        trained = self._vector[: self._gradient.size]
-        given = [
-            *([] if optimizer.takes_step else [self._lr]),
-            *([self._step] if optimizer.counts else []),
-            *(trained, self._gradient, *self._state.values()),
-        ]
-        for argument, array in zip(self._stepping.get_inputs(), given, strict=True):
+    def _open_optimizer(self) -> tuple[ort.InferenceSession, Any]:
+        """The optimiser and its binding. (Where it takes steps its graph is one addition, which needs no session.)"""
+        m, trained = self.manifest, self._trained
+        state = list(self._state.values())
+        given: dict[str, Array] = {"lr": self._lr, **({"step": self._step} if m.optimizer.counts else {})}
+        given |= {"parameters": trained, "gradient": self._gradient, **self._state}
+        inputs = [Tensor(name, "float32", array.shape) for name, array in given.items()]
+        session = self._open(OPTIMIZER, inputs, 1 + len(state), by_name=0)
+        binding = session.io_binding()
+        for argument, array in zip(session.get_inputs(), given.values(), strict=True):
             binding.bind_ortvalue_input(argument.name, _shared(array))
-        for output, array in zip(self._stepping.get_outputs(), (trained, *self._state.values()), strict=True):
+        for output, array in zip(session.get_outputs(), [trained, *state], strict=True):
             binding.bind_ortvalue_output(output.name, _shared(array))
-        return binding
+        return session, binding
 
     def _run(self, session: ort.InferenceSession, binding: Any, options: Any) -> None:
         try:

@@ -24,6 +24,9 @@ from edgefl.trainer.manifest import Shape
 RISING = frozenset({"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip"})
 """Elementwise functions of their first input that never fall (LeakyRelu falls with a negative slope: see `_rises`)."""
 
+MAX_SEARCHED = 5000
+"""Nodes of a model that is rewritten at all. The time to search it grows with their square: 10 s at the most."""
+
 NEAR = 1e-4
 """How near a constant must be to 1/2 or √2: exporters write them with four to eight digits."""
 
@@ -68,7 +71,7 @@ def simplify(
 ) -> Forms:
     """All rewrites. The result holds every constant that was given, and those that came with new nodes."""
     forms = Forms(list(nodes), dict(shapes), dict(constants), frozenset(kept), fresh)
-    for rewrite in (_pool_first, _one_gelu, _one_split):
+    for rewrite in (_pool_first, _one_gelu, _one_split) if len(forms.nodes) <= MAX_SEARCHED else ():
         forms.count_readers()
         rewrite(forms)
     return forms

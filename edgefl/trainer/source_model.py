@@ -27,7 +27,7 @@ from edgefl.trainer.decompose import decompose
 from edgefl.trainer.differentiate import reachable
 from edgefl.trainer.flat_graph import STANDARD, Facts, FlatGraph, dtype_name, name_apart, unsupported
 from edgefl.trainer.fold import fold
-from edgefl.trainer.functions import MAX_NODES, expand, without_functions
+from edgefl.trainer.functions import MAX_NODES, expand, require_finite, without_functions
 from edgefl.trainer.gradients import RULES
 from edgefl.trainer.graph import IR_VERSION, OPSET
 from edgefl.trainer.inference_form import DropoutSite, for_inference, to_inference_form, without_identities
@@ -38,6 +38,9 @@ from edgefl.trainer.opset import NEWEST, OLDEST, is_newer, means_the_same, to_ou
 from edgefl.trainer.strays import set_strays_apart
 from edgefl.trainer.untie import untie
 from edgefl.trainer.vetting import contents_of
+
+MAX_INNER_NAME_LENGTH = 4096
+"""Of a node, or a tensor between nodes. They are repeated in the names of what becomes of them."""
 
 MAX_ROUNDS = 8
 """Of folding and rewriting. Functions within functions take one each; three is the most seen."""
@@ -100,11 +103,11 @@ def _parse(model: str | os.PathLike[str] | bytes | onnx.ModelProto, where: str) 
         raise ModelError(
             f"{where} has {len(content)} bytes, over the limit of {MAX_MODEL_BYTES}", hint="use a smaller model"
         )
-    has_folder = not isinstance(model, (bytes, onnx.ModelProto))
-    require_readable(content, where, beside=has_folder)
-    proto = onnx.ModelProto.FromString(content)
-    if has_folder:
-        _load_external_data(proto, Path(model).parent)
+    folder = None if isinstance(model, (bytes, onnx.ModelProto)) else Path(model).parent
+    require_readable(content, where, beside=folder is not None)
+    proto: onnx.ModelProto = onnx.ModelProto.FromString(content)
+    if folder is not None:
+        _load_external_data(proto, folder)
     return proto
 
 
@@ -154,12 +157,14 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
     if not proto.graph.node or not proto.opset_import:
         raise ModelError(f"{where} is not an ONNX model: it holds no graph", hint="name an ONNX file")
     _require_known(proto)
+    require_finite(proto)  # the checker follows calls in recursion
     onnx.checker.check_model(_without_withdrawn(proto))
     if proto.graph.sparse_initializer:
         raise ModelError("the model has sparse initializers", hint="export it with dense weights")
     for tensor in proto.graph.initializer:
         try:
-            numpy_helper.to_array(tensor)
+            if numpy_helper.to_array(tensor).shape != tuple(tensor.dims):
+                raise ValueError(f"{list(tensor.dims)} is no shape")
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"initializer {tensor.name!r} is broken: {error}", hint="export the model again"
@@ -168,6 +173,10 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
     for name in names:
         if not name.isprintable() or not 0 < len(name) <= MAX_NAME_LENGTH:
             raise ModelError(f"a tensor name is empty, unprintable or over {MAX_NAME_LENGTH} characters: {name!r:.80}")
+    nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    inner = {name for node in nodes for name in (*node.input, *node.output, node.name, node.op_type)}
+    if too_long := next((name for name in inner if len(name) > MAX_INNER_NAME_LENGTH), ""):
+        raise ModelError(f"a name has over {MAX_INNER_NAME_LENGTH} characters: {too_long!r:.80}")
 
 
 def _without_withdrawn(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -245,8 +254,8 @@ def _flat(proto: onnx.ModelProto) -> FlatGraph:
         if error or spoilt.intersection(node.input):
             spoilt.update(filter(None, node.output))
     wanted = [value for value in proto.graph.output if value.name not in spoilt]
-    if not wanted and first:
-        raise first
+    if not wanted:
+        raise first or ModelError("the model has no output", hint="export it with the tensor to train as its output")
     plain = [value.name for value in wanted if _plain_dtype(value)] or [value.name for value in wanted[:1]]
     batches = {value.type.tensor_type.shape.dim[0].dim_value for value in inputs}
     batch = batches.pop() if len(batches) == 1 else None

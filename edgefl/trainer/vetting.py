@@ -1,4 +1,4 @@
-"""What an ONNX file would make its reader do, found out before onnx or ONNX Runtime sees it, without the `onnx` package.
+"""What an ONNX file would make its reader do, found before onnx or ONNX Runtime sees it, without the `onnx` package.
 
 Files come from other people. A tensor may name a file as its data: ONNX Runtime 1.22 and 1.23 read whatever path it
 names (1.31 refuses), the onnx package reads it from the working directory, and what they read can leave the device with
@@ -30,17 +30,33 @@ MAX_NUMBER_BYTES = 16 << 20
 # message -> {field number: message inside}; names as in onnx.proto, but for those that tell two uses of one apart
 _INSIDE: dict[str, dict[int, str]] = {
     "Model": {
-        **{7: "Graph", 8: "OperatorSetId", 14: "StringStringEntry", 20: "TrainingInfo", 25: "Function"},
+        7: "Graph",
+        8: "OperatorSetId",
+        14: "StringStringEntry",
+        20: "TrainingInfo",
+        25: "Function",
         26: "DeviceConfiguration",
     },
     "Graph": {
-        **{1: "Node", 5: "Initializer", 11: "ValueInfo", 12: "ValueInfo", 13: "ValueInfo", 14: "TensorAnnotation"},
-        **{15: "SparseTensor", 16: "StringStringEntry"},
+        1: "Node",
+        5: "Initializer",
+        11: "ValueInfo",
+        12: "ValueInfo",
+        13: "ValueInfo",
+        14: "TensorAnnotation",
+        15: "SparseTensor",
+        16: "StringStringEntry",
     },
     "Node": {5: "Attribute", 9: "StringStringEntry", 10: "NodeDeviceConfiguration"},
     "Attribute": {
-        **{5: "Tensor", 6: "Subgraph", 10: "Tensor", 11: "Subgraph", 14: "Type", 15: "Type"},
-        **{22: "SparseTensor", 23: "SparseTensor"},
+        5: "Tensor",
+        6: "Subgraph",
+        10: "Tensor",
+        11: "Subgraph",
+        14: "Type",
+        15: "Type",
+        22: "SparseTensor",
+        23: "SparseTensor",
     },
     "Tensor": {3: "Segment", 13: "StringStringEntry", 16: "StringStringEntry"},
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
@@ -58,8 +74,14 @@ _INSIDE: dict[str, dict[int, str]] = {
     "NodeDeviceConfiguration": {2: "ShardingSpec"},
     "ShardingSpec": {3: "IntIntListEntry", 4: "ShardedDim"},
     "ShardedDim": {2: "SimpleShardedDim"},
-    **dict.fromkeys(("Dimension", "OperatorSetId", "OpaqueType", "Segment", "StringStringEntry"), {}),
-    **dict.fromkeys(("DeviceConfiguration", "IntIntListEntry", "SimpleShardedDim"), {}),
+    "Dimension": {},
+    "OperatorSetId": {},
+    "OpaqueType": {},
+    "Segment": {},
+    "StringStringEntry": {},
+    "DeviceConfiguration": {},
+    "IntIntListEntry": {},
+    "SimpleShardedDim": {},
 }
 _INSIDE["Initializer"] = _INSIDE["Tensor"]
 _INSIDE["Subgraph"] = {**_INSIDE["Graph"], 5: "Tensor"}

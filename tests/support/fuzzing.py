@@ -110,13 +110,14 @@ class _Worker:
         self.timeout_s = timeout_s
         self.count, self.dead = 0, False
         self._folder = tempfile.mkdtemp(prefix="fuzz-")
-        self._errors = Path(self._folder, "stderr").open("w+b")
+        self._errors = Path(self._folder, "stderr")
         command = [sys.executable, __file__, door, str(seed), self._folder, str(room_bytes), str(timeout_s)]
         paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONFAULTHANDLER": "1"}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment
-        )
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment
+            )
         if self._answer(START_S) != b"ready\n":
             raise RuntimeError(f"the worker did not start: {self._said()}")
 
@@ -142,7 +143,6 @@ class _Worker:
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
-        self._errors.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ended(self) -> bool:
@@ -159,9 +159,7 @@ class _Worker:
         return self._process.stdout.readline() if ready else b""
 
     def _said(self) -> str:
-        self._errors.flush()
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")[-1500:]
+        return self._errors.read_text(errors="replace")[-1500:]
 
 
 # In the worker
@@ -221,9 +219,8 @@ class BuildDoor(Door):
 
     def __init__(self, seed: int, folder: Path) -> None:
         super().__init__(seed, folder)
-        from support.seed_models import seed_models
-
         from edgefl.trainer.lora import LowRank
+        from support.seed_models import seed_models
 
         self.seeds = seed_models()
         self.lora = LowRank(2)
@@ -268,7 +265,7 @@ class LossDoor(Door):
     def mutant(self, index: int) -> Any:
         from support.mutants import mutant
 
-        return mutant(self.random(index), self.seeds)
+        return mutant(self.random(index), self.seeds, inputs=("prediction", "target"))
 
     def attempt(self, index: int, mutant: Any) -> tuple[str, str]:
         from edgefl import trainer

@@ -4,8 +4,8 @@ Four kinds, from the blind to the knowing:
 
     bytes     flips, truncations, splices of two files
     wire      protobuf's fields dropped, repeated, moved, with lengths and numbers that are lies
-    model     what somebody would do who knows ONNX: sizes that are not there, data in other files, cycles, functions that
-              call each other, attributes beyond all reason
+    model     what somebody would do who knows ONNX: sizes that are not there, data in other files, cycles, functions
+              that call each other, attributes beyond all reason
     drawn     no file at all, but one node of any operator there is, with whatever attributes and inputs
 
 Changes are tables of functions (…, rng) -> result; each is as small as possible, since up to three are combined.
@@ -13,6 +13,7 @@ Changes are tables of functions (…, rng) -> result; each is as small as possib
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,7 +33,22 @@ FLOODS = (100, 3000, 60_000, 2_000_000)
 HUGE = (1 << 16, 1 << 24, 1 << 29, 1 << 31, 1 << 32, 1 << 40, 1 << 61, 1 << 62, (1 << 63) - 1)
 NUMBERS = (0, 1, 2, 3, 5, 7, 100, 1000, -1, -2, -3, -7, -(1 << 31), -(1 << 63), *HUGE)
 REALS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-30, 1e30, -1e30, float("inf"), float("-inf"), float("nan"))
-TEXTS = ("", "x", "y", "\0", "é", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID", "linear", "cubic", "reflect", "sum", "bi->")
+TEXTS = (
+    "",
+    "x",
+    "y",
+    "\0",
+    "é",
+    "NOTSET",
+    "SAME_UPPER",
+    "SAME_LOWER",
+    "VALID",
+    "linear",
+    "cubic",
+    "reflect",
+    "sum",
+    "bi->",
+)
 TYPES = (*range(24), 99)
 """Element types of ONNX: 1 is float32, 7 int64, 8 a string; 0 and 99 are none."""
 
@@ -53,11 +69,11 @@ class Mutant:
     content: bytes
 
 
-def mutant(rng: Random, seeds: Mapping[str, bytes]) -> Mutant:
-    """One damaged file."""
+def mutant(rng: Random, seeds: Mapping[str, bytes], *, inputs: Sequence[str] = ("x",)) -> Mutant:
+    """One damaged file. `inputs`: of models that are drawn."""
     kind = rng.choices(("bytes", "wire", "model", "drawn"), (2, 3, 6, 3))[0]
     if kind == "drawn":
-        proto, origin = drawn(rng)
+        proto, origin = drawn(rng, inputs)
         return Mutant(origin, proto.SerializeToString())
     name = rng.choice(list(seeds))
     content, origin = seeds[name], [name]
@@ -612,29 +628,48 @@ def inner_graph(proto: onnx.ModelProto, rng: Random) -> None:
             break
 
 
+FUNCTION_IMPORTS = (helper.make_opsetid("", 17), helper.make_opsetid("own", 1))
+
+
 def own_functions(proto: onnx.ModelProto, rng: Random) -> None:
     """Functions that call themselves, each other, or twice the next, and so on; some in the standard domain."""
     space = rng.choice(("own", "own", "", "ai.onnx"))
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
-    count = rng.choice((1, 2, 3, 30))
+    count = rng.choice((1, 2, 3, 30, 300))
     calls = rng.choice((1, 2, 10))
-    stop = rng.random() < 0.5
+    stop, hidden = rng.random() < 0.5, rng.random() < 0.3
     for i in range(count):
         last = i == count - 1
         following = "Relu" if last and stop else f"f{(i + 1) % count}"
         names = ["a", *(f"b{k}" for k in range(1, calls)), "b"]
         where = "" if following == "Relu" else space
-        nodes = [
-            helper.make_node(following, [a], [b], domain=where) for a, b in zip(names[:-1], names[1:], strict=True)
-        ]
+        nodes = [helper.make_node(following, [a], [b], domain=where) for a, b in itertools.pairwise(names)]
         if rng.random() < 0.1:
             nodes = []
-        proto.functions.append(helper.make_function(space, f"f{i}", ["a"], ["b"], nodes, imports))
+        if hidden:
+            branch = helper.make_graph(nodes, "branch", [], [onnx.ValueInfoProto(name="b")])
+            truth = helper.make_node("Greater", ["a", "a"], ["truth"])
+            nodes = [truth, helper.make_node("If", ["truth"], ["b"], then_branch=branch, else_branch=branch)]
+        proto.functions.append(helper.make_function(space, f"f{i}", ["a"], ["b"], nodes, FUNCTION_IMPORTS))
+    call(proto, "f0", space, 1)
+
+
+def heavy_function(proto: onnx.ModelProto, rng: Random) -> None:
+    """One whose body is large, called again and again."""
+    name = "z" * rng.choice((1, 5000, 100_000))
+    constant = numpy_helper.from_array(np.zeros(rng.choice((1, 1000, 50_000)), np.float32))
+    nodes = [helper.make_node("Constant", [], [name], value=constant), helper.make_node("Add", ["a", name], ["b"])]
+    proto.functions.append(helper.make_function("own", "f0", ["a"], ["b"], nodes, FUNCTION_IMPORTS))
+    call(proto, "f0", "own", rng.choice((10, 3000)))
+
+
+def call(proto: onnx.ModelProto, name: str, domain: str, times: int) -> None:
+    """Put calls behind the last node."""
     proto.opset_import.add(domain="own", version=1)
-    last_node = proto.graph.node[-1]
-    result = last_node.output[0]
-    last_node.output[0] = "before_functions"
-    proto.graph.node.append(helper.make_node("f0", ["before_functions"], [result], domain=space))
+    last = proto.graph.node[-1]
+    result, last.output[0] = last.output[0], "call0"
+    for i in range(times):
+        after = result if i == times - 1 else f"call{i + 1}"
+        proto.graph.node.append(helper.make_node(name, [f"call{i}"], [after], domain=domain))
 
 
 def change_function(proto: onnx.ModelProto, rng: Random) -> None:
@@ -666,7 +701,7 @@ MODEL: tuple[Callable[[onnx.ModelProto, Random], None], ...] = (
     *(operator, operator, domain, attribute_number, attribute_number, attribute_number, attribute_number),
     *(attribute_added, attribute_added, attribute_added, attribute_type, attribute_gone, attribute_odd),
     *(graph_input, graph_input, large_input, large_input, graph_output, graph_output, value_info, extras, opset),
-    *(inner_graph, own_functions, change_function),
+    *(inner_graph, own_functions, own_functions, heavy_function, change_function),
 )
 
 
@@ -690,28 +725,29 @@ POOL: dict[str, Any] = {
 """What a drawn node may read, beside x and vectors of integers."""
 
 
-def drawn(rng: Random) -> tuple[onnx.ModelProto, str]:
-    """One or two nodes of any operator between x and a weight to train."""
+def drawn(rng: Random, inputs: Sequence[str]) -> tuple[onnx.ModelProto, str]:
+    """One or two nodes of any operator between the inputs and a weight to train."""
     constants = dict(POOL)
     for i in range(4):
         constants[f"i{i}"] = np.array([rng.choice(NUMBERS) for _ in range(rng.choice((0, 1, 1, 2, 3, 4, 8)))], np.int64)
     constants["i"] = np.array(rng.choice(NUMBERS), np.int64)
     constants["small"] = np.array([rng.randint(-3, 3) for _ in range(rng.choice((1, 2, 4)))], np.int64)
     shape = rng.choice(([3], [4, 3], [3, 5, 5], [1], [1 << 20], [3, 1 << 12, 1 << 12]))
-    before, nodes = "x", []
+    shape = shape if len(inputs) == 1 else [3]
+    before, nodes = inputs[0], []
     names = []
     for step in range(rng.choice((1, 1, 2))):
         schema = onnx.defs.get_schema(rng.choice(OPERATORS))
         names.append(schema.name)
         count = min(len(schema.inputs) + rng.randint(0, 1), max(schema.min_input, rng.randint(0, 7)))
-        inputs = [rng.choice([before, before, *constants, ""]) for _ in range(count)]
-        if inputs:
-            inputs[0] = rng.choice((before, before, before, inputs[0]))
+        given = [rng.choice([before, before, *inputs, *constants, ""]) for _ in range(count)]
+        if given:
+            given[0] = rng.choice((before, before, before, given[0]))
         result = f"h{step}"
         outputs = [result, *(f"extra{step}.{i}" for i in range(1, rng.randint(1, max(1, len(schema.outputs)))))]
         if rng.random() < 0.1:
             outputs.insert(0, "")
-        made = helper.make_node(schema.name, inputs, outputs, f"drawn{step}")
+        made = helper.make_node(schema.name, given, outputs, f"drawn{step}")
         for known in schema.attributes.values():
             if known.required or rng.random() < 0.4:
                 attribute = some_attribute(known, rng)
@@ -721,6 +757,9 @@ def drawn(rng: Random) -> tuple[onnx.ModelProto, str]:
         before = result
     end = rng.choice(("Mul", "MatMul", "Add", "ReduceSum"))
     nodes.append(helper.make_node(end, [before, "small" if end == "ReduceSum" else "w1"], ["y"]))
+    if len(inputs) > 1:  # a loss
+        nodes.append(helper.make_node("ReduceMean", ["y"], ["mean"], keepdims=0))
+        nodes[-2].output[0], nodes[-1].input[0], nodes[-1].output[0] = "z", "z", "y"
     read = {name for node in nodes for name in node.input}
     tensors = []
     for name, array in constants.items():
@@ -729,7 +768,7 @@ def drawn(rng: Random) -> tuple[onnx.ModelProto, str]:
     graph = helper.make_graph(
         nodes,
         "drawn",
-        [helper.make_tensor_value_info("x", rng.choice((1, 1, 1, 1, 7, 9)), ["batch", *shape])],
+        [helper.make_tensor_value_info(name, rng.choice((1, 1, 1, 1, 7, 9)), ["batch", *shape]) for name in inputs],
         [helper.make_tensor_value_info("y", 1, [None] * rng.randint(0, 4))],
         tensors,
     )

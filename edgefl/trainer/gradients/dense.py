@@ -14,6 +14,8 @@ def gemm(a: Value, b: Value, transpose_a: bool, transpose_b: bool, alpha: float 
 def _gemm(n: Node, dy: Value) -> list[Value]:
     # Y = α A' B' + β C, where A' is A or Aᵀ. Then dA' = α dY B'ᵀ and dB' = α A'ᵀ dY.
     a, b, *rest = n.operands
+    if any(c.rank > 2 for c in rest):
+        raise n.unsupported("C is no matrix", "reshape it to the shape of the product, or one that broadcasts to that")
     alpha, beta = n.attribute("alpha", 1.0), n.attribute("beta", 1.0)
     ta, tb = bool(n.attribute("transA", 0)), bool(n.attribute("transB", 0))
     da = gemm(b, dy, tb, True, alpha) if ta else gemm(dy, b, False, not tb, alpha)

@@ -13,7 +13,6 @@ from edgefl.errors import ModelError
 from edgefl.trainer.graph import Array, Graph, Value
 from edgefl.trainer.manifest import Shape
 
-
 MAX_TABLE = 1 << 22
 """Elements of a constant that a rule makes: one for each place of an image of 2048 × 2048."""
 
