@@ -116,6 +116,10 @@ class Forest:
         """Is this device a parent or a child in some tree?"""
         return any(tree.has_neighbour(node_id) for tree in self.trees.values())
 
+    def neighbours(self) -> set[int]:
+        """Parents and children in all trees."""
+        return {node_id for tree in self.trees.values() for node_id, _ in tree.silent_since()}
+
     # What trees ask for
 
     def _ask_tracker(self, tree: RankTree, track: Track, now: float) -> None:

@@ -170,6 +170,10 @@ class Overlay:
         tree = self._forest.trees.get(app)
         return None if tree is None or tree.parent is None else tree.parent.node_id
 
+    def tree_neighbours(self) -> set[int]:
+        """Parents and children in all trees, by node id."""
+        return self._forest.neighbours()
+
     def trees(self) -> tuple[int, ...]:
         return tuple(self._forest.trees)
 

@@ -7,11 +7,13 @@ comes from seeded generators, one per device and one for the network, so the sam
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Protocol
+from zlib import crc32
 
 from edgefl.sim.clock import Clock
 from edgefl.sim.rtt_model import Place, RttModel
@@ -26,6 +28,8 @@ PACKET_OVERHEAD_BYTES = 52
 
 LINK_IDLE_S = 180.0
 """A link without messages for so long is closed by the transport, and dialled again for the next one."""
+
+_SEND = struct.Struct("<dQQ")
 
 
 class Handler(Protocol):
@@ -43,6 +47,7 @@ class Faults:
     duplicate: float = 0.0
     reorder: float = 0.0
     reorder_s: float = 0.2
+    delay_s: float = 0.0  # every message takes so much longer
     jitter: float = 0.1  # of the one-way delay
     dial_rtts: float = 0.0  # round trips before the first message on a link that is new or was idle (door and CURVE: 7)
 
@@ -55,10 +60,12 @@ class Network:
         self.clock = clock
         self.model = model
         self.faults = Faults()
-        self.sides: Callable[[SimNode], int] | None = None
+        self.sides: Callable[[SimNode], Hashable] | None = None
         """While set, messages pass only between devices of the same side."""
         self.messages = 0
         self.bytes = 0
+        self.digest = 0
+        """A checksum of everything that was ever sent: when, by whom, to whom, what. Equal runs have equal digests."""
         self.by_type: Counter[str] = Counter()
         self._random = random
         self._wire = wire
@@ -78,6 +85,8 @@ class Network:
         self.messages += 1
         self.bytes += size_bytes
         self.by_type[type(message).__name__] += size_bytes
+        head = _SEND.pack(self.clock.now, origin.contact.node_id, to.node_id)
+        self.digest = crc32(data, crc32(head, self.digest))
         origin.sent_bytes += size_bytes
         node = self._nodes.get((to.host, to.port))
         if not origin.contact.dialable:
@@ -95,7 +104,7 @@ class Network:
                 raise ValueError(f"{type(message).__name__} does not survive the wire")
             message = decoded
         rtt_s = self.model.rtt_s(origin.place, node.place)
-        delay_s = rtt_s / 2 * (1 + faults.jitter * random())
+        delay_s = rtt_s / 2 * (1 + faults.jitter * random()) + faults.delay_s
         if faults.dial_rtts:
             delay_s += self._dial_s(origin, node, rtt_s * faults.dial_rtts)
         if faults.reorder and random() < faults.reorder:
@@ -121,9 +130,10 @@ class Network:
 
 
 class SimNode:
-    """One device: where it stands, its timers, its handlers. Implements `Effects`."""
+    """One device: where it stands, its clock, its timers, its handlers. Implements `Effects`."""
 
     __slots__ = (
+        "_ahead_s",
         "_random",
         "_serial",
         "_timers",
@@ -147,8 +157,9 @@ class SimNode:
         self.sent_bytes = 0
         self.dialled: set[int] = set()
         self.handlers: list[Handler] = []
+        self._ahead_s = 0.0
         self._random = Random(seed)
-        self._timers: dict[TimerKey, int] = {}
+        self._timers: dict[TimerKey, tuple[int, float]] = {}
         self._serial = 0
         network.attach(self)
 
@@ -164,18 +175,29 @@ class SimNode:
 
     def set_timer(self, key: TimerKey, at: float) -> None:
         self._serial += 1
-        self._timers[key] = self._serial
+        self._timers[key] = (self._serial, at)
         clock = self.network.clock
-        clock.at(max(at, clock.now) + self.slow_s, self._fire, key, self._serial)
+        clock.at(max(at - self._ahead_s, clock.now) + self.slow_s, self._fire, key, self._serial)
 
     def cancel_timer(self, key: TimerKey) -> None:
         self._timers.pop(key, None)
 
     # Events
 
+    @property
+    def now(self) -> float:
+        """The time on this device's own monotonic clock, in seconds."""
+        return self.network.clock.now + self._ahead_s
+
+    def jump(self, seconds: float) -> None:
+        """The device's clock leaps ahead (a monotonic clock never goes back), and what is due by then fires."""
+        self._ahead_s += seconds
+        for key, (_, at) in list(self._timers.items()):
+            self.set_timer(key, at)
+
     def receive(self, sender: Contact, message: Message) -> None:
         if self.alive:
-            now = self.network.clock.now
+            now = self.network.clock.now + self._ahead_s
             for handler in self.handlers:
                 if handler.on_message(sender, message, now):
                     return
@@ -187,9 +209,9 @@ class SimNode:
         self.network.detach(self)
 
     def _fire(self, key: TimerKey, serial: int) -> None:
-        if self.alive and self._timers.get(key) == serial:
+        if self.alive and (timer := self._timers.get(key)) is not None and timer[0] == serial:
             del self._timers[key]
-            now = self.network.clock.now
+            now = self.network.clock.now + self._ahead_s
             for handler in self.handlers:
                 if handler.on_timer(key, now):
                     return

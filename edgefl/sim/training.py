@@ -158,7 +158,7 @@ class LearningDevice:
 
         def if_alive() -> None:
             if self.member.node.alive:
-                call(*arguments, clock.now)
+                call(*arguments, self.member.now)
                 self._watch()
 
         clock.at(clock.now + delay_s, if_alive)
@@ -178,7 +178,7 @@ class LearningDevice:
     def fetch(
         self, app: int, token: Token, blob: BlobRef, sources: tuple[Contact, ...], *, pushed: bool = False
     ) -> None:
-        give_up = self.member.world.clock.now + FETCH_PATIENCE_S
+        give_up = self.member.now + FETCH_PATIENCE_S
         self._later(0.0, self._try_to_fetch, app, token, blob, sources, give_up)
 
     def _try_to_fetch(

@@ -7,7 +7,7 @@ everything can answer: who owns this key, is each tree one tree. Further layers 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BOOTSTRAP_CONTACTS = 3
 """Addresses that a device is given: what a join token carries."""
 
+REMEMBERED_CONTACTS = 13
+"""What a state directory keeps of them: with those of a token as many as an overlay takes."""
+
 
 @dataclass(slots=True, eq=False)
 class Member:
@@ -38,6 +41,11 @@ class Member:
     @property
     def node_id(self) -> int:
         return self.node.contact.node_id
+
+    @property
+    def now(self) -> float:
+        """The time on this device's own clock: what every call of its overlay is given."""
+        return self.node.now
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +125,10 @@ class World:
 
     def start(self, member: Member, *, first: bool = False) -> None:
         """Start a device now; unless it is the first, it knows some devices that have started before."""
-        others = [m for m in self.alive() if m is not member and m.overlay.contact.dialable]
+        others = [m for m in self.alive() or self.members.values() if m is not member and m.overlay.contact.dialable]
         known = self.random.sample(others, min(BOOTSTRAP_CONTACTS, len(others)))
-        member.overlay.bootstrap([m.overlay.contact for m in known], self.clock.now)
-        member.overlay.start(self.clock.now, first=first)
+        member.overlay.bootstrap([m.overlay.contact for m in known], member.now)
+        member.overlay.start(member.now, first=first)
 
     def grow(
         self, devices: int, over_s: float, changes: Callable[[Random], dict[str, Any]] = lambda random: {}
@@ -142,12 +150,37 @@ class World:
         for member in members:
             member.node.die()
 
+    def notice(self, victims: Sequence[Member]) -> None:
+        """The links to dead devices break, and those who had one hear of it after half a round trip: that is how a
+        process ends whose kernel lives on. (Who vanishes with its power is missed later.)"""
+        gone = {member.node_id: member for member in victims}
+        for member in self.alive():
+            known = {contact.node_id for contact in member.overlay.contacts()} | member.overlay.tree_neighbours()
+            for node_id in sorted(known & gone.keys()):
+                delay_s = self.model.rtt_s(member.node.place, gone[node_id].node.place) / 2
+                self.clock.at(self.clock.now + delay_s, self._link_lost, member, node_id)
+
+    @staticmethod
+    def _link_lost(member: Member, node_id: int) -> None:
+        if member.node.alive:
+            member.overlay.on_link_lost(node_id, member.now)
+
     def restart(self, member: Member) -> Member:
-        """A killed device comes back: same id and address, higher incarnation, nothing remembered but some contacts."""
+        """A killed device comes back: same id and address, higher incarnation; of what it knew, contacts alone."""
         old = member.overlay.contact
         contact = Contact(old.node_id, old.host, old.port, old.zone, old.incarnation + 1, old.capacity, old.role)
+        return self._start_again(member, contact)
+
+    def replace(self, member: Member) -> Member:
+        """A killed device comes back without its state: a new key, so a new id, at the same address."""
+        old = member.overlay.contact
+        return self._start_again(member, replace(old, node_id=self.random.getrandbits(64), incarnation=0))
+
+    def _start_again(self, member: Member, contact: Contact) -> Member:
         again = self.add(contact)
         again.node.place = member.node.place
+        if again.node_id == member.node_id:
+            again.overlay.bootstrap(member.overlay.contacts()[:REMEMBERED_CONTACTS], again.now)
         self.start(again)
         return again
 
@@ -156,7 +189,7 @@ class World:
         self.network.detach(member.node)
         member.node.contact = contact
         self.network.attach(member.node)
-        member.overlay.set_contact(contact, self.clock.now)
+        member.overlay.set_contact(contact, member.now)
 
     def run(self, seconds: float) -> None:
         self.clock.run(self.clock.now + seconds)
@@ -176,7 +209,7 @@ class World:
             self.clock.run(start + index / count)
             member = self.random.choice(alive)
             key = self.random.getrandbits(64)
-            asked.append((member, member.overlay.lookup(key, self.clock.now), key))
+            asked.append((member, member.overlay.lookup(key, member.now), key))
         self.clock.run(start + wait_s)
         right = 0
         for member, request, key in asked:
