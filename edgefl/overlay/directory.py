@@ -3,7 +3,8 @@
 Theory of operation. An advert is signed by the application's owner; of two the higher version wins (of equal versions
 the one that stops more), and nothing unsigned is ever kept. Whoever holds the application's root publishes it every
 minute to the owner of the directory's key, that of the fleet or (zone scope) that of the zone, and it expires after
-three minutes without. Every device discovers after joining and then every minute: it sends a digest of what it has, so
+three minutes without. Every device discovers after joining and then every minute (every four while it knows of none):
+it sends a digest of what it has, so
 that in the usual case, nothing new, the answer is a few bytes, whatever the number of applications.
 
 News does not wait for that: whoever hears a new advert passes it on once, to four random contacts and to its successor
@@ -199,8 +200,10 @@ class Directory:
     # Discover
 
     def discover(self, now: float) -> None:
-        """Ask the directories of the fleet and of our zone, now and then every minute."""
-        self._device.set_timer(DISCOVER, now + self._device.jittered(self._device.profile.discover_s))
+        """Ask the directories of the fleet and of our zone, now and then every minute (four while none is known)."""
+        profile = self._device.profile
+        wait_s = profile.discover_s if self._entries else profile.discover_nothing_s
+        self._device.set_timer(DISCOVER, now + self._device.jittered(wait_s))
         if self._device.joined and self._asking is None:
             self._ask(_Asking(Scope.GLOBAL), now)
 

@@ -248,10 +248,10 @@ class Membership:
         device, profile = self._device, self._device.profile
         self._quick_probes = max(0, self._quick_probes - 1)
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
-        stalest = min(
-            (p for p in self.members() if not self._liveness.is_in_doubt(p)), key=attrgetter("heard_at"), default=None
-        )
-        if stalest is not None and now - stalest.heard_at > fresh_s:
+        stale = [peer for peer in self.members() if now - peer.heard_at > fresh_s]  # few: the rest is not looked at
+        doubtful = self._liveness.is_in_doubt
+        stalest = min((peer for peer in stale if not doubtful(peer)), key=attrgetter("heard_at"), default=None)
+        if stalest is not None:
             self._liveness.probe(stalest, now)
         else:
             self._quick_probes = 0

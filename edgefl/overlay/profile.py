@@ -64,6 +64,7 @@ class Profile:
     stopped_lifetime_s: float = 3600.0  # the word that an application has ended outlives late returners
     republish_s: float = 60.0
     discover_s: float = 60.0
+    discover_nothing_s: float = 240.0  # no application is known that has to be kept: rumours bring the first in seconds
 
     def faster(self, factor: float) -> Profile:
         """The same profile with every duration divided by `factor`."""

@@ -248,15 +248,17 @@ class Router:
 
     def _next_hop(self, key: int, scope: Scope, tried: Container[int]) -> Peer | None:
         own = self._device.contact
-        distance = own.node_id ^ key
-        nearer = [p for p in self._membership.members() if p.node_id ^ key < distance and p.node_id not in tried]
-        inside = [p for p in nearer if p.contact.zone == own.zone]
-        outside = [] if scope is Scope.ZONE else [p for p in nearer if p.contact.zone != own.zone]
-        trusted = min((p for p in inside if not p.suspect), key=lambda p: p.node_id ^ key, default=None)
+        zone, nearest = own.zone, own.node_id ^ key
+        nearer = [p for p in self._membership.members() if p.node_id ^ key < nearest and p.node_id not in tried]
+        trusted: Peer | None = None
+        for peer in nearer:
+            distance = peer.node_id ^ key
+            if distance < nearest and peer.contact.zone == zone and not peer.suspect:
+                trusted, nearest = peer, distance
         if trusted is not None:
             return trusted
         return min(
-            outside + inside,
+            (p for p in nearer if scope is not Scope.ZONE or p.contact.zone == zone),
             key=lambda p: (p.suspect, -shared_digits(p.node_id, key), ASSUMED_RTT_S if p.rtt_s is None else p.rtt_s),
             default=None,
         )

@@ -137,8 +137,7 @@ class Tracker:
             standing = rank(origin, app, message.observer)
             chosen = propose(members, origin, app, standing, self._device.random, brief=message.renewal)
         self._device.send(origin, Candidates(app, chosen, len(members), kept))
-        news = origin not in before or not message.renewal
-        if kept and news and app != zone_key(origin.zone):
+        if kept and app != zone_key(origin.zone) and not (message.renewal and origin in before):
             self._tell_outranked(app, before, origin, members)
 
     def on_untrack(self, route: Route, message: Untrack, now: float) -> None:
@@ -217,7 +216,8 @@ class Tracker:
         the root. Now one of the two knows all of them: those who came to us hear of higher newcomers, and if the copy
         was handed over to us, the newcomers hear of those who are higher."""
         members = self.members(app)
-        newcomers = [member for member in members if member not in before]
+        known = {member.node_id: member for member in before}
+        newcomers = [member for member in members if known.get(member.node_id) != member]
         for zone in sorted({member.zone for member in newcomers}):
             newcomer = highest([member for member in newcomers if member.zone == zone], app)
             if newcomer is not None:

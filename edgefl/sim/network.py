@@ -211,7 +211,7 @@ class SimNode:
     def _fire(self, key: TimerKey, serial: int) -> None:
         if self.alive and (timer := self._timers.get(key)) is not None and timer[0] == serial:
             del self._timers[key]
-            now = self.network.clock.now + self._ahead_s
+            now = max(timer[1], self.network.clock.now + self._ahead_s)  # a sum may be rounded to before its time
             for handler in self.handlers:
                 if handler.on_timer(key, now):
                     return
