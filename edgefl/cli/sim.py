@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+rtt_option = click.option(
+    "--rtt",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A square matrix of city RTTs (comma-separated milliseconds) instead of synthetic cities.",
+)
+
+
 @click.group()
 def sim() -> None:
     """The shipped overlay and learning code under virtual time (simulations, and labelled so)."""
@@ -28,27 +35,51 @@ def sim() -> None:
 @click.option(
     "--rounds", default=20, type=click.IntRange(0, 10_000), help="Rounds of each application; 0: trees alone."
 )
-@click.option("--churn", default=0.5, type=click.FloatRange(0, 0.9), help="Share of all devices that vanish at once.")
+@click.option(
+    "--churn", type=click.FloatRange(0, 0.9), help="Share of all devices that vanish at once (without --scenario: 0.5)."
+)
 @click.option("--loss", default=0.0, type=click.FloatRange(0, 0.5), help="Share of packets that are lost throughout.")
+@click.option(
+    "--scenario",
+    "scenario_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What happens instead: a TOML file of phases (docs/scenario.toml shows every kind).",
+)
+@rtt_option
 @click.option("--seed", default=1, help="The same seed gives the same run.")
 @json_option
 @report_errors
 def fleet(
-    nodes: int, apps: int, members: int, rounds: int, churn: float, loss: float, seed: int, as_json: bool
+    nodes: int,
+    apps: int,
+    members: int,
+    rounds: int,
+    churn: float | None,
+    loss: float,
+    scenario_file: Path | None,
+    rtt: Path | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """A fleet joins, applications train, a share of the devices vanishes, the rest repairs itself and trains on.
 
     Training itself is a stand-in with a known answer; everything else is the code that runs on devices.
     """
+    from edgefl.errors import UsageError
     from edgefl.sim import run_fleet
+    from edgefl.sim.scenario import read_scenario
 
+    if scenario_file is not None and churn is not None:
+        raise UsageError("--churn and --scenario exclude each other", hint='a phase of kind "crash" does the same')
     document = run_fleet(
         nodes=nodes,
         apps=apps,
         members=members,
         rounds=rounds,
-        churn=churn,
+        churn=0.5 if churn is None else churn,
         loss=loss,
+        scenario=None if scenario_file is None else read_scenario(scenario_file),
+        matrix=_matrix(rtt),
         seed=seed,
         report=_reporter(),
     )
@@ -57,13 +88,6 @@ def fleet(
         emit_json(document)
     else:
         _show(document)
-
-
-rtt_option = click.option(
-    "--rtt",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A square matrix of city RTTs (comma-separated milliseconds) instead of synthetic cities.",
-)
 
 
 @sim.command()
@@ -163,12 +187,21 @@ def _progress(what: str, share: float) -> None:
     click.echo(f"\r\x1b[K{share:4.0%}  {what}", err=True, nl=False)
 
 
+def _faults(document: dict[str, Any]) -> str:
+    if document["scenario"]:
+        counts = ", ".join(f"{count} {name}" for name, count in document["devices"].items())
+        what = f"{', '.join(phase['kind'] for phase in document['scenario'])} ({counts})"
+    else:
+        what = f"{document['churn']:.0%} vanish at once"
+    return f"{what}, {document['loss']:.1%} of packets lost"
+
+
 def _show(document: dict[str, Any]) -> None:
     correct = document["lookups_correct"]
     emit_pairs(
         [
             ("devices", f"{document['nodes']} ({document['joined']} joined), seed {document['seed']}"),
-            ("vanished", f"{document['churn']:.0%} at once, {document['loss']:.1%} of packets lost"),
+            ("faults", _faults(document)),
             ("lookups correct", ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in correct.items())),
             ("hops of a lookup", document["lookup_hops_mean"]),
             ("cycles ever", document["cycles"]),
@@ -178,7 +211,8 @@ def _show(document: dict[str, Any]) -> None:
             ),
             (
                 "simulated",
-                f"{document['seconds']} s, {document['events']} events, {document['cpu_seconds']} s of processor",
+                f"{document['seconds']} s, {document['events']} events, {document['cpu_seconds']} s of processor, "
+                f"digest {document['digest']}",
             ),
         ]
     )

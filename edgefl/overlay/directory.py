@@ -4,8 +4,8 @@ Theory of operation. An advert is signed by the application's owner; of two the 
 the one that stops more), and nothing unsigned is ever kept. Whoever holds the application's root publishes it every
 minute to the owner of the directory's key, that of the fleet or (zone scope) that of the zone, and it expires after
 three minutes without. Every device discovers after joining and then every minute (every four while it knows of none):
-it sends a digest of what it has, so
-that in the usual case, nothing new, the answer is a few bytes, whatever the number of applications.
+it sends a digest of what it has, so that in the usual case, nothing new, the answer is a few bytes, whatever the number
+of applications.
 
 News does not wait for that: whoever hears a new advert passes it on once, to four random contacts and to its successor
 in the ring (four alone would leave out e^-4 = 2 % of the devices). So a fleet knows within about a second.

@@ -5,7 +5,10 @@
     network.py     loss, repetition, reordering, partitions, slow and dead devices; one device's world
     event_log.py   what an overlay has reported
     world.py       a fleet of devices, and the questions that only an onlooker can answer
-    fleet.py       the scenario of `edgefl sim fleet`
+    scenario.py    what happens to a fleet, as data; the scenario file
+    faults.py      lets it happen
+    fleet.py       the run of `edgefl sim fleet`
+    fault_schedules.py  random scenarios for small rings, and what must never happen
     training.py    the learning layer on simulated devices, with a stand-in for the trainer
     scale/         no protocol code: a vectorised model of the overlay, for a million devices (`edgefl sim scale`)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgefl.learning.epoch import epoch_number
 from edgefl.learning.metrics import mean
+from edgefl.sim.faults import FaultInjector
 from edgefl.sim.network import Handler
+from edgefl.sim.scenario import Scenario
 from edgefl.sim.training import LearningDevice, Transfers, make_application
 from edgefl.sim.world import Member, World
 
@@ -49,9 +51,14 @@ def run_fleet(
     lookups: int = 300,
     zones: bool = True,
     wire: bool = False,
+    matrix: Sequence[Sequence[float]] | None = None,
+    scenario: Scenario | None = None,
     report: Report = lambda what, share: None,
 ) -> dict[str, Any]:
     """The overlay under the failure of a share `churn` of all devices at once, with packet `loss` throughout.
+
+    With a `scenario` its phases happen instead, and the three moments are counted from the end of the last one.
+    `matrix` gives city RTTs in seconds instead of synthetic cities.
 
     With `rounds` the applications are found through the directory and trained by the shipped learning layer with a
     stand-in for the trainer (training.py); without, devices only form the trees. Returns the document of
@@ -64,9 +71,9 @@ def run_fleet(
     def equip(member: Member) -> list[Handler]:
         return [LearningDevice(member, learners, transfers)] if rounds else []
 
-    fleet = World(devices=nodes, seed=seed, zones=zones, wire=wire, equip=equip)
+    fleet = World(devices=nodes, seed=seed, zones=zones, wire=wire, matrix=matrix, equip=equip)
     fleet.network.faults.loss = loss
-    length_s = JOIN_S + IDLE_S + SETTLE_S + END_S
+    length_s = JOIN_S + IDLE_S + SETTLE_S + END_S + (0.0 if scenario is None else scenario.end)
 
     def progress(what: str) -> None:
         report(what, min(1.0, fleet.clock.now / length_s))
@@ -100,8 +107,12 @@ def run_fleet(
     progress("lookups")
     correct = {"before": fleet.lookups(lookups)}
 
-    victims = fleet.random.sample(fleet.alive(), round(nodes * churn))
-    fleet.kill(victims)
+    counts: dict[str, int] = {}
+    if scenario is None:
+        fleet.kill(fleet.random.sample(fleet.alive(), round(nodes * churn)))
+    else:
+        progress("faults")
+        counts = _suffer(fleet, scenario, learners if rounds else None)
     failed_at = fleet.clock.now
     for after_s in AFTER_S:
         progress(f"{after_s:.0f} s after the failure")
@@ -119,8 +130,10 @@ def run_fleet(
     return {
         "nodes": nodes,
         "seed": seed,
-        "churn": churn,
+        "churn": churn if scenario is None else None,
         "loss": loss,
+        "scenario": [] if scenario is None else scenario.documents(),
+        "devices": {"alive": len(fleet.alive()), **counts},
         "joined": joined,
         "lookups_correct": {name: round(value, 4) for name, value in correct.items()},
         "lookup_hops_mean": round(sum(hops) / max(1, len(hops)), 3),
@@ -132,9 +145,28 @@ def run_fleet(
         "model_bytes": transfers.bytes,
         "messages": fleet.network.messages,
         "events": fleet.clock.events,
+        "digest": f"{fleet.network.digest:08x}",
         "seconds": round(fleet.clock.now, 1),
         "cpu_seconds": round(time.process_time() - started, 2),
     }
+
+
+def _suffer(fleet: World, scenario: Scenario, learners: dict[int, LearningDevice] | None) -> dict[str, int]:
+    """Let the scenario happen to its end. Devices that come back take part in what they took part in before."""
+
+    def on_start(old: Member | None, member: Member) -> None:
+        if old is None:
+            return
+        if learners is not None:
+            learners[member.node_id].data |= learners[old.node_id].data
+        else:
+            for app in old.overlay.trees():
+                member.overlay.join_tree(app, member.now)
+
+    injector = FaultInjector(fleet, on_start)
+    injector.schedule(scenario)
+    fleet.run(scenario.end)
+    return dict(injector.counts)
 
 
 def _create(

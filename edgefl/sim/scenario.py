@@ -170,7 +170,9 @@ def read_scenario(path: Path) -> Scenario:
     try:
         return scenario(document)
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}", hint="docs/overlay.md lists every kind of phase with its keys") from None
+        raise ConfigError(
+            f"{path}: {error}", hint="docs/scenario.toml shows every kind of phase with its keys"
+        ) from None
 
 
 def scenario(document: Mapping[str, Any]) -> Scenario:

@@ -175,3 +175,25 @@ def test_what_does_not_survive_the_wire_is_an_error_of_ours(monkeypatch: pytest.
     monkeypatch.setattr(network_module, "decode", nothing)
     with pytest.raises(ValueError, match="Ping does not survive"):
         a.send(b.contact, Ping(1))
+
+
+def test_a_clock_that_leaps_ahead_makes_timers_due() -> None:
+    network, _, b, sink = pair()
+    b.set_timer(("soon",), 5.0)
+    b.set_timer(("late",), 100.0)
+    network.clock.run(1)
+    b.jump(30.1)
+    network.clock.run(2)
+    assert sink.got == [(pytest.approx(31.1), ("soon",))]
+    network.clock.run(100)
+    assert sink.got[1] == (pytest.approx(100.0), ("late",))
+    assert network.clock.now + 30.1 == pytest.approx(b.now)
+
+
+def test_equal_runs_have_equal_digests() -> None:
+    digests = []
+    for request in (1, 1, 2):
+        network, a, b, _ = pair()
+        a.send(b.contact, Ping(request))
+        digests.append(network.digest)
+    assert digests[0] == digests[1] != digests[2]
