@@ -286,6 +286,8 @@ class Directory:
         stopped = advert.state is AppState.STOPPED
         expires_at = now + (profile.stopped_lifetime_s if stopped else profile.advert_lifetime_s)
         entry = _Entry(app, advert, data, manifest.scope, manifest.owner, _digest(advert), expires_at)
+        if not self._entries:  # from now on there is something to keep alive
+            self._device.set_timer(DISCOVER, now + self._device.jittered(profile.discover_s))
         self._entries[app] = entry
         self._on_advert(advert, now)
         return entry, True

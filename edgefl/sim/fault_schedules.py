@@ -7,7 +7,8 @@ repetition, reordering, delay, slow devices, clock jumps. The shipped overlay ru
 * *no cycle*, at any time, in any tree;
 * *one root*: once the last fault is over, an application has two roots for no longer than TWO_ROOTS_S;
 * *repaired*: REPAIR_S after the last fault every live device has joined, every lookup is answered by the live device
-  nearest to its key, and every live member is in the one tree.
+  nearest to its key, and every live member is in the one tree. (A last survivor is no fleet: it cannot know whether the
+  others are dead or it is cut off, so it knocks until somebody answers.)
 
 A trial that fails is made smaller: faults are left out one after the other as long as it fails in the same way.
 """
@@ -177,6 +178,8 @@ class _Run:
             return "cycle", f"at {world.clock.now:.1f} s"
         if two_roots_s > TWO_ROOTS_S:
             return "two roots", f"{two_roots_s:.1f} s after the last fault, {TWO_ROOTS_S:.0f} s are allowed"
+        if len(world.alive()) < 2:
+            return None, ""
         alone = [member for member in world.alive() if not member.overlay.joined]
         if alone:
             return "not joined", ", ".join(str(member.overlay.contact) for member in alone)

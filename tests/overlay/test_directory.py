@@ -119,6 +119,15 @@ def test_the_death_of_the_directory_s_owner_loses_nothing() -> None:
     assert names(late.overlay.adverts()) == ["app"]
 
 
+def test_the_first_application_is_kept_alive_by_all_who_heard_the_rumour() -> None:
+    world = fleet(20)
+    publisher = world.alive()[0]
+    for _ in range(6):
+        publisher.overlay.publish(advert(), world.clock.now)
+        world.run(WAN.republish_s)
+        assert all(names(member.overlay.adverts()) == ["app"] for member in world.alive())
+
+
 def test_nothing_new_costs_little_however_many_applications_there_are() -> None:
     traffic = []
     for applications in (1, 30):
