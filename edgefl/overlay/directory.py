@@ -159,7 +159,9 @@ class Directory:
             self._spread(entry)
 
     def on_publish(self, sender: Contact, message: Publish, now: float) -> None:
-        self._accept(message.advert, now, refresh=True)
+        entry, new = self._accept(message.advert, now, refresh=True)
+        if entry is not None and new:
+            self._spread(entry, heard_from=sender.node_id)  # or our successor might hear of it from nobody
 
     def on_rumour(self, sender: Contact, message: Rumour, now: float) -> None:
         entry, new = self._accept(message.advert, now, refresh=False)

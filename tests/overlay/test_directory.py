@@ -292,8 +292,9 @@ def test_the_owner_does_not_keep_adverts_alive_by_asking_itself() -> None:
 # Before joining
 
 
-def test_what_is_published_before_joining_is_spread_afterwards() -> None:
-    world = fleet(20)
+@pytest.mark.parametrize("seed", [1, 29, 53])
+def test_what_is_published_before_joining_is_spread_afterwards(seed: int) -> None:
+    world = fleet(20, seed=seed)
     late = world.add()
     late.overlay.publish(advert(), world.clock.now)
     world.start(late)
