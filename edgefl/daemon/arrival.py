@@ -101,7 +101,7 @@ class Arrival:
             raise versions[0]
 
     async def _knock_at(self, host: str, port: int, expect: int | None) -> Contact:
-        return await self._daemon.transport.knock(host, port, expect=expect)
+        return (await self._daemon.transport.knock(host, port, expect=expect)).card.contact
 
     async def _doors(self) -> list[tuple[str, int, int | None]]:
         """(host, port, expected node id): given addresses first, then remembered contacts in random order."""

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from edgefl.errors import EdgeflError, UnreachableError
-from edgefl.transport.door import Card, Knocked
+from edgefl.transport.visit import Card, Knocked
 from edgefl.wire.contact import Contact
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ import pytest
 
 from edgefl.errors import UnreachableError
 from edgefl.transport.cards import Cards
-from edgefl.transport.door import Card, Knocked
+from edgefl.transport.door_exchange import DialBack
 from edgefl.transport.feeds import Feeds
+from edgefl.transport.visit import Card, Knocked
 from edgefl.wire.blob import ref_of
 from edgefl.wire.codec import MAX_MESSAGE_BYTES
 from edgefl.wire.contact import Contact
@@ -149,7 +150,7 @@ def test_a_card_that_was_asked_for_by_many_is_asked_for_once() -> None:
                 raise UnreachableError("nobody there")
             if len(knocks) == 3:
                 raise ZeroDivisionError
-            return Knocked(Card(contact, host, bytes(32), 2, 3), "192.0.2.9", "192.0.2.9", None)
+            return Knocked(Card(contact, host, bytes(32), 2, 3), "192.0.2.9", DialBack.NOT_TRIED)
 
         cards, answers = Cards(knock), []
         for _ in range(3):
