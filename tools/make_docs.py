@@ -41,6 +41,7 @@ STATE_MACHINES = (
     ("Pushing blobs", "edgefl.transport.broadcast"),
     ("Asking for blobs", "edgefl.transport.pull"),
     ("The way into the fleet", "edgefl.daemon.arrival"),
+    ("Whether others can reach a device", "edgefl.daemon.reachability"),
 )
 
 BEGIN, END = "<!-- operators: made by tools/make_docs.py -->\n", "<!-- end of operators -->\n"

@@ -3,6 +3,9 @@
     daemon.py      Daemon: builds the parts, hands them to each other, routes events
     membership.py  how a device comes by its certificate
     arrival.py     the way into the fleet, and back into it
+    addresses.py   which of its addresses the device tells others
+    reachability.py can others reach it? what peers found when they dialled it back
+    whereabouts.py keeps the device's contact true: address and role
     effects.py     timers, messages, blobs, training and disk for the core
     training.py    the training thread           disk.py     the disk thread
     control.py     the control socket's server   verbs.py    what it can be asked

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import socket
 from typing import TYPE_CHECKING
 
-from edgefl.config import Settings, is_unspecified, split_address
+from edgefl.config import split_address
+from edgefl.daemon.reachability import ASKED
 from edgefl.errors import EdgeflError, UnreachableError, WireError
 from edgefl.identity.reason import Reason, RefusedError
+from edgefl.transport import Knocked
 from edgefl.wire import Contact
 
 if TYPE_CHECKING:
@@ -74,8 +74,12 @@ class Arrival:
     async def _knock(self) -> list[Contact]:
         """Knock at all known doors at once; the devices that let us in."""
         doors = await self._doors()
-        answers = await asyncio.gather(*[self._knock_at(*door) for door in doors], return_exceptions=True)
-        contacts = [answer for answer in answers if isinstance(answer, Contact)]
+        # The first of them dial us back, so that we arrive in the right role.
+        knocks = [self._knock_at(*door, dial_back=at < ASKED) for at, door in enumerate(doors)]
+        answers = await asyncio.gather(*knocks, return_exceptions=True)
+        knocked = [answer for answer in answers if isinstance(answer, Knocked)]
+        await self._daemon.whereabouts.on_knocked(knocked)
+        contacts = [one.card.contact for one in knocked]
         errors = [answer for answer in answers if isinstance(answer, EdgeflError)]
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, EdgeflError):
@@ -100,8 +104,8 @@ class Arrival:
         if versions and len(versions) == len(spoke) and not self._daemon.was_member:
             raise versions[0]
 
-    async def _knock_at(self, host: str, port: int, expect: int | None) -> Contact:
-        return (await self._daemon.transport.knock(host, port, expect=expect)).card.contact
+    async def _knock_at(self, host: str, port: int, expect: int | None, *, dial_back: bool) -> Knocked:
+        return await self._daemon.transport.knock(host, port, expect=expect, dial_back=dial_back)
 
     async def _doors(self) -> list[tuple[str, int, int | None]]:
         """(host, port, expected node id): given addresses first, then remembered contacts in random order."""
@@ -112,34 +116,3 @@ class Arrival:
         known = {(host, port) for host, port, _ in given}
         remembered = [(c.host, c.port, c.node_id) for c in contacts if (c.host, c.port) not in known]
         return (given + remembered)[:MAX_DOORS]
-
-
-def own_address(settings: Settings, host: str) -> str:
-    """The IP address to be told to others: --advertise, else the listening address, else the one towards the fleet."""
-    if settings.advertise:
-        return _resolve(split_address(settings.advertise)[0])
-    if not is_unspecified(host):
-        return host
-    towards = split_address(settings.bootstrap[0])[0] if settings.bootstrap else "192.0.2.1"
-    with contextlib.suppress(OSError, UnreachableError):
-        address = _resolve(towards)
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        # Connecting a datagram socket sends nothing: it only asks the kernel which way it would go.
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, 9))
-            return str(probe.getsockname()[0])
-    log.warning("this device has no way out: telling others 127.0.0.1 (next: give --advertise HOST:PORT)")
-    return "127.0.0.1"
-
-
-def _resolve(host: str) -> str:
-    """An IP literal for a name. Raises UnreachableError."""
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        try:
-            return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
-        except OSError as error:
-            raise UnreachableError(
-                f"the name {host!r} is not known here ({error})", hint="use an IP address, or check DNS"
-            ) from None

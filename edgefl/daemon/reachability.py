@@ -110,8 +110,11 @@ class Reachability:
             self._rechecks = 0
             self._wait(CHECK_S, now)
         elif self._noes and len(self._noes) >= min(ASKED, others):
+            enough = len(self._noes) >= ASKED
             self._decide(Role.LEAF)
-            self._wait(min(RECHECK_MAX_S, RECHECK_S * 2.0**self._rechecks), now)
+            # On the word of one, there being no other: there may be others soon.
+            first_s = RECHECK_S if enough else RETRY_S
+            self._wait(min(RECHECK_MAX_S, first_s * 2.0**self._rechecks), now)
             self._rechecks = min(self._rechecks + 1, 16)
         elif any(verdict is False for _, verdict in found):
             self.due_at = now  # one no: others are to say what they find

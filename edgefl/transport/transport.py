@@ -16,6 +16,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from random import Random
 from typing import Protocol
 
@@ -32,6 +33,7 @@ from edgefl.transport.counters import Counters
 from edgefl.transport.curve import endpoint
 from edgefl.transport.dial import Station
 from edgefl.transport.door import Door
+from edgefl.transport.door_exchange import DialBack
 from edgefl.transport.feeds import Feeds
 from edgefl.transport.links import Links
 from edgefl.transport.outside import OutsideAddress
@@ -52,6 +54,9 @@ MAX_SOCKETS = 2048
 """ZeroMQ sockets of one process: two per link and per parent (the monitor), with room; ZeroMQ's default is 1,023."""
 
 MAX_PORT = 65_535 - 2
+
+MAX_VISITS = 256
+"""Visitors at our door whose time is remembered, to see who has really dialled us back."""
 
 KNOCK_ATTEMPTS = 4
 """Knocks at a door where too many others knock at the same time, two seconds in all."""
@@ -115,6 +120,7 @@ class Transport:
         self._door = Door(admission, self._own_card, self._on_visitor, self._timing, self.counters, self._visitor)
         self.door_port = 0
         self._ports = (0, 0)
+        self._visited: dict[int, float] = {}
         self._housekeeping: asyncio.TimerHandle | None = None
         self._change_reported = False
         self._random = Random(keys.node_id)
@@ -230,6 +236,7 @@ class Transport:
         With `dial_back` the device there tries to reach our own door. Raises UnreachableError, TryAgainError,
         WireError and NotAdmittedError, each with its next step.
         """
+        began = asyncio.get_running_loop().time()
         for attempt in range(KNOCK_ATTEMPTS):
             try:
                 knocked = await self._visitor.knock(host, port, expect=expect, dial_back=dial_back)
@@ -240,6 +247,8 @@ class Transport:
                 await asyncio.sleep(self._timing.backoff_first * 2.0**attempt * (0.5 + self._random.random()))
         self._cards.learn(knocked.card)
         self._observe(knocked)
+        if knocked.dial_back is DialBack.REACHED and self._visited.get(knocked.card.contact.node_id, -1.0) < began:
+            return replace(knocked, dial_back=DialBack.NOT_TRIED)  # it says so, but it was not at our door
         return knocked
 
     def send(self, to: Contact, message: Message) -> None:
@@ -287,6 +296,11 @@ class Transport:
 
     def _on_visitor(self, card: Card) -> None:
         self._cards.learn(card)
+        node_id = card.contact.node_id
+        self._visited.pop(node_id, None)
+        self._visited[node_id] = asyncio.get_running_loop().time()
+        if len(self._visited) > MAX_VISITS:
+            del self._visited[next(iter(self._visited))]
 
     async def _knock_for_card(self, host: str, port: int, node_id: int) -> Knocked:
         knocked = await self._visitor.knock(host, port, expect=node_id)

@@ -82,6 +82,18 @@ async def test_the_host_can_try_to_dial_the_visitor_back(fleet: Fleet) -> None:
 
 
 @asynchronous
+async def test_a_host_that_only_says_that_it_reached_us_is_not_believed(fleet: Fleet) -> None:
+    liar, visitor = await fleet.some(2)
+
+    async def claim(card: object, seen: str) -> DialBack:
+        return DialBack.REACHED
+
+    liar.transport._door._dial_back = claim  # type: ignore[method-assign, assignment]
+    knocked = await visitor.transport.knock(liar.contact.host, liar.contact.port, dial_back=True)
+    assert knocked.dial_back is DialBack.NOT_TRIED
+
+
+@asynchronous
 async def test_a_host_dials_back_nowhere_but_where_the_visitor_comes_from(fleet: Fleet) -> None:
     """Given a visitor that announces a third party's address, when it asks to be dialled back, then the host dials the
     address that it came from."""
