@@ -1,6 +1,8 @@
 """The way into the fleet, and back into it.
 
 --first                    joined at once, alone: others come to this device
+no door known, or none     look around on the local network (discovery.py), knock at what is found there
+answers
 otherwise                  knock at the doors of --bootstrap, of the token and of remembered contacts, until a device
                            that has joined lets us in; then the overlay takes over (rows, rings, announcement)
 
@@ -18,6 +20,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from edgefl.config import split_address
+from edgefl.daemon.neighbourhood import Neighbour
 from edgefl.daemon.reachability import ASKED
 from edgefl.errors import EdgeflError, UnreachableError, WireError
 from edgefl.identity.reason import Reason, RefusedError
@@ -51,10 +54,13 @@ class Arrival:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._said = ""
+        self._found: list[Neighbour] = []
 
     async def run(self, first: bool) -> None:
         """Never returns; raises the refusal when there is no hope."""
         daemon = self._daemon
+        if not first and not await self._doors():
+            self._found = await daemon.discovery.find()
         alone = daemon.admission.certificate is not None and not await self._doors()
         daemon.overlay.start(daemon.effects.now, first=first or alone)
         while True:
@@ -66,6 +72,9 @@ class Arrival:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(daemon.joined.wait(), JOIN_S)
                     continue
+                if daemon.admission.fleet is not None or not daemon.settings.bootstrap:
+                    # Not a device that was told where to ask for admission: it means that fleet, not any.
+                    self._found = await daemon.discovery.find()
                 await asyncio.sleep(pause_s * daemon.effects.random.uniform(0.8, 1.2))
                 waiting = daemon.admission.certificate is None
                 pause_s = min(2 * pause_s, APPROVAL_PAUSE_MAX_S if waiting else PAUSE_MAX_S)
@@ -74,6 +83,9 @@ class Arrival:
     async def _knock(self) -> list[Contact]:
         """Knock at all known doors at once; the devices that let us in."""
         doors = await self._doors()
+        if not doors and not self._said:
+            self._said = "no doors"
+            log.warning("no device of a fleet is known (next: give --bootstrap HOST:PORT, or wait for one to appear)")
         # The first of them dial us back, so that we arrive in the right role.
         knocks = [self._knock_at(*door, dial_back=at < ASKED) for at, door in enumerate(doors)]
         answers = await asyncio.gather(*knocks, return_exceptions=True)
@@ -108,11 +120,13 @@ class Arrival:
         return await self._daemon.transport.knock(host, port, expect=expect, dial_back=dial_back)
 
     async def _doors(self) -> list[tuple[str, int, int | None]]:
-        """(host, port, expected node id): given addresses first, then remembered contacts in random order."""
+        """(host, port, expected node id): given addresses first, then what was found around us, then remembered
+        contacts in random order."""
         daemon = self._daemon
         given: list[tuple[str, int, int | None]] = [(*split_address(text), None) for text in daemon.settings.bootstrap]
         contacts = await daemon.disk.run(lambda store: store.contacts())
         daemon.effects.random.shuffle(contacts)
+        given += [(found.host, found.port, found.node_id) for found in self._found]
         known = {(host, port) for host, port, _ in given}
         remembered = [(c.host, c.port, c.node_id) for c in contacts if (c.host, c.port) not in known]
         return (given + remembered)[:MAX_DOORS]

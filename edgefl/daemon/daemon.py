@@ -23,6 +23,7 @@ from edgefl.config import Settings, split_address
 from edgefl.daemon.addresses import AddressSource, LocalAddresses
 from edgefl.daemon.arrival import Arrival
 from edgefl.daemon.control import ControlServer
+from edgefl.daemon.discovery import Discovery
 from edgefl.daemon.disk import Disk
 from edgefl.daemon.effects import LoopEffects
 from edgefl.daemon.report import application_document
@@ -126,6 +127,7 @@ class Daemon:
         )
         listening = await self.transport.start()
         self.whereabouts = Whereabouts(self, self.address_source or LocalAddresses(self.settings), listening)
+        self.discovery = Discovery(self)
         incarnation = await self.disk.run(lambda store: store.next_incarnation())
         contact = self.whereabouts.begin(incarnation)
         await self.disk.run(self._remember_settings)
@@ -157,6 +159,7 @@ class Daemon:
             asyncio.ensure_future(self._housekeeping()),
             asyncio.ensure_future(Arrival(self).run(first)),
             asyncio.ensure_future(self.whereabouts.run()),
+            asyncio.ensure_future(self.discovery.run()),
         ]
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:

@@ -39,9 +39,9 @@ class Daemons:
         """A daemon that has joined. The first one founds the fleet; others are told of it."""
         first = not self.running
         doors = () if first else (f"127.0.0.1:{next(iter(self.running)).transport.door_port}",)
-        values = {"listen": "0.0.0.0:0", "bootstrap": doors, **settings}
-        if not first:
-            values["token"] = self.key.invite(()).text
+        token = "" if first else self.key.invite(()).text
+        given = {"listen": "0.0.0.0:0", "bootstrap": doors, "token": token, "mdns": "off", **settings}
+        values = {key: value for key, value in given.items() if value is not None}
         state = self.directory / name
         daemon = Daemon(state, state / "edgefl.sock", lambda kept: Settings(**values))
         daemon.address_source = source or Addresses()
