@@ -61,7 +61,7 @@ class Arrival:
         daemon = self._daemon
         if not first and not await self._doors():
             self._found = await daemon.discovery.find()
-        alone = daemon.admission.certificate is not None and not await self._doors()
+        alone = not await self._doors() and self._may_be_the_first()
         daemon.overlay.start(daemon.effects.now, first=first or alone)
         while True:
             pause_s = PAUSE_MIN_S
@@ -74,11 +74,18 @@ class Arrival:
                     continue
                 if daemon.admission.fleet is not None or not daemon.settings.bootstrap:
                     # Not a device that was told where to ask for admission: it means that fleet, not any.
-                    self._found = await daemon.discovery.find()
+                    self._found = await daemon.discovery.find() or self._found
                 await asyncio.sleep(pause_s * daemon.effects.random.uniform(0.8, 1.2))
                 waiting = daemon.admission.certificate is None
                 pause_s = min(2 * pause_s, APPROVAL_PAUSE_MAX_S if waiting else PAUSE_MAX_S)
             await daemon.isolated.wait()
+
+    def _may_be_the_first(self) -> bool:
+        """A member that knows nobody is the fleet, until others come. Not one that was invited and may still find who
+        invited it: it would found an island beside the fleet."""
+        certificate = self._daemon.admission.certificate
+        invited = certificate is not None and certificate.enrolment is not None
+        return certificate is not None and not (invited and self._daemon.discovery.active)
 
     async def _knock(self) -> list[Contact]:
         """Knock at all known doors at once; the devices that let us in."""
