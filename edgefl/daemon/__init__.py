@@ -11,6 +11,7 @@
     effects.py     timers, messages, blobs, training and disk for the core
     training.py    the training thread           disk.py     the disk thread
     control.py     the control socket's server   verbs.py    what it can be asked
+    examination.py what it tells edgefl doctor
     create.py      making an application         report.py   what status shows
     supervisor.py  what systemd hears            log.py      what people read
 

@@ -75,8 +75,9 @@ class Whereabouts:
             self._on_addresses(before, here)
         await self._announce()
         wanted = self.reachability.wanted(self._daemon.effects.now)
-        if wanted and self._daemon.overlay.joined:
-            await self._ask_to_be_dialled(wanted)
+        others = self._others() if wanted and self._daemon.overlay.joined else []
+        if others:
+            await self._ask_to_be_dialled(others, wanted)
             await self._announce()
 
     def _on_addresses(self, before: Here, here: Here) -> None:
@@ -144,8 +145,7 @@ class Whereabouts:
             self.reachability.on_answers(answers, self.announced, len(answers), now)
             await self._announce()
 
-    async def _ask_to_be_dialled(self, count: int) -> None:
-        peers = self._others()
+    async def _ask_to_be_dialled(self, peers: list[Contact], count: int) -> None:
         found = await asyncio.gather(*[self._ask(peer) for peer in peers[:count]])
         answers = [answer for answer in found if answer is not None]
         self.reachability.on_answers(answers, self.announced, len(peers), self._daemon.effects.now)

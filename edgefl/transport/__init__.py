@@ -4,6 +4,7 @@
 
     door.py           the port for strangers: a small TCP service, few places, a deadline; dials visitors back
     visit.py          knocking at others' doors
+    calls.py          our own knocks, and what they teach us
     door_exchange.py  what is said there: a mutually authenticated, sealed exchange of fixed-size frames (no sockets)
     rate.py           how often strangers may knock
     zap.py            the allow list at ZeroMQ's own ports

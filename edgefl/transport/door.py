@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -185,6 +186,7 @@ class Door:
                 contact=own.contact,
                 link_port=own.link_port,
                 broadcast_port=own.broadcast_port,
+                clock=int(time.time()),
                 reachable=await self._dial_back(card, seen) if introduction.dial_back else DialBack.NOT_TRIED,
             )
         if verdict.reason in (Reason.ADMITTED, Reason.REVOKED):  # a revoked device gets the proof: the signed list

@@ -32,7 +32,7 @@ from edgefl.identity.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, DeviceKeys, 
 from edgefl.identity.reason import Reason, RefusedError
 from edgefl.wire.codec import Record, decode_record, encode_record, nested, record
 from edgefl.wire.contact import CONTACT, Contact
-from edgefl.wire.fields import BOOL, U8, U16, U32, choice, optional, raw, text
+from edgefl.wire.fields import BOOL, U8, U16, U32, U64, choice, optional, raw, text
 from edgefl.wire.link import MAX_REVOCATIONS_BYTES, PROTOCOL_OLDEST, PROTOCOL_VERSION
 
 MAGIC = b"edgefl door\0"
@@ -108,7 +108,8 @@ class Introduction(Record):
 class Answer(Record):
     """The verdict, and to whoever is admitted: the host's contact and ports. `seen` is the visitor's address from here;
     `approval` its certificate, fresh from the fleet's owner; `reachable` what dialling back gave (a DialBack);
-    `revocations` the length in bytes of the list that follows."""
+    `revocations` the length in bytes of the list that follows; `clock` the host's wall clock in seconds since 1970,
+    which decides nothing and is only shown to people (`edgefl doctor`)."""
 
     reason: Annotated[Reason, 1, choice(Reason)]
     seen: Annotated[str, 2, text(45)]
@@ -118,6 +119,7 @@ class Answer(Record):
     approval: Annotated[DeviceCertificate | None, 6, optional(nested(DeviceCertificate))] = None
     reachable: Annotated[int, 7, U8] = DialBack.NOT_TRIED
     revocations: Annotated[int, 8, U16] = 0
+    clock: Annotated[int, 9, U64] = 0
 
     @property
     def dial_back(self) -> DialBack:

@@ -109,6 +109,9 @@ class Links:
         peer = self._peers.get(node_id)
         return peer is not None and peer.up
 
+    def count_connected(self) -> int:
+        return sum(peer.up for peer in self._peers.values())
+
     def set_contact(self, own: Contact) -> None:
         """Our own contact has changed: tell everybody who is connected."""
         self._own = own

@@ -1,4 +1,4 @@
-"""Our own address as others see it.
+"""Our own address as others see it, and how far our clock is from theirs.
 
 A device cannot know the address that others reach it at: there may be a router in between that gives it another one.
 Each door that lets us in tells where we came from (`Answer.seen`). One word moves nobody: an address holds when at
@@ -24,6 +24,7 @@ class OutsideAddress:
     def __init__(self) -> None:
         self.agreed: str | None = None
         self._seen: dict[int, str] = {}
+        self._ahead_s: dict[int, float] = {}
 
     def note(self, witness: int, seen: str) -> None:
         """The device with node id `witness` saw us at `seen`, an IP literal."""
@@ -38,6 +39,18 @@ class OutsideAddress:
         best, count = votes.most_common(1)[0]
         if count >= AGREEING and count > votes[self.agreed or ""]:
             self.agreed = best
+
+    def note_clock(self, witness: int, ahead_s: float) -> None:
+        """This peer's wall clock is so many seconds ahead of ours."""
+        self._ahead_s.pop(witness, None)
+        self._ahead_s[witness] = ahead_s
+        if len(self._ahead_s) > MAX_WITNESSES:
+            del self._ahead_s[next(iter(self._ahead_s))]
+
+    @property
+    def clocks_ahead_s(self) -> tuple[float, ...]:
+        """What the last few peers' clocks said: for people, nothing depends on it."""
+        return tuple(self._ahead_s.values())
 
     def clear(self) -> None:
         """We have moved: what was seen before is no evidence any more."""

@@ -16,27 +16,25 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from random import Random
 from typing import Protocol
 
 import zmq
 
-from edgefl.errors import ConfigError, EdgeflError, TryAgainError
+from edgefl.errors import ConfigError, EdgeflError
 from edgefl.identity.admission import Admission
 from edgefl.identity.keys import DeviceKeys
 from edgefl.identity.revocation import RevocationList, pack_revocations
 from edgefl.transport.blobs import MAX_CACHE_BYTES, BlobFiles, Blobs, NoFiles
 from edgefl.transport.broadcast import Broadcast
+from edgefl.transport.calls import Calls
 from edgefl.transport.cards import Cards
 from edgefl.transport.counters import Counters
 from edgefl.transport.curve import endpoint
 from edgefl.transport.dial import Station
 from edgefl.transport.door import Door
-from edgefl.transport.door_exchange import DialBack
 from edgefl.transport.feeds import Feeds
 from edgefl.transport.links import Links
-from edgefl.transport.outside import OutsideAddress
 from edgefl.transport.penalties import Penalties
 from edgefl.transport.pull import Pulls
 from edgefl.transport.serve import Serving
@@ -54,12 +52,6 @@ MAX_SOCKETS = 2048
 """ZeroMQ sockets of one process: two per link and per parent (the monitor), with room; ZeroMQ's default is 1,023."""
 
 MAX_PORT = 65_535 - 2
-
-MAX_VISITS = 256
-"""Visitors at our door whose time is remembered, to see who has really dialled us back."""
-
-KNOCK_ATTEMPTS = 4
-"""Knocks at a door where too many others knock at the same time, two seconds in all."""
 
 
 class TransportListener(Protocol):
@@ -104,7 +96,6 @@ class Transport:
         """`earlier_port`: the door's port of the time before. Where any port will do (`listen` names port 0), it is
         taken again if it is still free, so that peers find the device where they remember it."""
         self.counters: Counters = Counters()
-        self.outside = OutsideAddress()
         self.contact = Contact(keys.node_id, "0.0.0.0", 1)  # noqa: S104 - "unknown", until `start`
         self._keys = keys
         self._admission = admission
@@ -116,14 +107,15 @@ class Transport:
         self._files = files if files is not None else NoFiles()
         self._timing = timing or Timing()
         self._max_cache_bytes = max_cache_bytes
-        self._visitor = Visitor(admission, self._own_card, self._timing, self.counters, executor)
-        self._door = Door(admission, self._own_card, self._on_visitor, self._timing, self.counters, self._visitor)
+        visitor = Visitor(admission, self._own_card, self._timing, self.counters, executor)
+        self._door = Door(admission, self._own_card, self._on_visitor, self._timing, self.counters, visitor)
         self.door_port = 0
         self._ports = (0, 0)
-        self._visited: dict[int, float] = {}
         self._housekeeping: asyncio.TimerHandle | None = None
         self._change_reported = False
         self._random = Random(keys.node_id)
+        self._calls = Calls(visitor, self._timing, self._random)
+        self.outside = self._calls.outside
         self._revoked_by: int | None = None
         self._packed: tuple[RevocationList | None, bytes] = (None, b"")
         self._started = False
@@ -226,6 +218,20 @@ class Transport:
         self._links.leave_lost_addresses(left)
         self._feeds.leave_lost_addresses(left)
 
+    @property
+    def ports(self) -> tuple[int, int, int]:
+        """Door, links and broadcast, as they are announced."""
+        return (self.contact.port, *self._ports)
+
+    @property
+    def connections(self) -> int:
+        """Peers with a connection, whoever opened it."""
+        return self._links.count_connected()
+
+    def shut_doors(self) -> dict[int, tuple[Contact, str]]:
+        """Devices whose door did not open when we last knocked, and why."""
+        return self._cards.shut
+
     def connected(self, node_id: int) -> bool:
         """Whether there is a connection to this peer, whoever opened it."""
         return self._links.connected(node_id)
@@ -236,19 +242,8 @@ class Transport:
         With `dial_back` the device there tries to reach our own door. Raises UnreachableError, TryAgainError,
         WireError and NotAdmittedError, each with its next step.
         """
-        began = asyncio.get_running_loop().time()
-        for attempt in range(KNOCK_ATTEMPTS):
-            try:
-                knocked = await self._visitor.knock(host, port, expect=expect, dial_back=dial_back)
-                break
-            except TryAgainError:
-                if attempt == KNOCK_ATTEMPTS - 1:
-                    raise
-                await asyncio.sleep(self._timing.backoff_first * 2.0**attempt * (0.5 + self._random.random()))
+        knocked = await self._calls.patiently(host, port, expect, dial_back=dial_back)
         self._cards.learn(knocked.card)
-        self._observe(knocked)
-        if knocked.dial_back is DialBack.REACHED and self._visited.get(knocked.card.contact.node_id, -1.0) < began:
-            return replace(knocked, dial_back=DialBack.NOT_TRIED)  # it says so, but it was not at our door
         return knocked
 
     def send(self, to: Contact, message: Message) -> None:
@@ -296,19 +291,10 @@ class Transport:
 
     def _on_visitor(self, card: Card) -> None:
         self._cards.learn(card)
-        node_id = card.contact.node_id
-        self._visited.pop(node_id, None)
-        self._visited[node_id] = asyncio.get_running_loop().time()
-        if len(self._visited) > MAX_VISITS:
-            del self._visited[next(iter(self._visited))]
+        self._calls.on_visitor(card.contact.node_id)
 
     async def _knock_for_card(self, host: str, port: int, node_id: int) -> Knocked:
-        knocked = await self._visitor.knock(host, port, expect=node_id)
-        self._observe(knocked)
-        return knocked
-
-    def _observe(self, knocked: Knocked) -> None:
-        self.outside.note(knocked.card.contact.node_id, knocked.seen)
+        return await self._calls.once(host, port, node_id)
 
     def _own_card(self) -> Card:
         return Card(self.contact, self.contact.host, self._keys.curve_public, *self._ports)

@@ -40,11 +40,12 @@ class Card:
 @dataclass(frozen=True, slots=True)
 class Knocked:
     """What a visitor has learnt. `seen` is its own address as the host saw it; `dial_back` what came of the host's
-    dialling it back there."""
+    dialling it back there; `clock` the host's wall clock in seconds since 1970, 0 if it did not tell."""
 
     card: Card
     seen: str
     dial_back: DialBack
+    clock: int = 0
 
 
 class Visitor:
@@ -177,7 +178,7 @@ class Visitor:
             answer.link_port,
             answer.broadcast_port,
         )
-        return Knocked(card, seen, answer.dial_back)
+        return Knocked(card, seen, answer.dial_back, answer.clock)
 
 
 def at_met(contact: Contact, met: str) -> Contact:

@@ -9,9 +9,11 @@ from typing import Any
 
 from edgefl.daemon.addresses import Here
 from edgefl.daemon.daemon import Daemon
+from edgefl.daemon.examination import examination
 from edgefl.errors import StorageError
+from edgefl.identity.revocation import pack_revocations
 from edgefl.transport import DialBack
-from edgefl.wire import Contact, Role
+from edgefl.wire import Contact, Role, node_name
 from tests.daemon.fleet import Addresses, Daemons, with_daemons
 
 
@@ -152,6 +154,32 @@ async def test_a_listening_address_that_is_gone_is_a_problem_that_is_shown(fleet
     assert device.overlay.contact.host == "127.0.0.2", "the operator has chosen it"
     (problem,) = device.status()["problems"]
     assert "--listen" in problem
+
+
+@with_daemons
+async def test_the_doctor_is_told_whose_side_a_silent_peer_is(fleet: Daemons) -> None:
+    """Given two peers whose doors do not open to us, one of which others reach, then they are told apart."""
+    first, second, third = await fleet.start("a"), await fleet.start("b"), await fleet.start("c")
+    await fleet.until(lambda: len(first.overlay.contacts()) == 2, "they know each other")
+    absent = Contact(second.keys.node_id ^ 1, "127.0.0.1", 1, incarnation=1)
+    for contact in (absent, second.overlay.contact):
+        first.transport._cards.shut[contact.node_id] = (contact, "127.0.0.1 port 1 does not answer within 5 s")
+    found = await examination(first, "")
+    peers = {peer["node"]: peer["others_reach_it"] for peer in found["silent_peers"]}
+    assert peers == {node_name(absent.node_id): False, node_name(second.keys.node_id): True}
+    assert (found["joined"], found["token_revoked"], found["mdns"]) == (True, False, False)
+    assert found["ports"][0] == first.transport.door_port
+    assert len(found["ports"]) == 3
+    told = await examination(third, "")
+    assert told["clocks_ahead_s"]
+    assert all(abs(ahead_s) < 5 for ahead_s in told["clocks_ahead_s"])
+    assert told["silent_peers"] == []
+
+    serial = fleet.key.invite(()).enrolment.serial
+    first.admission.merge_revocations(pack_revocations(fleet.key.revoke(None, serials=[serial])))
+    assert (await examination(first, serial.hex()))["token_revoked"]
+    first.overlay.leave(first.effects.now)
+    assert all(peer["others_reach_it"] is None for peer in (await examination(first, ""))["silent_peers"])
 
 
 def _forward_to(

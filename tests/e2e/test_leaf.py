@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -54,3 +55,17 @@ def test_a_device_that_cannot_be_dialled_trains_with_the_others(tmp_path: Path) 
 
         text = edgefl("status", "--state", str(fleet.state(3))).stdout
         assert "leaf" in text
+
+        # The doctor says which side blocks, and that nothing is wrong elsewhere.
+        found = edgefl("doctor", "--state", str(fleet.state(3)), "--token", f"file:{tmp_path / 'token'}", "--json")
+        assert found.returncode == 0, found.stdout
+        checks = {check["name"]: check for check in json.loads(found.stdout)["checks"]}
+        assert checks["reachability"]["verdict"] == "warn"
+        assert f"inbound to {leaf['address']} is refused" in checks["reachability"]["says"]
+        assert "this device's firewall or NAT" in checks["reachability"]["says"]
+        assert "open TCP ports" in checks["reachability"]["next"]
+        assert leaf["fleet"] in checks["token"]["says"]
+        assert "as that of" in checks["clock"]["says"]
+        well = edgefl("doctor", "--state", str(fleet.state(1)))
+        assert well.returncode == 0, well.stdout
+        assert "peers reach this device at" in well.stdout
