@@ -219,7 +219,7 @@ class BuildDoor(Door):
 
     def __init__(self, seed: int, folder: Path) -> None:
         super().__init__(seed, folder)
-        from edgefl.trainer.lora import LowRank
+        from edgefl.trainer.building.lora import LowRank
         from support.seed_models import seed_models
 
         self.seeds = seed_models()
@@ -289,9 +289,9 @@ def main() -> None:
     import onnx.reference  # noqa: F401 - everything that is loaded lazily, before memory is counted
     import onnxruntime  # noqa: F401
 
-    import edgefl.trainer.artifacts
-    import edgefl.trainer.session
-    import edgefl.trainer.trial  # noqa: F401
+    import edgefl.trainer.building.artifacts
+    import edgefl.trainer.running.session
+    import edgefl.trainer.running.trial  # noqa: F401
 
     door = DOORS[door_name](int(seed), Path(folder))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

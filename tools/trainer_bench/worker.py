@@ -44,7 +44,7 @@ def torch_step(name: str, batch: int, threads: int, optimizer: str) -> Callable[
 
 def edgefl_step(directory: str, batch: int, threads: int, optimizer: str) -> Callable[[], float]:
     from edgefl.trainer import Session
-    from edgefl.trainer.gradient_check import synthetic_batch
+    from edgefl.trainer.running.gradient_check import synthetic_batch
 
     session = Session(directory, threads=threads)
     data = synthetic_batch(session.manifest, batch)
