@@ -258,10 +258,11 @@ def _logits(source: SourceModel, output: str, contained: Callable[..., bool]) ->
 def _initial_values(source: SourceModel, recipe: Recipe, useful: set[str]) -> Values:
     """The trained tensors by name, in the model's own order."""
 
+    own = {tensor.name for tensor in source.proto.graph.initializer}  # not the constants that rewriting has brought
     candidates = [
         tensor
         for name, tensor in source.initializers.items()
-        if name in useful and tensor.data_type == onnx.TensorProto.FLOAT and 0 not in tensor.dims
+        if name in useful & own and tensor.data_type == onnx.TensorProto.FLOAT and 0 not in tensor.dims
     ]
     known = ", ".join(tensor.name for tensor in candidates)[:300] or "none"
     for glob, group in [

@@ -181,7 +181,7 @@ def _sums_to_one(maker: onnx.NodeProto) -> bool:
 def _extractor(node: onnx.NodeProto, state: _Rewriting) -> Nodes:
     known = next((tensor for tensor in state.graph.initializer if tensor.name == node.input[0]), None)
     if known is None or len(known.dims) != 1:
-        raise unsupported(node, 1, " on what is no list of labels", "export the model without it")
+        raise unsupported(node, 1, ", which takes columns of what is computed", WITHOUT_GRADIENT)
     row, shape = state.fresh(f"{node.output[0]}.row"), state.fresh(f"{node.output[0]}.shape")
     value = numpy_helper.from_array(np.array([1, -1]), shape)
     return [

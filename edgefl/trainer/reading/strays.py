@@ -4,6 +4,7 @@
     scales         one number that the same exporter computed (val_7: the 1/√d of attention)
     units          ones and zeros that it hands to InstanceNormalization to have group normalisation done
     first states   zeros that a recurrent layer starts from
+    epsilons       of Keras's normalisation: one small number with as many axes as what it is added to
 
 Other exporters leave such numbers in Constant nodes, or without a dimension, and neither is trained.
 """
@@ -22,6 +23,9 @@ from edgefl.trainer.reading.flat_graph import FlatGraph
 _NOTE = "pkg.torch.export.graph_signature.InputSpec.kind"
 _NO_PARAMETER = ("BUFFER", "CONSTANT_TENSOR")
 _COMPUTED = re.compile(r"(.+\.)?val_\d+")  # alone, or set apart by untie.py
+
+MAX_EPSILON = 0.01
+"""Keras's default is 0.001."""
 
 _UNITS = {"InstanceNormalization": (1, 2)}
 _STATES = {"GRU": (5,), "LSTM": (5, 6), "RNN": (5,)}
@@ -49,6 +53,8 @@ def _is_buffer(entry: onnx.StringStringEntryProto) -> bool:
 
 
 def _is_stray(tensor: onnx.TensorProto, readers: set[tuple[str, int]]) -> bool:
+    if len(tensor.dims) > 1 and {*tensor.dims} == {1} and {operator for operator, _ in readers} == {"Add"}:
+        return bool(0 < numpy_helper.to_array(tensor).item() <= MAX_EPSILON)
     only_states = all(slot in _STATES.get(operator, ()) for operator, slot in readers)
     if not only_states and not _COMPUTED.fullmatch(tensor.name):
         return False

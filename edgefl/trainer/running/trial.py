@@ -61,7 +61,8 @@ def require_tried(
     require_trial(directory, threads=threads, provider=provider, should_stop=should_stop)
     try:
         notes.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for old in sorted(notes.iterdir(), key=lambda path: path.stat().st_mtime)[: -MAX_NOTES + 1]:
+        kept = sorted(notes.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in kept[MAX_NOTES - 1 :]:
             old.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"cannot write to {notes}: {error.strerror or error}") from error
@@ -84,7 +85,8 @@ def require_trial(
         raise TrainingCancelledError(str(error)) from None
 
 
-def _try(directory: Path, threads: int, provider: str) -> None:
+def try_artifacts(directory: Path, threads: int, provider: str) -> None:
+    """In the child: one step, one evaluation and one export. Raises EdgeflError, MemoryError."""
     from edgefl.trainer.files.inference_model import with_weights
     from edgefl.trainer.files.manifest import INFERENCE, read_file
     from edgefl.trainer.running.gradient_check import synthetic_batch
@@ -101,4 +103,4 @@ def _try(directory: Path, threads: int, provider: str) -> None:
 
 
 if __name__ == "__main__":
-    CHILD.answer(lambda: _try(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
+    CHILD.answer(lambda: try_artifacts(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))

@@ -86,6 +86,21 @@ def test_scalars_are_constants_unless_asked_for(onnx_model: Any, session: Any) -
     assert list(session(model, trainable=["scale"]).parameters()) == ["scale"]
 
 
+def test_constants_of_a_rewritten_operator_are_no_weights(session: Any, onnx_model: Any) -> None:
+    nodes = [helper.make_node("Mul", ["x", "w"], ["h"]), helper.make_node("LpNormalization", ["h"], ["y"], p=2)]
+    model = onnx_model(nodes, {"w": np.ones(4, np.float32)})
+    assert list(session(model, trainable=["*"]).parameters()) == ["w"]
+
+
+def test_a_split_with_a_nameless_output_is_refused(session: Any, onnx_model: Any) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["h"]),
+        helper.make_node("Split", ["h"], ["", "y"], "halves", axis=1, num_outputs=2),
+    ]
+    with pytest.raises(ModelError, match=r"'halves'.* one of its outputs has no name"):
+        session(onnx_model(nodes, {"w": np.ones(4, np.float32)}, opset=18))
+
+
 def test_what_lies_before_the_first_trained_weight_may_be_any_operator(onnx_model: Any, session: Any) -> None:
     nodes = [
         helper.make_node("Mul", ["x", "early"], ["a"]),

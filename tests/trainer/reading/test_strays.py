@@ -52,3 +52,22 @@ def test_ones_that_make_group_normalisation_of_instance_normalisation(
     weights = {"w": W, name: np.ones(2, np.float32), "zeros": np.zeros(2, np.float32)}
     model = onnx_model(nodes, weights, x=("batch", 2, 4))
     assert (name in session(model).parameters()) is is_weight
+
+
+@pytest.mark.parametrize(
+    ("value", "is_weight"),
+    [
+        (np.full((1, 1), 0.001), False),
+        (np.full(1, 0.001), True),
+        (np.full((1, 1), 0.5), True),
+        (np.zeros((1, 1)), True),
+    ],
+)
+def test_an_epsilon_of_keras_is_not_trained(value: Any, is_weight: bool, session: Any, onnx_model: Any) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["h"]),
+        helper.make_node("Mul", ["h", "h"], ["square"]),
+        helper.make_node("Add", ["square", "epsilon"], ["y"]),
+    ]
+    model = onnx_model(nodes, {"w": W, "epsilon": value.astype(np.float32)})
+    assert ("epsilon" in session(model).parameters()) is is_weight
