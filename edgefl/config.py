@@ -17,7 +17,7 @@ from typing import Any
 
 from edgefl.control import SOCKET_NAME
 from edgefl.errors import ConfigError, UsageError
-from edgefl.trainer.providers import PROVIDERS
+from edgefl.trainer.running.providers import PROVIDERS
 
 if sys.version_info >= (3, 11):
     import tomllib
