@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from edgefl.daemon.addresses import LocalAddresses
-from edgefl.daemon.mdns import BROWSE_S, Mdns, is_installed, require
+from edgefl.daemon.mdns import BROWSE_S, Mdns, is_installed
 from edgefl.daemon.neighbourhood import Neighbour, allowed, doors_of
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ GOODBYE_S = 2.0
 
 
 def possible(settings: Settings) -> bool:
-    """Whether a device with these settings can look for a fleet around it. Raises ConfigError: wanted and missing."""
-    if settings.mdns == "on":
-        require()
+    """Whether a device with these settings can look for a fleet around it."""
     return is_installed() and allowed(settings.mdns, LocalAddresses(settings).read().route)
 
 

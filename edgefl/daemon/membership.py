@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgefl.daemon.discovery import possible
+from edgefl.daemon.mdns import require
 from edgefl.errors import ConfigError, UsageError
 from edgefl.identity.fleet import FleetKey
 from edgefl.identity.reason import Reason, RefusedError
@@ -35,8 +36,10 @@ def become_member(daemon: Daemon, *, first: bool, fleet: Path) -> None:
     if daemon.admission.revoked_self:
         raise RefusedError(Reason.REVOKED)
     daemon.store.write_setting("admission", daemon.admission.export().encode())
-    around = possible(daemon.settings)
-    if daemon.admission.certificate is None and not daemon.settings.bootstrap and not around:
+    if daemon.settings.mdns == "on":
+        require()
+    stranger = daemon.admission.certificate is None and not daemon.settings.bootstrap
+    if stranger and not possible(daemon.settings):
         raise UsageError(
             "this device is in no fleet yet, and was told of none",
             hint="give --token, or --bootstrap HOST:PORT of a member, or look around with --mdns on; or make a fleet: "

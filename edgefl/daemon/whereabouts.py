@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgefl.whereabouts")
 
 LOOK_S = 5.0
-"""How often the addresses are looked at: a tenth of a per mille of a small device's processor."""
+"""How often the addresses are looked at: 16 millionths of a PC's processor, some ten times that of a small device's."""
 
 
 class Whereabouts:

@@ -50,6 +50,16 @@ def test_the_kernel_tells_the_addresses_of_this_machine() -> None:
     assert LocalAddresses(Settings(bootstrap=("no-such-host.invalid:7321",))).read().all == found.all
 
 
+def test_addresses_that_cannot_be_read_have_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> dict[str, object]:
+        raise PermissionError("netlink is not for you")
+
+    source = LocalAddresses(Settings())
+    before = source.read()
+    monkeypatch.setattr("psutil.net_if_addrs", refused)
+    assert source.read() == before
+
+
 def test_a_machine_without_a_route_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     class Unplugged(socket.socket):
         def connect(self, address: object) -> None:

@@ -119,13 +119,13 @@ def test_without_the_package_it_is_off_or_refused_by_name(monkeypatch: pytest.Mo
     monkeypatch.setattr(mdns.importlib.util, "find_spec", lambda name: None)
     assert not discovery.possible(Settings(mdns="auto"))
     assert not discovery.possible(Settings(mdns="off"))
-    with pytest.raises(ConfigError) as caught:
-        discovery.possible(Settings(mdns="on"))
-    assert "pip install 'edgefl[mdns]'" in caught.value.hint
 
     async def main() -> None:
         async with some_daemons(tmp_path) as fleet:
-            device = await fleet.start("a")
+            with pytest.raises(ConfigError) as caught:
+                await fleet.start("b", mdns="on")
+            assert "pip install 'edgefl[mdns]'" in caught.value.hint
+            device = await fleet.start("a", mdns="auto")
             assert not device.discovery.active
             assert await device.discovery.find() == []
 

@@ -38,6 +38,14 @@ def test_a_move_that_only_others_see_is_believed_when_more_see_it() -> None:
     assert told(*words, (0, THERE), (1, THERE), (2, THERE)).agreed == THERE
 
 
+def test_clocks_of_the_last_few_are_remembered() -> None:
+    outside = OutsideAddress()
+    for witness in range(9):
+        outside.note_clock(witness, float(witness))
+    outside.note_clock(8, 0.5)
+    assert outside.clocks_ahead_s == (4.0, 5.0, 6.0, 7.0, 0.5)
+
+
 def test_after_a_move_that_we_know_of_nothing_is_believed_of_before() -> None:
     outside = told((1, HERE), (2, HERE))
     outside.clear()
