@@ -3,6 +3,7 @@
 --advertise, or --listen on one address       that one: the operator knows
 peers agree where they see us                 that one, if it is ours or somebody has reached us there
 otherwise                                     the one on the way to the fleet
+no way out (a network without a router)       the one it had, if it still has it, else one on a private network
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgefl.config import Settings, is_unspecified, split_address
+from edgefl.daemon.neighbourhood import is_private
 from edgefl.errors import UnreachableError
 
 NOWHERE = "192.0.2.1"
@@ -76,10 +78,16 @@ def fixed_host(settings: Settings, listening: str) -> str | None:
 
 
 def own_host(here: Here, before: str | None, agreed: str | None, proven: str | None) -> str:
-    """The address to be told to others when the operator has chosen none. Without any way out it stays as it was."""
+    """The address to be told to others when the operator has chosen none. An unplugged device keeps what it had."""
     if agreed is not None and (agreed in here.all or agreed == proven):
         return agreed
-    return here.route or before or LOOPBACK
+    if here.route is not None:
+        return here.route
+    if before is not None and before in here.all and before != LOOPBACK:
+        return before
+    # Not fe80::/10: such an address means nothing without the name of an interface.
+    around = sorted(address for address in here.all if is_private(address) and not address.startswith("fe80"))
+    return next(iter(around), None) or before or LOOPBACK
 
 
 def resolve(host: str) -> str:

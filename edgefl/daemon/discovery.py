@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from edgefl.daemon.addresses import LocalAddresses
+from edgefl.daemon.addresses import LocalAddresses, own_host
 from edgefl.daemon.mdns import BROWSE_S, Mdns, is_installed
 from edgefl.daemon.neighbourhood import Neighbour, allowed, doors_of
 
@@ -31,7 +31,7 @@ GOODBYE_S = 2.0
 
 def possible(settings: Settings) -> bool:
     """Whether a device with these settings can look for a fleet around it."""
-    return is_installed() and allowed(settings.mdns, LocalAddresses(settings).read().route)
+    return is_installed() and allowed(settings.mdns, own_host(LocalAddresses(settings).read(), None, None, None))
 
 
 class Discovery:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgefl.config import split_address
-from edgefl.daemon.addresses import AddressSource, Here, fixed_host, own_host
+from edgefl.daemon.addresses import LOOPBACK, AddressSource, Here, fixed_host, own_host
 from edgefl.daemon.reachability import Announced, Answer, Reachability
 from edgefl.errors import EdgeflError, StorageError
 from edgefl.overlay import zone_of_site
@@ -51,7 +51,7 @@ class Whereabouts:
         self._changing = asyncio.Lock()
         self.wake = asyncio.Event()
         """Set to look now instead of within seconds."""
-        if self._fixed is None and self._here.route is None:
+        if self._fixed is None and self._host == LOOPBACK and self._here.route is None:
             log.warning("this device has no way out: telling others %s (next: give --advertise HOST:PORT)", self._host)
 
     def begin(self, incarnation: int) -> Contact:

@@ -42,6 +42,15 @@ def test_without_a_way_out_the_address_stays() -> None:
     assert own_host(nowhere, None, None, None) == LOOPBACK
 
 
+def test_a_network_without_a_router_is_a_network_too() -> None:
+    here = Here(None, frozenset({"127.0.0.1", "fe80::1", WIFI, LAN}))
+    assert own_host(here, None, None, None) == WIFI
+    assert own_host(here, LAN, None, None) == LAN, "it still has it"
+    assert own_host(here, LOOPBACK, None, None) == WIFI
+    assert own_host(here, "192.168.1.77", None, None) == WIFI, "it has moved"
+    assert own_host(Here(None, frozenset({"127.0.0.1", "fe80::1"})), None, None, None) == LOOPBACK
+
+
 def test_the_kernel_tells_the_addresses_of_this_machine() -> None:
     found = LocalAddresses(Settings(bootstrap=("127.0.0.1:7321",))).read()
     assert found.route == "127.0.0.1"
