@@ -32,6 +32,9 @@ MAX_SIZE = 1 << 40
 LIKE_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 """Operators that ONNX knows no inference for: what comes out is of the type of what goes in."""
 
+LIKE_OPERATOR = {"GreaterOrEqual": "Greater", "LessOrEqual": "Less"}
+"""Operators of which onnx infers nothing up to 1.19, and others that give the same shapes."""
+
 Dims = tuple[int, ...]
 
 
@@ -108,7 +111,7 @@ class Trial:
         return len(self.types[name].tensor_type.shape.dim) if name else 0
 
     def _infer(self, node: onnx.NodeProto) -> Mapping[str, TypeProto]:
-        schema = onnx.defs.get_schema(node.op_type, self.opset)
+        schema = onnx.defs.get_schema(LIKE_OPERATOR.get(node.op_type, node.op_type), self.opset)
         types = {name: self.types[name] for name in node.input if name}
         data = {
             name: numpy_helper.from_array(self.values[name], name)
