@@ -48,6 +48,8 @@ class Whereabouts:
         self._listening = listening[0]
         self._host = self._fixed or own_host(self._here, None, None, None)
         self._port = split_address(settings.advertise)[1] if settings.advertise else listening[1]
+        self.willing = Role.NODE
+        """The role of this device while others reach it."""
         self._changing = asyncio.Lock()
         self.wake = asyncio.Event()
         """Set to look now instead of within seconds."""
@@ -58,7 +60,8 @@ class Whereabouts:
         """The contact to start with."""
         daemon = self._daemon
         self.reachability = Reachability(lambda: daemon.effects.random.random(), daemon.loop.time())
-        return Contact(daemon.keys.node_id, self._host, self._port, zone_of_site(daemon.settings.site), incarnation)
+        zone = zone_of_site(daemon.settings.site)
+        return Contact(daemon.keys.node_id, self._host, self._port, zone, incarnation, role=self.willing)
 
     async def run(self) -> None:
         """Never returns."""
@@ -95,8 +98,10 @@ class Whereabouts:
         agreed, proven = self._daemon.transport.outside.agreed, self.reachability.proven
         host = self._fixed or own_host(self._here, contact.host, agreed, proven)
         role = contact.role
-        if self.reachability.known and Role.HELPER not in (role, self.reachability.role):
-            role = self.reachability.role
+        if self.reachability.role is Role.LEAF:
+            role = Role.LEAF
+        elif self.reachability.known and role is Role.LEAF:
+            role = self.willing
         if (host, role) != (contact.host, contact.role):
             await self.change(host=host, role=role)
 

@@ -97,9 +97,12 @@ async def test_a_device_that_nobody_reaches_is_a_leaf_from_its_arrival_on_and_a_
 
     # The router forwards the port now.
     forward = await asyncio.start_server(_forward_to("127.0.0.2", port), "127.0.0.1", port)
+    device.whereabouts.willing = Role.HELPER
     device.whereabouts.reachability.due_at = 0.0
     device.whereabouts.wake.set()
-    await fleet.until(lambda: device.overlay.contact.role is Role.NODE, "reached again")
+    await fleet.until(lambda: device.overlay.contact.role is Role.HELPER, "reached again, and what it was")
+    await device.whereabouts.look()
+    assert device.overlay.contact.role is Role.HELPER
     for other in (first, second):
         await fleet.until(lambda other=other: as_known_to(other, device) is not None, "in everybody's tables")
     forward.close()
