@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -34,8 +35,10 @@ def judge(what: str, value: float, limit: float, *, below: bool = True, unit: st
         failures.append(what)
 
 
-def edgefl(*arguments: str) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-m", "edgefl", *arguments, "--json"], capture_output=True, text=True)
+def edgefl(*arguments: str, hash_seed: str = "random") -> dict[str, Any]:
+    command = [sys.executable, "-m", "edgefl", *arguments, "--json"]
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if not done.stdout:
         raise SystemExit(f"edgefl {' '.join(arguments)} failed:\n{done.stderr}")
     document: dict[str, Any] = json.loads(done.stdout)
@@ -128,12 +131,35 @@ def measure_sim() -> None:
     judge("sim, runs of the same seed that differ", float(again[0] != again[1]), 0)
 
 
+def measure_overlay() -> None:
+    """1,000 and 3,000 simulated devices, half of which vanish at once; the same run under other hash seeds."""
+    for nodes in (1000, 3000):
+        options = ("--nodes", str(nodes), "--apps", str(nodes // 100), "--rounds", "0")
+        run = edgefl("sim", "fleet", *options)
+        correct, trees = run["lookups_correct"], run["apps"]
+        whole = sum(app["attached"] == app["members"] and app["roots"] == 1 for app in trees)
+        judge(f"overlay, {nodes}: lookups correct after 45 s", correct["after_45s"], 0.96, below=False)
+        judge(f"overlay, {nodes}: lookups correct after 70 s", correct["after_70s"], 1.0, below=False)
+        judge(f"overlay, {nodes}: applications whole in one tree", whole, len(trees), below=False)
+        judge(f"overlay, {nodes}: cycles ever", run["cycles"], 0)
+        judge(f"overlay, {nodes}: sent per device, idle", run["idle_bytes_per_node_s"], 75, unit="B/s")
+        judge(f"overlay, {nodes}: sent per device, with trees", run["bytes_per_node_s"], 100, unit="B/s")
+        print(f"      overlay, {nodes}: digest of all sends {run['digest']}, {run['cpu_seconds']} s of processor")
+        if nodes == 3000:
+            judge("overlay, 3000: processor time of the scenario", run["cpu_seconds"], 60, unit="s")
+    digests = {
+        edgefl("sim", "fleet", "--rounds", "0", hash_seed=hash_seed)["digest"] for hash_seed in ("0", "1", "random")
+    }
+    judge("overlay, digests of one run under three hash seeds", len(digests), 1)
+
+
 MEASUREMENTS: dict[str, Callable[[], None]] = {
     "help": measure_help,
     "idle": measure_idle,
     "demo": measure_demo,
     "apps": measure_apps,
     "sim": measure_sim,
+    "overlay": measure_overlay,
 }
 
 
