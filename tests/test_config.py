@@ -137,3 +137,21 @@ def test_addresses_that_stand_for_all() -> None:
     assert is_unspecified("::")
     assert not is_unspecified("10.0.0.1")
     assert not is_unspecified("gateway.local")
+
+
+def test_the_table_of_discovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file = tmp_path / "my.toml"
+    file.write_text('site = "attic"\n[discovery]\nmdns = "off"\n')
+    assert merge(read_files(file)).mdns == "off"
+    assert merge().mdns == "auto"
+    assert merge(from_memory(Settings(mdns="on").remembered())).mdns == "on"
+    for wrong in ('[discovery]\nmdns = "maybe"', "[discovery]\nmdns = 1", "discovery = 1", "[discovery]\nx = 1"):
+        file.write_text(wrong)
+        with pytest.raises(ConfigError, match="discovery"):
+            read_files(file)
+    file.write_text('mdns = "on"')
+    with pytest.raises(ConfigError, match="unknown key 'mdns'"):
+        read_files(file)
+    with pytest.raises(UsageError, match="mdns"):
+        merge({"mdns": "perhaps"})
