@@ -100,7 +100,7 @@ def draw_scale(document: Mapping[str, Any], directory: Path) -> list[Path]:
         save(drawn, name)
 
     drawn, left, right = figure("depth of trees")
-    for rule, row in (("as shipped", trees), ("counting rank", trees["counting_rank"])):
+    for rule, row in (("as shipped", trees), ("nearest of 5", trees["nearest_of_five"])):
         left.plot(row["depth"]["histogram"], marker=".", label=rule)
         sizes = [part for part in row["depth"]["by_members"] if part["mean"] is not None]
         names = ["more" if part["members_below"] is None else f"< {part['members_below']:,}" for part in sizes]

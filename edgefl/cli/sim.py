@@ -314,7 +314,7 @@ def _show_trees(trees: dict[str, Any]) -> None:
                 row["path_rtt_ms"]["mean"],
                 row["children_worst_node"],
             ]
-            for rule, row in (("as shipped", trees), ("counting rank", trees["counting_rank"]))
+            for rule, row in (("as shipped", trees), ("nearest of 5", trees["nearest_of_five"]))
         ],
         ["PARENT CHOSEN", "DEPTH", "P99", "MAX", "EDGE MS", "PATH MS", "CHILDREN OF THE WORST NODE"],
     )

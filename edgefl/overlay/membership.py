@@ -3,11 +3,13 @@
 Theory of operation, once joined:
 
 * *Rings.* Heartbeats to the neighbours in both rings (rings.py).
-* *Probes.* Every 5 s the contact not heard for longest is pinged. A death found makes the next probes follow quickly,
-  for as long as deaths keep being found: a lone failure costs nothing, the loss of half of the fleet is known in
-  seconds.
+* *Probes.* Every 5 s a contact is pinged: one whose RTT is not known yet, else the one not heard for longest. A death
+  found makes the next probes follow quickly, for as long as deaths keep being found: a lone failure costs nothing, the
+  loss of half of the fleet is known in seconds.
 * *Rows.* Every 30 s one routing table row is exchanged with a device of that row, the deepest rows first: that is how
-  siblings hear of a newcomer that is the first in a slot (otherwise 3-5 % of lookups are wrong for minutes).
+  siblings hear of a newcomer that is the first in a slot (otherwise 3-5 % of lookups are wrong for minutes). Of two
+  partners the nearer one is asked, and names those nearest to it: who is near to a neighbour is near to us, and so
+  slots come by near contacts sooner than by chance.
 * *Oneself.* After 5, 15, 60 .. 1800 s the device looks itself up and re-registers with its zone's tracker. A lost leaf
   starts that series again.
 * *Reunion.* Every minute one lost contact is pinged. Partitions, and islands of any other origin, merge through it.
@@ -28,7 +30,7 @@ from edgefl.overlay.joining import KNOCK, Joiner
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.rings import GLOBAL_BEAT, ZONE_BEAT, Rings
-from edgefl.overlay.routing_table import CONTACTS_PER_SLOT, RoutingTable
+from edgefl.overlay.routing_table import CONTACTS_PER_SLOT, RoutingTable, assumed_rtt_s
 from edgefl.overlay.search import RowQueries
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
@@ -57,6 +59,9 @@ QUICK_PROBES_PER_DEATH = 4
 
 NEAREST_IN_ANSWER = 8
 """Contacts of the asker's zone, nearest to its target, in an answer to FindRows: both sides of a zone's leaf set."""
+
+PARTNERS = 2
+"""Devices of which the nearer one is gossiped with: always the very nearest would have nothing new to tell."""
 
 PROBE: TimerKey = ("membership", "probe")
 GOSSIP: TimerKey = ("membership", "gossip")
@@ -251,11 +256,12 @@ class Membership:
         device, profile = self._device, self._device.profile
         self._quick_probes = max(0, self._quick_probes - 1)
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
-        stale = [peer for peer in self.members() if now - peer.heard_at > fresh_s]  # few: the rest is not looked at
-        doubtful = self._liveness.is_in_doubt
-        stalest = min((peer for peer in stale if not doubtful(peer)), key=attrgetter("heard_at"), default=None)
-        if stalest is not None:
-            self._liveness.probe(stalest, now)
+        stale = (peer for peer in self.members() if peer.rtt_s is None or now - peer.heard_at > fresh_s)  # a few
+        sure = [peer for peer in stale if not self._liveness.is_in_doubt(peer)]
+        unmeasured = (peer for peer in sure if peer.rtt_s is None)
+        chosen = next(unmeasured, None) or min(sure, key=attrgetter("heard_at"), default=None)
+        if chosen is not None:
+            self._liveness.probe(chosen, now)
         else:
             self._quick_probes = 0
         device.set_timer(PROBE, now + (profile.quick_probe_s if self._quick_probes else profile.probe_s))
@@ -273,17 +279,18 @@ class Membership:
             # Any device that shares at least `row` digits with us has a row of the same meaning.
             partners = [peer for r in rows if r >= row for peer in self.table.row(r) if not peer.suspect]
             if partners:
-                partner = device.random.choice(partners)
+                partner = min(device.random.sample(partners, min(PARTNERS, len(partners))), key=assumed_rtt_s)
                 device.send(partner.contact, RowGossip(row, False, self._row_for(row, partner.node_id)))
         wait_s = profile.quick_gossip_s if self._thin_rows else profile.gossip_s
         device.set_timer(GOSSIP, now + device.jittered(wait_s))
 
     def _row_for(self, row: int, receiver: int) -> tuple[Contact, ...]:
-        """A row for somebody else. One contact stands for a full slot: its owner's siblings will hardly need more."""
+        """A row for somebody else. The nearest contact stands for a full slot: its owner's siblings will hardly need
+        more."""
         chosen: list[Peer] = []
         for slot in self.table.slots(row):
             others = [peer for peer in slot if peer.node_id != receiver]
-            chosen += [self._device.random.choice(others)] if len(others) == CONTACTS_PER_SLOT else others
+            chosen += [min(others, key=assumed_rtt_s)] if len(others) == CONTACTS_PER_SLOT else others
         return _contacts(chosen, MAX_ROW_CONTACTS)
 
     def _look_after_myself(self, now: float) -> None:

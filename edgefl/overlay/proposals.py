@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.ids import clockwise
-from edgefl.overlay.rank import Rank, can_be_parent, level, rank
+from edgefl.overlay.rank import Rank, can_be_parent, rank
 from edgefl.wire.contact import Contact
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ ALWAYS_KEPT = 16
 TOP = 3
 """Members of highest rank in every answer: the root and its runners-up."""
 
-ZONE_NEAREST, ZONE_RANDOM, OTHER_HEADS, OTHER_RANDOM = 4, 4, 6, 4
+ZONE_HIGHEST, ZONE_RANDOM, OTHER_HEADS, OTHER_RANDOM = 4, 4, 6, 4
 """A handful of each kind; with the top three at most 21 contacts, 480 bytes."""
 
 ZONE_SEEDS = 12
@@ -49,7 +49,7 @@ def propose(
 ) -> tuple[Contact, ...]:
     """The members worth knowing for one of them: the three highest overall, and possible parents, which outrank it.
 
-    Of its own zone those of the nearest higher levels and a few at random; of other zones their heads and a few at
+    Of its own zone the highest, at the top of the tree, and a few at random; of other zones their heads and a few at
     random. A renewal is answered briefly: the three highest, and the highest of its zone.
     """
     ranked = sorted(
@@ -61,8 +61,6 @@ def propose(
     if brief:
         chosen = top + [member for _, member in zone[:1]]
     else:
-        above = [member for place, member in reversed(zone) if level(place) > level(standing)]
-        nearest = (above + [member for _, member in zone if member not in above])[:ZONE_NEAREST]
         others: dict[int, list[Contact]] = {}
         for _, member in parents:
             if member.zone != asker.zone:
@@ -71,7 +69,7 @@ def propose(
         rest = [member for members in others.values() for member in members[1:]]
         chosen = [
             *top,
-            *nearest,
+            *[member for _, member in zone[:ZONE_HIGHEST]],
             *_sample(random, [member for _, member in zone], ZONE_RANDOM),
             *_sample(random, heads, OTHER_HEADS),
             *_sample(random, rest, OTHER_RANDOM),

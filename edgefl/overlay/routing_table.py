@@ -111,5 +111,9 @@ class RoutingTable:
         return row * DIGITS + digit(node_id, row)
 
     def _distance(self, peer: Peer) -> tuple[bool, float]:
-        rtt_s = ASSUMED_RTT_S if peer.rtt_s is None else peer.rtt_s
-        return (peer.contact.zone != self._zone, rtt_s)
+        return (peer.contact.zone != self._zone, assumed_rtt_s(peer))
+
+
+def assumed_rtt_s(peer: Peer) -> float:
+    """The RTT of a peer, or what to assume before it has been measured."""
+    return ASSUMED_RTT_S if peer.rtt_s is None else peer.rtt_s

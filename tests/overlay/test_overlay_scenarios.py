@@ -152,12 +152,13 @@ def test_the_transport_s_hint_makes_repair_immediate() -> None:
 
 def test_a_lost_link_alone_drops_nobody() -> None:
     world = settled(20, members=10, seed=6)
-    root = the_root(world)
+    root, lost_at = the_root(world), world.clock.now
     for member in world.alive():
         member.overlay.on_link_lost(root.node_id, world.clock.now)
     world.run(10)
     assert the_root(world) is root
-    assert not any(m.log.times("orphaned", APP) for m in world.alive())
+    # Before that, while the tree formed, places may have been given up to members of higher rank.
+    assert all(at < lost_at for m in world.alive() for at in m.log.times("orphaned", APP))
 
 
 def test_the_death_of_the_tracker_loses_nobody() -> None:

@@ -195,6 +195,28 @@ def test_a_refused_member_goes_down_to_the_children() -> None:
     assert member.asks()[0].failed == (asked[0].node_id,)  # it is no member; the others are just no parents for us
 
 
+def test_of_equally_near_members_the_highest_is_asked_first() -> None:
+    member = Member()
+    member.reachable |= {c.node_id: c for c in HIGHER[:8]}
+    member.told(*HIGHER[:8])
+    member.advance(0.1)
+    highest = max(HIGHER[:8], key=lambda c: rank(c, APP))
+    assert [c for c in HIGHER[:8] if member.take(Attach, c)] == [highest]
+
+
+def test_of_those_named_by_a_full_parent_the_own_zone_comes_first() -> None:
+    asked_first = set()
+    foreign = [contact(c.node_id, zone=MIDDLE.zone + 1) for c in HIGHER[1:5]]
+    for at in range(5, 9):
+        member = Member()
+        member.reachable |= {c.node_id: c for c in (HIGHER[0], *foreign, *HIGHER[5:9])}
+        member.told(HIGHER[0])
+        member.take(Attach)
+        member.receive(HIGHER[0], Refused(APP, Refusal.FULL, (*foreign, HIGHER[at])))
+        asked_first |= {c.node_id for c in (*foreign, HIGHER[at]) if member.take(Attach, c)}
+    assert asked_first == {c.node_id for c in HIGHER[5:9]}
+
+
 def test_descending_ends() -> None:
     member = Member()
     chain = [contact(c.node_id) for c in HIGHER]

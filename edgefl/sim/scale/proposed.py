@@ -1,6 +1,6 @@
 """Whom trackers propose to thousands of members at once: `edgefl/overlay/proposals.py` as columns.
 
-A member hears of the three highest of all, of the lowest four of its zone that stand a level above it, and of four
+A member hears of the three highest of all, of the four highest of its zone, and of four
 higher ones of its zone at random; the head of a zone of the heads of other zones and some others. A tracker keeps 128
 members: the 16 highest, and of the rest so many that no zone has more than its share.
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgefl.overlay.proposals import ALWAYS_KEPT, OTHER_HEADS, OTHER_RANDOM, TOP, ZONE_NEAREST, ZONE_RANDOM
+from edgefl.overlay.proposals import ALWAYS_KEPT, OTHER_HEADS, OTHER_RANDOM, TOP, ZONE_HIGHEST, ZONE_RANDOM
 from edgefl.sim.scale.applications import Memberships
 from edgefl.sim.scale.world import Flags, Ints
 from edgefl.wire.overlay import MAX_TRACKER_ENTRIES
@@ -46,10 +46,10 @@ def zone_proposals(members: Memberships, here: Ints, random: np.random.Generator
     some = place > 0
     known, above, top, start = known[some], above[some], top[some], start[some]
     limit = np.where(above > 0, above, known)[:, None]
-    lowest = np.where(above > 0, above - ZONE_NEAREST, 0)[:, None] + np.arange(ZONE_NEAREST)
+    heads = np.broadcast_to(np.arange(ZONE_HIGHEST), (len(known), ZONE_HIGHEST))
     drawn = _draw(known, ZONE_RANDOM, random)
     highest = np.where(np.arange(TOP) < top[:, None], np.arange(TOP), -1)
-    places = np.concatenate([lowest, drawn, highest], axis=1)
+    places = np.concatenate([heads, drawn, highest], axis=1)
     proposed = np.where((places >= 0) & (places < limit), here[np.clip(start[:, None] + places, 0, len(here) - 1)], -1)
     return Proposals(here[some], proposed)
 

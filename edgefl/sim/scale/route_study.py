@@ -23,8 +23,10 @@ def random_lookups(
 ) -> tuple[dict[str, Any], Floats]:
     """Requests for random keys from random devices: the figures, and the stretch of every route.
 
-    Stretch is the RTT of all hops over that of the direct way; `of_totals` is the ratio of the two sums, which near
-    destinations do not dominate.
+    Stretch is the RTT of all hops over that of the direct way: `mean` averages it over the routes, `of_totals` is the
+    ratio of the two sums, which near destinations do not dominate. The overlay study's column is the latter: its plain
+    Pastry with 4 candidates, put into this world, has 1.76, 2.20, 2.55 of totals at 10^3, 10^4, 10^5 devices, where
+    the study prints 1.74, 2.18, 2.58; averaged over routes it has 3.2, 3.3, 3.6.
     """
     start = random.integers(0, len(devices), count)
     keys = random.integers(0, 1 << 64, count, dtype=np.uint64)

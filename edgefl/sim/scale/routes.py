@@ -1,8 +1,8 @@
 """Routes through the two rings, hop by hop for thousands of requests at once, as `edgefl/overlay/routing.py` decides.
 
 A request goes to the contact of the own zone that is nearest to the key by XOR; only a device that knows nobody nearer
-in its zone sends it out, to the contact that shares most digits with the key, among equals the nearest by RTT. It ends
-where nobody nearer is known. Every hop is strictly nearer, so it ends.
+in its zone sends it out, to the contact of any zone that is nearest to the key. It ends where nobody nearer is known.
+Every hop is strictly nearer, so it ends.
 
 With `alive`, devices have just vanished and nothing is repaired yet: a hop that does not answer costs a try, the next
 best follows, and after eight tries at one device the request is given up, as in the shipped router. (The shipped lookup
@@ -24,7 +24,6 @@ from edgefl.sim.scale.tables import (
     distinct,
     fleet_leaves,
     other_contacts,
-    shared_digits,
     slots,
     zone_contacts,
     zone_leaves,
@@ -32,7 +31,6 @@ from edgefl.sim.scale.tables import (
 from edgefl.sim.scale.world import Devices, Flags, Floats, Ids, Ints
 
 NOBODY = -1
-_FAR_S = 1e3  # longer than any RTT: one digit more counts more than any nearness
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +83,7 @@ def next_hops(devices: Devices, at: Ints, keys: Ids, candidates: int, alive: Fla
     whose, contact, taken = zone_contacts(devices, at, asked, candidates)
     leaves = zone_leaves(devices, at)
     known = _Known(devices, at, keys, whose, contact, leaves, inside=True)
-    hop, tries = known.best(known.distance(), alive)
+    hop, tries = known.best(alive)
     left = np.flatnonzero(hop == NOBODY)
     if len(left):
         position = np.full(len(at), -1)
@@ -95,7 +93,7 @@ def next_hops(devices: Devices, at: Ints, keys: Ids, candidates: int, alive: Fla
         whose, contact = other_contacts(devices, at[left], asked, candidates, taken[owner >= 0])
         leaves = fleet_leaves(devices, at[left])
         known = _Known(devices, at[left], keys[left], whose, contact, leaves, inside=False)
-        hop[left], more = known.best(known.digits_then_rtt(), alive)
+        hop[left], more = known.best(alive)
         tries[left] += more
     return hop, tries
 
@@ -121,17 +119,10 @@ class _Known:
         self._of, self._contact = distinct(len(devices), whose[right], contact[right], without=at)
         self._devices, self._at, self._keys = devices, at, keys
 
-    def distance(self) -> Ids:
-        return self._devices.ids[self._contact] ^ self._keys[self._of]
-
-    def digits_then_rtt(self) -> Floats:
-        shared = shared_digits(self._devices.ids[self._contact], self._keys[self._of])
-        return self._devices.rtt_s(self._at[self._of], self._contact) - shared * _FAR_S
-
-    def best(self, order: npt.NDArray[Any], alive: Flags | None) -> tuple[Ints, Ints]:
-        """The live contact that comes first in this order, and how many are tried up to it (all, if none is alive)."""
+    def best(self, alive: Flags | None) -> tuple[Ints, Ints]:
+        """The live contact nearest to each key, and how many are tried up to it (all, if none is alive)."""
         hop = np.full(len(self._at), NOBODY)
-        ranking = np.lexsort((order, self._of))
+        ranking = np.lexsort((self._devices.ids[self._contact] ^ self._keys[self._of], self._of))
         of, contact = self._of[ranking], self._contact[ranking]
         begin = np.searchsorted(of, np.arange(len(self._at) + 1))
         live = np.arange(len(of)) if alive is None else np.flatnonzero(alive[contact])

@@ -28,7 +28,7 @@ ROWS = PREFIX_BITS // DIGIT_BITS
 
 CANDIDATES = 8
 """Devices measured for each slot. Gossip measures one stranger every 30 s for as long as a device runs: in the event
-simulator the stretch of the shipped tables is that of 4 candidates after ten minutes, of 6 after 45."""
+simulator the stretch of the shipped tables is that of 5 candidates after ten minutes, of 7 after 45."""
 
 _TOP_DIGIT = ID_BITS - DIGIT_BITS  # how far the first digit is shifted; row r: three bits less per row
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from edgefl.overlay.children import OTHER_CHILDREN, ZONE_CHILDREN
 from edgefl.overlay.rank import WEIGHTS
 from edgefl.sim.scale.applications import draw_groups, enrol, hashes, ranks
-from edgefl.sim.scale.trees import COUNTING_RANK, NOBODY, SHIPPED, Forest, grow
+from edgefl.sim.scale.trees import NEAREST_OF_FIVE, NOBODY, SHIPPED, Forest, grow
 from edgefl.sim.scale.world import Devices, Floats, Ints, generator, make_devices
 from edgefl.wire.contact import Capacity
 
@@ -21,12 +21,12 @@ SIZES = (100, 300, 1000)
 
 
 def tree_figures(devices: Devices, apps: int, seed: int) -> dict[str, Any]:
-    """Trees of `apps` random applications by the shipped rule; `counting_rank` by another one, on the same members."""
+    """Trees of `apps` random applications by the shipped rule; `nearest_of_five` by another, on the same members."""
     random = generator(seed, 7, len(devices))
     members = enrol(devices, draw_groups(devices, apps, random))
     document = judge(devices, grow(devices, members, random, SHIPPED))
-    other = judge(devices, grow(devices, members, random, COUNTING_RANK))
-    document["counting_rank"] = {
+    other = judge(devices, grow(devices, members, random, NEAREST_OF_FIVE))
+    document["nearest_of_five"] = {
         name: other[name] for name in ("depth", "children_worst_node", "edge_rtt_ms", "path_rtt_ms", "fan_out")
     }
     return document

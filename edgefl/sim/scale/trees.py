@@ -3,10 +3,10 @@
 All members that seek a parent ask at the same time, round after round, until nobody seeks:
 
 - whom: of the members that the tracker would propose (proposed.py) a handful at random that stand a level above, of
-  these the nearest by RTT (`overlay/attempt.py`);
+  these the best by RTT and rank (`overlay/attempt.py`);
 - a parent serves 8 children of its zone and 4 of others. Of the old children and those who ask, the highest ranks
-  stay. Who asked in vain goes down to the parent's first child that outranks it; who was evicted goes to one of them
-  at random that stands a level above, if there is one.
+  stay. Who asked in vain goes down to one of the parent's children at random that outranks it; who was evicted to one
+  that stands a level above, if there is one.
 
 Members arrive in a random order, each wave as many as are there already. Who was the highest of its zone, and is not
 any more, looks for a parent in its zone then; its children, also those of other zones, stay with it.
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgefl.overlay.attempt import HANDFUL
+from edgefl.overlay.attempt import HANDFUL, RANK_WORTH_S
 from edgefl.overlay.children import OTHER_CHILDREN, ZONE_CHILDREN
 from edgefl.sim.scale.applications import Memberships
 from edgefl.sim.scale.proposed import Proposals, head_proposals, zone_proposals
@@ -43,15 +43,13 @@ class Rule:
 
     handful: int = HANDFUL
     """Members proposed whose RTT is measured."""
-    rank_worth_s: float = 0.0
+    rank_worth_s: float = RANK_WORTH_S
     """How much longer an RTT may be for each level of rank: who stands higher is nearer to the root."""
-    first_child: bool = True
-    """Who is refused goes down to the parent's first child; else to one at random."""
 
 
 SHIPPED = Rule()
-COUNTING_RANK = Rule(handful=11, rank_worth_s=0.1, first_child=False)
-"""For comparison: all who are proposed are measured, and rank counts."""
+NEAREST_OF_FIVE = Rule(handful=5, rank_worth_s=0.0)
+"""For comparison: a few of those proposed are measured, and only RTT counts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +96,6 @@ class _Growth:
         self._level = np.floor(members.rank)
         self._random = random
         self._rule = rule
-        self._since = np.zeros(len(members))
 
     def settle(self, proposals: Proposals, *, across: bool) -> None:
         """Everybody proposed to, who has no parent yet of this kind (`across` zones, or in its own), asks the best of a
@@ -147,8 +144,6 @@ class _Growth:
         place = np.arange(len(row)) - np.searchsorted(to, to)
         stays = place < (OTHER_CHILDREN if across else ZONE_CHILDREN)
         self.parent[row] = np.where(stays, to, NOBODY)
-        adopted = row[stays & is_new]
-        self._since[adopted] = self.rounds + self._random.random(len(adopted))
         return row[~stays], to[~stays], ~is_new[~stays]
 
     def _go_down(self, losers: Ints, refused_by: Ints, evicted: Flags, asked: Flags, *, across: bool) -> Ints:
@@ -156,7 +151,7 @@ class _Growth:
         them."""
         rank, level = self._members.rank, self._level
         children = self._children(asked, across=across)
-        children = children[np.lexsort((self._since[children], self.parent[children]))]
+        children = children[np.argsort(self.parent[children], kind="stable")]
         parents = self.parent[children]
         begin = np.searchsorted(parents, refused_by)
         end = np.searchsorted(parents, refused_by, side="right")
@@ -166,6 +161,6 @@ class _Growth:
         fit = (at < end[:, None]) & (rank[child] > rank[losers][:, None])
         draw = self._random.random(child.shape)
         above = level[child] > level[losers][:, None]
-        cost = np.where(evicted[:, None], draw + ~above, column if self._rule.first_child else draw)
+        cost = np.where(evicted[:, None], draw + ~above, draw)
         chosen: Ints = child[np.arange(len(losers)), np.argmin(np.where(fit, cost, np.inf), axis=1)]
         return chosen
