@@ -29,6 +29,9 @@ DEFAULT_PORT = 7321
 
 DEFAULT_LISTEN = f"0.0.0.0:{DEFAULT_PORT}"
 
+ZONE_METHODS = ("site", "anchors", "landmarks")
+"""How a device finds its zone (edgefl/overlay/zones.py)."""
+
 MAX_CONFIG_BYTES = 1024 * 1024
 
 
@@ -56,7 +59,8 @@ def control_socket(state: Path | None) -> Path:
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources, `provider` is
-    what ONNX Runtime trains on."""
+    what ONNX Runtime trains on. `zones` is how a device without a site finds its zone: not at all (`site`), by
+    `anchors` or by `landmarks`; in the file it stands under [overlay]."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -65,6 +69,7 @@ class Settings:
     data: Mapping[str, str] = field(default_factory=dict)
     provider: str = "cpu"
     token: str = ""
+    zones: str = "site"
 
     def remembered(self) -> bytes:
         """What the state directory keeps: everything but the token, which is a secret and no longer needed."""
@@ -104,6 +109,12 @@ def _read(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}", hint="correct that line; https://toml.io has the syntax") from None
     kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {"bootstrap": list, "data": dict}
+    overlay = document.pop("overlay", {})
+    if not isinstance(overlay, dict) or not overlay.keys() <= {"zones"}:
+        raise ConfigError(
+            f"{path}: [overlay] has unknown keys", hint='known key: zones = "site", "anchors" or "landmarks"'
+        )
+    document.update(overlay)
     for key, value in document.items():
         if key not in kinds:
             raise ConfigError(f"{path}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(kinds))}")
@@ -125,6 +136,10 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
     split_address(settings.listen, zero_allowed=True)
     if settings.provider not in PROVIDERS:
         raise UsageError(f"no provider {settings.provider!r}", hint=f"choose one of {', '.join(PROVIDERS)}")
+    if settings.zones not in ZONE_METHODS:
+        raise UsageError(
+            f"no way of finding zones {settings.zones!r}", hint=f"[overlay] zones is one of {', '.join(ZONE_METHODS)}"
+        )
     for address in (*settings.bootstrap, *([settings.advertise] if settings.advertise else [])):
         split_address(address)
     return settings

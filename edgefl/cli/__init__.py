@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "fleet": ("edgefl.cli.fleet", "fleet", "Make a fleet; invite, approve and revoke its devices."),
     "join": ("edgefl.cli.join", "join", "Run this device's daemon: join a fleet and take part."),
     "status": ("edgefl.cli.status", "status", "Identity, neighbours, applications, load and problems of this device."),
+    "zones": ("edgefl.cli.status", "zones", "The zones that this device knows."),
     "peers": ("edgefl.cli.status", "peers", "The devices that this one knows."),
     "lookup": ("edgefl.cli.status", "lookup", "Which device is responsible for a key?"),
     "tree": ("edgefl.cli.status", "tree", "This device's place in an application's tree."),

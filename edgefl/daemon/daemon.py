@@ -36,12 +36,13 @@ from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.signing import verify_advert
 from edgefl.identity.token import fingerprint
 from edgefl.learning.node import Decision, Learning, Part
-from edgefl.overlay import Overlay, zone_of_site
+from edgefl.overlay import Overlay, ZoneMethod, zone_of_site
 from edgefl.store import Store
 from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
 from edgefl.transport import Transport
 from edgefl.wire import Contact, Message, node_name
 from edgefl.wire.application import Advert, Manifest, pack_advert, unpack_advert
+from edgefl.wire.overlay import Scope
 
 if TYPE_CHECKING:
     from edgefl.learning.application import Application  # numpy comes with it: not before there is an application
@@ -80,6 +81,7 @@ class Daemon:
         self.internal_errors: list[str] = []
         self.load: Load | None = None
         self.ready = False
+        self._zone_task: asyncio.Task[None] | None = None
         self._fatal: EdgeflError | None = None
         self._lookups: dict[int, asyncio.Future[tuple[Contact, int]]] = {}
         self._last_contacts: list[Contact] = []
@@ -140,7 +142,8 @@ class Daemon:
             guard=self.guard,
         )
         self.effects.data = dict(self.settings.data)
-        self.overlay = Overlay(contact, self.effects, self, verify=verify_advert)
+        zoning = ZoneMethod.SITE if self.settings.site else ZoneMethod(self.settings.zones)
+        self.overlay = Overlay(contact, self.effects, self, verify=verify_advert, zones=zoning)
         self.learning = Learning(self.overlay, self.effects, self._policy)
         self.effects.learning = self.learning
         self.control = ControlServer(self.socket_path, Verbs(self).table())
@@ -287,6 +290,19 @@ class Daemon:
             else:
                 waiting.set_result((owner, hops))
 
+    def on_zone(self, zone: int, now: float) -> None:
+        """Another zone fits this device better: it gets a new contact, with the next incarnation on disk."""
+        self._zone_task = self._loop.create_task(self._change_zone(zone))
+
+    async def _change_zone(self, zone: int) -> None:
+        try:
+            incarnation = await self.disk.run(lambda store: store.next_incarnation())
+        except StorageError:
+            return  # remembered and shown by the disk; the next look tries again
+        contact = replace(self.overlay.contact, zone=zone, incarnation=incarnation)
+        self.transport.set_contact(contact)
+        self.guard(self.overlay.set_contact, contact, self.effects.now)
+
     def on_advert(self, advert: Advert, now: float) -> None:
         """A new application, or a new wish of its owner."""
         before = set(self.learning.applications)
@@ -340,6 +356,11 @@ class Daemon:
         problems = [f"{error}" for error in self.internal_errors]
         if self.disk.problem is not None:
             problems.append(f"{self.disk.problem.cause} (next: {self.disk.problem.hint})")
+        problems += [
+            f"application {app.manifest.name} is of another zone than this device is in now: it has left it"
+            for app in self.learning.applications.values()
+            if app.manifest.scope is Scope.ZONE and app.manifest.zone != contact.zone
+        ]
         problems += [error.cause for error in self.training.last_error.values()]
         return {
             "version": __version__,
@@ -351,6 +372,7 @@ class Daemon:
             "ready": self.ready,
             "site": self.settings.site,
             "zone": contact.zone,
+            "zone_chosen": overlay.zones(self.effects.now).chosen,
             "incarnation": contact.incarnation,
             "uptime_s": round(self._loop.time() - self._started_at, 1),
             "contacts": len(overlay.contacts()),

@@ -39,6 +39,14 @@ class Profile:
     gossip_s: float = 30.0  # one row
     quick_gossip_s: float = 2.0  # while a row has just lost contacts
 
+    # Zones ("ms": a distance, which a faster profile does not shrink)
+    zone_radius_ms: float = 40.0  # tau: RTT to the anchors; 25 gives four times as many zones (study 1.4)
+    zone_first_look_s: float = 4.0  # after joining or a new address, at most: contacts of all zones are known by then
+    zone_backoff_s: float = 20.0  # before founding, at most: who is first spares others of the same place from founding
+    zone_check_s: float = 600.0  # look again; two looks agree before anybody moves
+    zone_young_s: float = 540.0  # no zone dissolves before its first regular look
+    zone_forget_s: float = 1800.0  # the last word of a zone that nobody is in any more
+
     # Routed requests
     lookup_timeout_s: float = 5.0  # seven hops, half of them after a time-out; then once more by another way
 
