@@ -17,7 +17,7 @@ from typing import Any
 
 from edgefl.control import SOCKET_NAME
 from edgefl.errors import ConfigError, UsageError
-from edgefl.trainer.providers import PROVIDERS
+from edgefl.trainer.running.providers import PROVIDERS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,6 +31,9 @@ DEFAULT_LISTEN = f"0.0.0.0:{DEFAULT_PORT}"
 
 ZONE_METHODS = ("site", "anchors", "landmarks")
 """How a device finds its zone (edgefl/overlay/zones.py)."""
+
+MDNS = ("auto", "on", "off")
+"""Look around on the local network: where it is a private one, always, never."""
 
 MAX_CONFIG_BYTES = 1024 * 1024
 
@@ -59,8 +62,9 @@ def control_socket(state: Path | None) -> Path:
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources, `provider` is
-    what ONNX Runtime trains on. `zones` is how a device without a site finds its zone: not at all (`site`), by
-    `anchors` or by `landmarks`; in the file it stands under [overlay]."""
+    what ONNX Runtime trains on, `mdns` whether to find others and be found on the local network. `zones` is how a
+    device without a site finds its zone: not at all (`site`), by `anchors` or by `landmarks`; in the file it stands
+    under [overlay]."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -68,6 +72,7 @@ class Settings:
     site: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
     provider: str = "cpu"
+    mdns: str = "auto"
     token: str = ""
     zones: str = "site"
 
@@ -108,13 +113,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}", hint="correct that line; https://toml.io has the syntax") from None
+    discovery = _discovery(path, document.pop("discovery", {}))
     kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {"bootstrap": list, "data": dict}
     overlay = document.pop("overlay", {})
-    if not isinstance(overlay, dict) or not overlay.keys() <= {"zones"}:
-        raise ConfigError(
-            f"{path}: [overlay] has unknown keys", hint='known key: zones = "site", "anchors" or "landmarks"'
-        )
-    document.update(overlay)
+    if (
+        not isinstance(overlay, dict)
+        or not overlay.keys() <= {"zones"}
+        or overlay.get("zones", "site") not in ZONE_METHODS
+    ):
+        raise ConfigError(f"{path}: [overlay] has one key, zones", hint=f"one of {', '.join(ZONE_METHODS)}")
+    del kinds["mdns"], kinds["zones"]  # they have their places in [discovery] and [overlay]
     for key, value in document.items():
         if key not in kinds:
             raise ConfigError(f"{path}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(kinds))}")
@@ -123,7 +131,14 @@ def _read(path: Path) -> dict[str, Any]:
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         if not all(isinstance(part, str) for part in parts):
             raise ConfigError(f"{path}: {key} must hold texts", hint=f"put the values of {key} in quotes")
-    return document
+    return {**document, **discovery, **overlay}
+
+
+def _discovery(path: Path, table: Any) -> dict[str, Any]:
+    """The one table that is not a setting itself."""
+    if not isinstance(table, dict) or set(table) - {"mdns"} or table.get("mdns", "auto") not in MDNS:
+        raise ConfigError(f"{path}: [discovery] has one key, mdns, which is auto, on or off", hint='mdns = "auto"')
+    return table
 
 
 def merge(*layers: Mapping[str, Any]) -> Settings:
@@ -140,6 +155,8 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
         raise UsageError(
             f"no way of finding zones {settings.zones!r}", hint=f"[overlay] zones is one of {', '.join(ZONE_METHODS)}"
         )
+    if settings.mdns not in MDNS:
+        raise UsageError(f"mdns cannot be {settings.mdns!r}", hint=f"choose one of {', '.join(MDNS)}")
     for address in (*settings.bootstrap, *([settings.advertise] if settings.advertise else [])):
         split_address(address)
     return settings

@@ -76,6 +76,18 @@ class ModelError(LocalError):
     exit_code = EXIT_CONFIG
 
 
+class UnsupportedOperatorError(ModelError):
+    """A node, or one of its attributes, that edgefl cannot differentiate or carry over."""
+
+    name = "unsupported-operator"
+
+
+class MissingPackageError(ConfigError):
+    """What was asked for needs a package that running does not."""
+
+    name = "missing-package"
+
+
 class UnreachableError(RemoteError):
     """Nobody answers at an address: no daemon here, or no peer there."""
 

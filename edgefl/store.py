@@ -293,6 +293,17 @@ class Store:
                     os.unlink(entry.path)
 
 
+def remembered_settings(directory: Path) -> bytes | None:
+    """The setting "settings" of the daemon with this directory, which may be running; None if there is none to read."""
+    file = directory / "edgefl.db"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+            row = db.execute("select value from settings where key = 'settings'").fetchone()
+    except (sqlite3.Error, OSError):
+        return None
+    return bytes(row[0]) if row else None
+
+
 def _id(number: int) -> bytes:
     """64 unsigned bits, which SQLite's signed integers cannot hold."""
     return number.to_bytes(8, "big")

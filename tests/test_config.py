@@ -137,3 +137,34 @@ def test_addresses_that_stand_for_all() -> None:
     assert is_unspecified("::")
     assert not is_unspecified("10.0.0.1")
     assert not is_unspecified("gateway.local")
+
+
+def test_the_table_of_discovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file = tmp_path / "my.toml"
+    file.write_text('site = "attic"\n[discovery]\nmdns = "off"\n')
+    assert merge(read_files(file)).mdns == "off"
+    assert merge().mdns == "auto"
+    assert merge(from_memory(Settings(mdns="on").remembered())).mdns == "on"
+    for wrong in ('[discovery]\nmdns = "maybe"', "[discovery]\nmdns = 1", "discovery = 1", "[discovery]\nx = 1"):
+        file.write_text(wrong)
+        with pytest.raises(ConfigError, match="discovery"):
+            read_files(file)
+    file.write_text('mdns = "on"')
+    with pytest.raises(ConfigError, match="unknown key 'mdns'"):
+        read_files(file)
+    with pytest.raises(UsageError, match="mdns"):
+        merge({"mdns": "perhaps"})
+
+
+def test_how_zones_are_found_stands_under_overlay(tmp_path: Path) -> None:
+    path = tmp_path / "zones.toml"
+    path.write_text('[overlay]\nzones = "anchors"\n')
+    assert merge(read_files(path)).zones == "anchors"
+    assert merge().zones == "site"
+    for wrong in ('[overlay]\nzones = "guess"\n', "[overlay]\nzone = 1\n", "overlay = 3\n"):
+        path.write_text(wrong)
+        with pytest.raises(ConfigError, match="overlay"):
+            read_files(path)
+    with pytest.raises(UsageError, match="guess"):
+        merge({"zones": "guess"})

@@ -18,8 +18,9 @@ from typing import Any
 
 import onnx
 
-from edgefl.trainer import decompose, gradients, ml_operators
+from edgefl.trainer import gradients
 from edgefl.trainer.graph import OPSET
+from edgefl.trainer.reading import decompose, ml_operators
 from edgefl.wire import codec, message_types
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -41,6 +42,7 @@ STATE_MACHINES = (
     ("Pushing blobs", "edgefl.transport.broadcast"),
     ("Asking for blobs", "edgefl.transport.pull"),
     ("The way into the fleet", "edgefl.daemon.arrival"),
+    ("Whether others can reach a device", "edgefl.daemon.reachability"),
 )
 
 BEGIN, END = "<!-- operators: made by tools/make_docs.py -->\n", "<!-- end of operators -->\n"
@@ -105,7 +107,8 @@ def operators() -> str:
     """Every rule, by family; and what is rewritten before the rules see it."""
     several = sorted(name for name, rule in gradients.RULES.items() if rule.results is None)
     place = list(gradients.RULES).index
-    modules = [module for module in vars(gradients).values() if inspect.ismodule(module) and hasattr(module, "RULES")]
+    own = (module for module in vars(gradients).values() if inspect.ismodule(module))
+    modules = [module for module in own if getattr(module, "RULES", gradients.RULES) is not gradients.RULES]
     families = sorted(modules, key=lambda module: place(next(iter(module.RULES))))
     introduction = (
         f"{len(gradients.RULES)} operators of ai.onnx, in the form that they have at opset {OPSET}. A gradient arrives "

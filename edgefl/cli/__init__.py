@@ -2,6 +2,7 @@
 
     output.py     tables, JSON documents, errors: the one place that prints
     artifacts.py  artifacts build | check | show
+    doctor.py     doctor
 
 The contract for verbs, options and JSON keys: add freely, rename nothing.
 """
@@ -22,6 +23,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "join": ("edgefl.cli.join", "join", "Run this device's daemon: join a fleet and take part."),
     "status": ("edgefl.cli.status", "status", "Identity, neighbours, applications, load and problems of this device."),
     "zones": ("edgefl.cli.status", "zones", "The zones that this device knows."),
+    "doctor": ("edgefl.cli.doctor", "doctor", "Is this device fit? How do others reach it, and which side blocks?"),
     "peers": ("edgefl.cli.status", "peers", "The devices that this one knows."),
     "lookup": ("edgefl.cli.status", "lookup", "Which device is responsible for a key?"),
     "tree": ("edgefl.cli.status", "tree", "This device's place in an application's tree."),

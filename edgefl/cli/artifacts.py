@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgefl.cli.output import emit_json, emit_pairs, emit_table, json_option, note, report_errors
-from edgefl.trainer.manifest import LOSSES, OPTIMIZERS
-from edgefl.trainer.providers import PROVIDERS
+from edgefl.trainer.files.manifest import LOSSES, OPTIMIZERS
+from edgefl.trainer.running.providers import PROVIDERS
 
 if TYPE_CHECKING:
-    from edgefl.trainer.manifest import Manifest, Tensor
+    from edgefl.trainer.files.manifest import Manifest, Tensor
 
 TIMED_STEPS = 20
 """Enough that the median means something, few enough for a slow device."""
@@ -118,8 +118,8 @@ def check(directory: str, samples: int, seed: int, provider: str, as_json: bool)
 
     from edgefl.errors import ModelError
     from edgefl.trainer import Session
-    from edgefl.trainer.gradient_check import TOLERANCE, check_gradients, synthetic_batch
-    from edgefl.trainer.trial import require_trial
+    from edgefl.trainer.running.gradient_check import TOLERANCE, check_gradients, synthetic_batch
+    from edgefl.trainer.running.trial import require_trial
 
     require_trial(Path(directory), provider=provider)
     session = Session(directory, provider=provider)

@@ -28,6 +28,7 @@ def setting(
 @setting("advertise", "HOST:PORT", "The door's address as others reach it, where it differs.")
 @setting("site", "NAME", "Name of the place: devices of one site prefer each other.")
 @setting("data", "NAME=SOURCE", "Local data to train on: a .npz or .csv file.", multiple=True)
+@setting("mdns", "auto|on|off", "Look around on the local network; auto: only on a private one. [auto]")
 @setting("provider", "cpu|cuda", "What ONNX Runtime trains on; cuda where this device's onnxruntime has it. [cpu]")
 @click.option(
     "--config",
@@ -54,6 +55,7 @@ def join(
     advertise: str | None,
     site: str | None,
     data: tuple[str, ...],
+    mdns: str | None,
     provider: str | None,
     config: Path | None,
     first: bool,
@@ -64,7 +66,8 @@ def join(
     """Join a fleet and take part, in the foreground, until stopped (SIGTERM leaves cleanly).
 
     Runs this device's daemon. The state directory remembers all options: a second start needs none. Without a token the
-    device asks to join and waits until the fleet's owner approves it (edgefl fleet approve).
+    device asks to join and waits until the fleet's owner approves it (edgefl fleet approve). Without --bootstrap it
+    looks around on a private network for a few seconds (needs the extra edgefl[mdns]).
     """
     import asyncio
 
@@ -90,6 +93,7 @@ def join(
         "advertise": advertise,
         "site": site,
         "data": parse_data(data),
+        "mdns": mdns,
         "provider": provider,
     }
 

@@ -27,6 +27,7 @@ def status(state: Path | None, as_json: bool) -> None:
             ("address", found["address"]),
             ("fleet", found["fleet"]),
             ("state", found["state"]),
+            ("role", f"{found['role']}{' (nobody reaches it: see edgefl doctor)' if found['role'] == 'leaf' else ''}"),
             ("site", found["site"] or None),
             ("zone", f"{found['zone']} ({found['zone_chosen']})"),
             ("contacts", found["contacts"]),

@@ -1,6 +1,8 @@
 """The way into the fleet, and back into it.
 
 --first                    joined at once, alone: others come to this device
+no door known, or none     look around on the local network (discovery.py), knock at what is found there
+answers
 otherwise                  knock at the doors of --bootstrap, of the token and of remembered contacts, until a device
                            that has joined lets us in; then the overlay takes over (rows, rings, announcement)
 
@@ -14,14 +16,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import socket
 from typing import TYPE_CHECKING
 
-from edgefl.config import Settings, is_unspecified, split_address
+from edgefl.config import split_address
+from edgefl.daemon.neighbourhood import Neighbour
+from edgefl.daemon.reachability import ASKED
 from edgefl.errors import EdgeflError, UnreachableError, WireError
 from edgefl.identity.reason import Reason, RefusedError
+from edgefl.transport import Knocked
 from edgefl.wire import Contact
 
 if TYPE_CHECKING:
@@ -51,11 +54,14 @@ class Arrival:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._said = ""
+        self._found: list[Neighbour] = []
 
     async def run(self, first: bool) -> None:
         """Never returns; raises the refusal when there is no hope."""
         daemon = self._daemon
-        alone = daemon.admission.certificate is not None and not await self._doors()
+        if not first and not await self._doors():
+            self._found = await daemon.discovery.find()
+        alone = not await self._doors() and self._may_be_the_first()
         daemon.overlay.start(daemon.effects.now, first=first or alone)
         while True:
             pause_s = PAUSE_MIN_S
@@ -66,16 +72,33 @@ class Arrival:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(daemon.joined.wait(), JOIN_S)
                     continue
+                if daemon.admission.fleet is not None or not daemon.settings.bootstrap:
+                    # Not a device that was told where to ask for admission: it means that fleet, not any.
+                    self._found = await daemon.discovery.find() or self._found
                 await asyncio.sleep(pause_s * daemon.effects.random.uniform(0.8, 1.2))
                 waiting = daemon.admission.certificate is None
                 pause_s = min(2 * pause_s, APPROVAL_PAUSE_MAX_S if waiting else PAUSE_MAX_S)
             await daemon.isolated.wait()
 
+    def _may_be_the_first(self) -> bool:
+        """A member that knows nobody is the fleet, until others come. Not one that was invited and may still find who
+        invited it: it would found an island beside the fleet."""
+        certificate = self._daemon.admission.certificate
+        invited = certificate is not None and certificate.enrolment is not None
+        return certificate is not None and not (invited and self._daemon.discovery.active)
+
     async def _knock(self) -> list[Contact]:
         """Knock at all known doors at once; the devices that let us in."""
         doors = await self._doors()
-        answers = await asyncio.gather(*[self._knock_at(*door) for door in doors], return_exceptions=True)
-        contacts = [answer for answer in answers if isinstance(answer, Contact)]
+        if not doors and not self._said:
+            self._said = "no doors"
+            log.warning("no device of a fleet is known (next: give --bootstrap HOST:PORT, or wait for one to appear)")
+        # The first of them dial us back, so that we arrive in the right role.
+        knocks = [self._knock_at(*door, dial_back=at < ASKED) for at, door in enumerate(doors)]
+        answers = await asyncio.gather(*knocks, return_exceptions=True)
+        knocked = [answer for answer in answers if isinstance(answer, Knocked)]
+        await self._daemon.whereabouts.on_knocked(knocked)
+        contacts = [one.card.contact for one in knocked]
         errors = [answer for answer in answers if isinstance(answer, EdgeflError)]
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, EdgeflError):
@@ -100,46 +123,17 @@ class Arrival:
         if versions and len(versions) == len(spoke) and not self._daemon.was_member:
             raise versions[0]
 
-    async def _knock_at(self, host: str, port: int, expect: int | None) -> Contact:
-        return await self._daemon.transport.knock(host, port, expect=expect)
+    async def _knock_at(self, host: str, port: int, expect: int | None, *, dial_back: bool) -> Knocked:
+        return await self._daemon.transport.knock(host, port, expect=expect, dial_back=dial_back)
 
     async def _doors(self) -> list[tuple[str, int, int | None]]:
-        """(host, port, expected node id): given addresses first, then remembered contacts in random order."""
+        """(host, port, expected node id): given addresses first, then what was found around us, then remembered
+        contacts in random order."""
         daemon = self._daemon
         given: list[tuple[str, int, int | None]] = [(*split_address(text), None) for text in daemon.settings.bootstrap]
         contacts = await daemon.disk.run(lambda store: store.contacts())
         daemon.effects.random.shuffle(contacts)
+        given += [(found.host, found.port, found.node_id) for found in self._found]
         known = {(host, port) for host, port, _ in given}
         remembered = [(c.host, c.port, c.node_id) for c in contacts if (c.host, c.port) not in known]
         return (given + remembered)[:MAX_DOORS]
-
-
-def own_address(settings: Settings, host: str) -> str:
-    """The IP address to be told to others: --advertise, else the listening address, else the one towards the fleet."""
-    if settings.advertise:
-        return _resolve(split_address(settings.advertise)[0])
-    if not is_unspecified(host):
-        return host
-    towards = split_address(settings.bootstrap[0])[0] if settings.bootstrap else "192.0.2.1"
-    with contextlib.suppress(OSError, UnreachableError):
-        address = _resolve(towards)
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        # Connecting a datagram socket sends nothing: it only asks the kernel which way it would go.
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((address, 9))
-            return str(probe.getsockname()[0])
-    log.warning("this device has no way out: telling others 127.0.0.1 (next: give --advertise HOST:PORT)")
-    return "127.0.0.1"
-
-
-def _resolve(host: str) -> str:
-    """An IP literal for a name. Raises UnreachableError."""
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        try:
-            return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
-        except OSError as error:
-            raise UnreachableError(
-                f"the name {host!r} is not known here ({error})", hint="use an IP address, or check DNS"
-            ) from None

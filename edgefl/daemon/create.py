@@ -71,7 +71,7 @@ async def create_application(daemon: Daemon, directory: Path, options: dict[str,
 
 def _read(directory: Path) -> dict[str, bytes]:
     """The artifact files by name. Raises ModelError for a directory that is none, or was altered."""
-    from edgefl.trainer.manifest import FILES, MANIFEST, read_file, read_manifest
+    from edgefl.trainer.files.manifest import FILES, MANIFEST, read_file, read_manifest
 
     manifest = read_manifest(directory)
     contents = {name: read_file(directory, manifest, name) for name in FILES}
@@ -82,8 +82,8 @@ def _read(directory: Path) -> dict[str, bytes]:
 
 
 def _manifest(daemon: Daemon, contents: dict[str, bytes], options: dict[str, Any]) -> Manifest:
-    from edgefl.trainer.manifest import MANIFEST
-    from edgefl.trainer.manifest import Manifest as Artifacts
+    from edgefl.trainer.files.manifest import MANIFEST
+    from edgefl.trainer.files.manifest import Manifest as Artifacts
 
     options = dict(options)
     topology = str(options.pop("topology", "forest"))

@@ -20,14 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from edgefl import __version__
 from edgefl.config import Settings, split_address
-from edgefl.daemon.arrival import Arrival, own_address
+from edgefl.daemon.addresses import AddressSource, LocalAddresses
+from edgefl.daemon.arrival import Arrival
 from edgefl.daemon.control import ControlServer
+from edgefl.daemon.discovery import Discovery
 from edgefl.daemon.disk import Disk
 from edgefl.daemon.effects import LoopEffects
 from edgefl.daemon.report import application_document
 from edgefl.daemon.supervisor import Supervisor
 from edgefl.daemon.training import Training
 from edgefl.daemon.verbs import Verbs
+from edgefl.daemon.whereabouts import Whereabouts
 from edgefl.effects import TimerKey
 from edgefl.errors import EdgeflError, StorageError, TryAgainError
 from edgefl.identity.admission import Admission, AdmissionState
@@ -36,7 +39,7 @@ from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.signing import verify_advert
 from edgefl.identity.token import fingerprint
 from edgefl.learning.node import Decision, Learning, Part
-from edgefl.overlay import Overlay, ZoneMethod, zone_of_site
+from edgefl.overlay import Overlay, ZoneMethod
 from edgefl.store import Store
 from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
 from edgefl.transport import Transport
@@ -78,6 +81,8 @@ class Daemon:
             self.admission.restore(AdmissionState.decode(kept))
         self.was_member = self.admission.certificate is not None
         """A member once: doors that refuse it now are no reason to give up."""
+        self.address_source: AddressSource | None = None
+        """What tells the addresses of this device; None: the kernel."""
         self.internal_errors: list[str] = []
         self.load: Load | None = None
         self.ready = False
@@ -89,13 +94,13 @@ class Daemon:
 
     async def run(self, *, first: bool = False) -> None:
         """Start, serve until stopped, stop. Raises EdgeflError when the daemon cannot start or may not take part."""
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self.joined, self.isolated = asyncio.Event(), asyncio.Event()
-        self._started_at = self._loop.time()
+        self._started_at = self.loop.time()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._stopping.set)
-        self._loop.add_signal_handler(signal.SIGHUP, self.guard, self.reload)
+            self.loop.add_signal_handler(number, self._stopping.set)
+        self.loop.add_signal_handler(signal.SIGHUP, self.guard, self.reload)
         self.supervisor = Supervisor()
         self.disk = Disk(self.store)
         self.training = Training(self.store.directory / "tried", provider=self.settings.provider)
@@ -122,15 +127,11 @@ class Daemon:
             executor=self.disk.executor,
             files=self.store,
         )
-        host, port = await self.transport.start()
+        listening = await self.transport.start()
+        self.whereabouts = Whereabouts(self, self.address_source or LocalAddresses(self.settings), listening)
+        self.discovery = Discovery(self)
         incarnation = await self.disk.run(lambda store: store.next_incarnation())
-        contact = Contact(
-            self.keys.node_id,
-            own_address(self.settings, host),
-            split_address(self.settings.advertise)[1] if self.settings.advertise else port,
-            zone_of_site(self.settings.site),
-            incarnation,
-        )
+        contact = self.whereabouts.begin(incarnation)
         await self.disk.run(self._remember_settings)
         self.transport.set_contact(contact)
         self.effects = LoopEffects(
@@ -148,7 +149,7 @@ class Daemon:
         self.effects.learning = self.learning
         self.control = ControlServer(self.socket_path, Verbs(self).table())
         await self.control.start()
-        log.info("device %s listens at %s:%d", node_name(self.keys.node_id), host, port)
+        log.info("device %s listens at %s:%d", node_name(self.keys.node_id), *listening)
 
     def _remember_settings(self, store: Store) -> None:
         store.write_setting("settings", self.settings.remembered())
@@ -160,6 +161,8 @@ class Daemon:
             asyncio.ensure_future(self._telemetry()),
             asyncio.ensure_future(self._housekeeping()),
             asyncio.ensure_future(Arrival(self).run(first)),
+            asyncio.ensure_future(self.whereabouts.run()),
+            asyncio.ensure_future(self.discovery.run()),
         ]
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -257,6 +260,7 @@ class Daemon:
     def on_joined(self, now: float) -> None:
         log.info("joined the fleet")
         self.joined.set()
+        self.whereabouts.wake.set()
         self.isolated.clear()
         if not self.ready:
             self.ready = True
@@ -292,16 +296,7 @@ class Daemon:
 
     def on_zone(self, zone: int, now: float) -> None:
         """Another zone fits this device better: it gets a new contact, with the next incarnation on disk."""
-        self._zone_task = self._loop.create_task(self._change_zone(zone))
-
-    async def _change_zone(self, zone: int) -> None:
-        try:
-            incarnation = await self.disk.run(lambda store: store.next_incarnation())
-        except StorageError:
-            return  # remembered and shown by the disk; the next look tries again
-        contact = replace(self.overlay.contact, zone=zone, incarnation=incarnation)
-        self.transport.set_contact(contact)
-        self.guard(self.overlay.set_contact, contact, self.effects.now)
+        self._zone_task = self.loop.create_task(self.whereabouts.change(zone=zone))
 
     def on_advert(self, advert: Advert, now: float) -> None:
         """A new application, or a new wish of its owner."""
@@ -339,7 +334,7 @@ class Daemon:
 
     async def lookup(self, key: int, timeout_s: float) -> tuple[Contact, int]:
         """(nearest device, hops). Raises TryAgainError."""
-        future: asyncio.Future[tuple[Contact, int]] = self._loop.create_future()
+        future: asyncio.Future[tuple[Contact, int]] = self.loop.create_future()
         request = self.overlay.lookup(key, self.effects.now)
         self._lookups[request] = future
         try:
@@ -362,6 +357,7 @@ class Daemon:
             if app.manifest.scope is Scope.ZONE and app.manifest.zone != contact.zone
         ]
         problems += [error.cause for error in self.training.last_error.values()]
+        problems += self.whereabouts.problems()
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -374,7 +370,9 @@ class Daemon:
             "zone": contact.zone,
             "zone_chosen": overlay.zones(self.effects.now).chosen,
             "incarnation": contact.incarnation,
-            "uptime_s": round(self._loop.time() - self._started_at, 1),
+            "role": contact.role.name.lower(),
+            "reachability": self.whereabouts.document(),
+            "uptime_s": round(self.loop.time() - self._started_at, 1),
             "contacts": len(overlay.contacts()),
             "zone_ring": [node_name(peer.node_id) for peer in overlay.zone_leaves()],
             "global_ring": [node_name(peer.node_id) for peer in overlay.global_leaves()],

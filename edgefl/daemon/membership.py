@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgefl.daemon.discovery import possible
+from edgefl.daemon.mdns import require
 from edgefl.errors import ConfigError, UsageError
 from edgefl.identity.fleet import FleetKey
 from edgefl.identity.reason import Reason, RefusedError
@@ -19,7 +21,8 @@ MAX_TOKEN_FILE_BYTES = 64 * 1024
 def become_member(daemon: Daemon, *, first: bool, fleet: Path) -> None:
     """Certify this device if it can be done here: with --first by the fleet's key in `fleet`, else by a token.
 
-    Without either, a device that has no certificate yet will ask at the doors that it was told of. Raises EdgeflError.
+    Without either, a device that has no certificate yet will ask at the doors that it was told of, or that it finds
+    around it. Raises EdgeflError.
     """
     text = daemon.settings.token
     if first:
@@ -33,11 +36,14 @@ def become_member(daemon: Daemon, *, first: bool, fleet: Path) -> None:
     if daemon.admission.revoked_self:
         raise RefusedError(Reason.REVOKED)
     daemon.store.write_setting("admission", daemon.admission.export().encode())
-    if daemon.admission.certificate is None and not daemon.settings.bootstrap:
+    if daemon.settings.mdns == "on":
+        require()
+    stranger = daemon.admission.certificate is None and not daemon.settings.bootstrap
+    if stranger and not possible(daemon.settings):
         raise UsageError(
             "this device is in no fleet yet, and was told of none",
-            hint="give --token, or --bootstrap HOST:PORT of a member; or make a fleet: edgefl fleet new, "
-            "then edgefl join --first",
+            hint="give --token, or --bootstrap HOST:PORT of a member, or look around with --mdns on; or make a fleet: "
+            "edgefl fleet new, then edgefl join --first",
         )
 
 

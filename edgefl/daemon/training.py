@@ -62,7 +62,7 @@ class Training:
 
     def _prepare(self, app: int, directory: Path, manifest: Manifest, source: str | None) -> bytes:
         from edgefl.trainer import Session, check_fit, open_source
-        from edgefl.trainer.trial import require_tried
+        from edgefl.trainer.running.trial import require_tried
 
         require_tried(directory, self._notes, provider=self._provider, should_stop=self._closing.is_set)
         session = Session(directory, threads=self._threads, provider=self._provider)
@@ -157,8 +157,8 @@ def export_model(directory: Path, model: Any) -> bytes:
     """The user's own ONNX file with these weights (a buffer of float32) in it. Raises ModelError."""
     import numpy as np
 
-    from edgefl.trainer.inference_model import with_weights
-    from edgefl.trainer.manifest import INFERENCE, read_file, read_manifest
+    from edgefl.trainer.files.inference_model import with_weights
+    from edgefl.trainer.files.manifest import INFERENCE, read_file, read_manifest
 
     manifest = read_manifest(directory)
     vector = np.frombuffer(model, "<f4").astype(np.float32, copy=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefl.daemon.control import Verb
 from edgefl.daemon.create import create_application
+from edgefl.daemon.examination import examination
 from edgefl.daemon.report import (
     app_name,
     application_document,
@@ -48,6 +49,7 @@ class Verbs:
         """Verb name -> method, for the control server."""
         return {
             "status": self.status,
+            "doctor": self.doctor,
             "peers": self.peers,
             "zones": self.zones,
             "lookup": self.lookup,
@@ -68,6 +70,10 @@ class Verbs:
 
     async def status(self) -> dict[str, Any]:
         return self._daemon.status()
+
+    async def doctor(self, serial: str = "") -> dict[str, Any]:
+        """What `edgefl doctor` asks a running daemon; `serial` is that of a token."""
+        return await examination(self._daemon, serial)
 
     async def peers(self) -> list[dict[str, Any]]:
         overlay = self._daemon.overlay

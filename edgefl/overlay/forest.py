@@ -164,6 +164,7 @@ class Forest:
     def on_own_contact_changed(self, now: float) -> None:
         for tree in list(self.trees.values()):
             tree.on_own_contact_changed(now)
+        self._send_edges(list(self.trees.values()), changed_only=False)  # neighbours learn from it where we are now
 
     def _send_edges(self, trees: list[RankTree], *, changed_only: bool) -> None:
         by_neighbour: dict[int, tuple[Contact, list[TreeEdge]]] = {}

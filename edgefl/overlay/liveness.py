@@ -116,6 +116,11 @@ class Liveness:
         peer = self.peers.get(node_id)
         return None if peer is None else peer.rtt_s
 
+    def newest(self, contact: Contact) -> Contact:
+        """What the device has told us itself, if this (which may be hearsay) is not newer."""
+        peer = self.peers.get(contact.node_id)
+        return contact if peer is None or peer.contact.incarnation < contact.incarnation else peer.contact
+
     def is_suspect(self, node_id: int) -> bool:
         peer = self.peers.get(node_id)
         return peer is not None and peer.suspect

@@ -159,7 +159,7 @@ class Membership:
         self.on_joined(now)
 
     def announce(self) -> None:
-        """Tell everybody that we know about us: after joining, and after a change of our contact."""
+        """Tell everybody in our tables about us, after joining."""
         if self._device.contact.dialable:
             for peer in self.members():
                 self._device.send(peer.contact, Announce())
@@ -171,7 +171,10 @@ class Membership:
             self.rings.rebuild_zone(self._liveness.peers.values())
             self._members = None
         if self._device.joined:
-            self.announce()
+            if self._device.contact.dialable or before.dialable:
+                # Whoever holds us has announced itself, so it is known here: it need not find out by missing us.
+                for peer in self._liveness.peers.values():
+                    self._device.send(peer.contact, Announce())
             self._look_after_myself(now)
 
     # News of peers
@@ -201,7 +204,7 @@ class Membership:
             self._liveness.check(contact, informant, now)
 
     def on_peer_changed(self, peer: Peer, before: Contact, now: float) -> None:
-        if peer.contact.zone != before.zone or not peer.contact.dialable:
+        if peer.contact.zone != before.zone or peer.contact.dialable != before.dialable:
             self._take_out(peer, now)
             self.offer(peer, now, knows_us=True)
 

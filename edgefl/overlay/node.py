@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -350,6 +351,7 @@ class Overlay:
         self._membership.on_peer_changed(peer, before, now)
         if self._membership.holds(peer.node_id):
             self._adopted(peer, now)  # it may have restarted, and know nothing any more
+        self._tracker.on_member_changed(peer.contact)
         self._forest.on_peer_changed(peer.contact, now)
 
     def _gone(self, peer: Peer, on_purpose: bool, now: float) -> None:
@@ -395,7 +397,9 @@ class Overlay:
             for contact in message.members:
                 self._membership.consider(contact, sender.node_id, now)
         else:
-            self._forest.on_candidates(sender, message, now)
+            # The tracker may not know yet what members have told us: that they moved, or can no longer be dialled.
+            members = tuple(map(self._liveness.newest, message.members))
+            self._forest.on_candidates(sender, replace(message, members=members), now)
 
     def _deliver(self, route: Route, body: Message, now: float) -> None:
         if isinstance(body, Track):

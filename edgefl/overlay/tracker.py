@@ -179,6 +179,15 @@ class Tracker:
                 if entry is not None:
                     self._drop(app, tracked, node_id, now)
 
+    def on_member_changed(self, contact: Contact) -> None:
+        """A device says itself that it has another address, zone or role: whatever it was tracked with is old. (The
+        copies follow with the next full one: a holder of a copy that passed this on would undo what the owner did.)"""
+        if self._memberships[contact.node_id]:
+            for tracked in self._apps.values():
+                entry = tracked.entries.get(contact.node_id)
+                if entry is not None and entry.member.incarnation < contact.incarnation:
+                    entry.member = contact
+
     def _accuse(self, tracked: _App, node_id: int, accuser: _Accuser, now: float) -> None:
         """Somebody got no answer from this member: ask it ourselves, twice, before we believe it."""
         entry = tracked.entries.get(node_id)
@@ -203,6 +212,7 @@ class Tracker:
         """Alive: nothing happens. Dead: forget it, and tell those who were waiting for this to know whom to turn to."""
         accusers = self._accused.pop(node_id)
         if peer is not None:
+            self.on_member_changed(peer.contact)
             return
         self.forget_member(node_id, now)
         for accuser in accusers.values():
@@ -254,7 +264,7 @@ class Tracker:
                     self._tell(app, newcomer, members)
 
     def _merge(self, app: int, tracked: _App, copied: TrackerEntry, now: float) -> None:
-        member = copied.member
+        member = self._liveness.newest(copied.member)
         entry = tracked.entries.get(member.node_id)
         lease_s = min(float(copied.lease_s), self._device.profile.lease_s)
         if entry is not None:

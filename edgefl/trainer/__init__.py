@@ -1,32 +1,15 @@
 """How a device learns: training artifacts made from an ONNX model, run on stock ONNX Runtime.
 
-Building (needs the onnx package, on any machine):
+    building/     an inference model in, a directory of artifacts out (needs the onnx package, on any machine)
+    reading/      the user's ONNX file, read with suspicion and brought into the one form that has derivatives
+    gradients/    one rule per ONNX operator, and reverse mode
+    graph.py      a graph under construction; values that read like mathematics
+    running/      a Session takes steps with artifacts (needs onnxruntime and numpy alone)
+    files/        what is in the directory, read with suspicion as well
+    child.py      work that can crash, in a process of its own
 
-    artifacts.py        build(): an inference model in, a directory of artifacts out
-    source_model.py     the user's file, read with suspicion and normalised
-    shapes.py           every tensor's shape, the batch told apart
-    graph.py            a graph under construction; values that read like mathematics
-    differentiate.py    reverse mode, by the table of rules in gradients/
-    gradients/          one rule per ONNX operator
-    losses.py           cross-entropy, mse
-    optimizers.py       sgd, momentum, adam, adamw
-
-The directory:
-
-    manifest.py         what is in it, with sizes and hashes
-    checkpoint.py       named tensors in the safetensors layout
-    inference_model.py  trained weights put back into the user's own file
-    vetting.py          what a graph would make ONNX Runtime do, found out first
-    protobuf.py         the wire format that ONNX files are in
-
-Running (needs onnxruntime and numpy alone):
-
-    session.py          Session: step, evaluate, vector, export
-    data.py             data sources and whether they fit the model
-    local.py            a device's share of a round: local epochs, local evaluation
-    gradient_check.py   the artifacts' gradients against finite differences
-
-This room knows nothing of the network.
+Rooms know those below them in this order: building, reading, gradients, graph, files; running knows files alone. None
+knows the network.
 """
 
 from __future__ import annotations
@@ -35,14 +18,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgefl.trainer.artifacts import build
-    from edgefl.trainer.correction import Correction
-    from edgefl.trainer.data import Dataset, check_fit, open_source
-    from edgefl.trainer.local import LocalResult, LocalSpec, evaluate_local, train_local
-    from edgefl.trainer.lora import LowRank
-    from edgefl.trainer.manifest import Manifest, read_manifest
-    from edgefl.trainer.schedule import Schedule, parse_schedule
-    from edgefl.trainer.session import Session
+    from edgefl.trainer.building.apart import build
+    from edgefl.trainer.building.low_rank import LowRank
+    from edgefl.trainer.files.manifest import Manifest, read_manifest
+    from edgefl.trainer.running.correction import Correction
+    from edgefl.trainer.running.data import Dataset, check_fit, open_source
+    from edgefl.trainer.running.local import LocalResult, LocalSpec, evaluate_local, train_local
+    from edgefl.trainer.running.schedule import Schedule, parse_schedule
+    from edgefl.trainer.running.session import Session
 
 __all__ = [
     "Correction",
@@ -63,14 +46,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "artifacts": ("build",),
-    "correction": ("Correction",),
-    "data": ("Dataset", "check_fit", "open_source"),
-    "local": ("LocalResult", "LocalSpec", "evaluate_local", "train_local"),
-    "lora": ("LowRank",),
-    "manifest": ("Manifest", "read_manifest"),
-    "schedule": ("Schedule", "parse_schedule"),
-    "session": ("Session",),
+    "building.apart": ("build",),
+    "building.low_rank": ("LowRank",),
+    "files.manifest": ("Manifest", "read_manifest"),
+    "running.correction": ("Correction",),
+    "running.data": ("Dataset", "check_fit", "open_source"),
+    "running.local": ("LocalResult", "LocalSpec", "evaluate_local", "train_local"),
+    "running.schedule": ("Schedule", "parse_schedule"),
+    "running.session": ("Session",),
 }
 
 

@@ -19,7 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgefl.errors import ModelError
-from edgefl.trainer.manifest import Shape, Tensor
+from edgefl.trainer.files.manifest import Shape, Tensor
 
 Array = npt.NDArray[Any]
 

@@ -2,11 +2,14 @@
 
     transport.py      Transport: everything below, put together; the interface to the rest of the house
 
-    door.py           the port for strangers: a small TCP service, few places, a deadline
+    door.py           the port for strangers: a small TCP service, few places, a deadline; dials visitors back
+    visit.py          knocking at others' doors
+    calls.py          our own knocks, and what they teach us
     door_exchange.py  what is said there: a mutually authenticated, sealed exchange of fixed-size frames (no sockets)
     rate.py           how often strangers may knock
     zap.py            the allow list at ZeroMQ's own ports
     cards.py          what we know about other devices' doors
+    outside.py        our own address as others see it
 
     links.py          messages: ROUTER in, DEALER out, Hello, Bye, losses
     dial.py           one outbound connection as a state machine: knock, connect, up, lost
@@ -33,7 +36,9 @@ collector of zero-copy buffers (started by the first chunk that is sent), and th
 """
 
 from edgefl.transport.blobs import BlobFiles
+from edgefl.transport.door_exchange import DialBack
 from edgefl.transport.timing import Timing
-from edgefl.transport.transport import Observed, Transport, TransportListener
+from edgefl.transport.transport import Transport, TransportListener
+from edgefl.transport.visit import Knocked
 
-__all__ = ["BlobFiles", "Observed", "Timing", "Transport", "TransportListener"]
+__all__ = ["BlobFiles", "DialBack", "Knocked", "Timing", "Transport", "TransportListener"]

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from edgefl.errors import EdgeflError, UnreachableError
-from edgefl.transport.door import Card, Knocked
+from edgefl.transport.visit import Card, Knocked
 from edgefl.wire.contact import Contact
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,10 @@ MAX_KNOCKS = 16
 """Doors that we knock at at the same time; further ones wait. After a power cut everybody has everybody to ask."""
 
 
+MAX_SHUT = 32
+"""Doors remembered for not opening: for people to read."""
+
+
 class Cards:
     """Cards by node id. `knock(host, port, node_id)` asks a door."""
 
@@ -31,6 +35,8 @@ class Cards:
         self._cards: dict[int, Card] = {}
         self._asking: dict[int, asyncio.Task[None]] = {}
         self._waiting: dict[int, list[Callable[[Card | EdgeflError], None]]] = {}
+        self.shut: dict[int, tuple[Contact, str]] = {}
+        """Doors that did not open when they were last asked, and why; the newest MAX_SHUT."""
         self._places = asyncio.Semaphore(MAX_KNOCKS)
 
     def get(self, node_id: int) -> Card | None:
@@ -38,6 +44,7 @@ class Cards:
 
     def learn(self, card: Card) -> None:
         """Remember a card, unless it is older than the one at hand."""
+        self.shut.pop(card.contact.node_id, None)
         known = self._cards.pop(card.contact.node_id, None)
         if known is not None and known.contact.incarnation > card.contact.incarnation:
             card = known
@@ -73,6 +80,10 @@ class Cards:
             self.learn(outcome)
         except EdgeflError as error:
             outcome = error
+            self.shut.pop(contact.node_id, None)
+            self.shut[contact.node_id] = (contact, error.cause)
+            if len(self.shut) > MAX_SHUT:
+                del self.shut[next(iter(self.shut))]
         except Exception as error:  # a bug must not leave everybody who asked waiting for ever
             log.exception("unexpected error while knocking at %s", contact)
             outcome = UnreachableError(f"cannot knock at {contact}: {error}")

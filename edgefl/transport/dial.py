@@ -33,9 +33,9 @@ from edgefl.identity.keys import DeviceKeys
 from edgefl.transport.cards import Cards
 from edgefl.transport.counters import Counters
 from edgefl.transport.curve import endpoint
-from edgefl.transport.door import Card
-from edgefl.transport.tcp_info import endless
+from edgefl.transport.tcp_info import endless, local_address
 from edgefl.transport.timing import Timing
+from edgefl.transport.visit import Card
 from edgefl.transport.zmq_socket import LoopSocket, Monitor, Parts
 from edgefl.wire.contact import Contact
 
@@ -127,6 +127,17 @@ class Dial:
                 self._connect(card, fresh=False)
             else:
                 self._knock()
+
+    def redial(self) -> None:
+        """This connection leads nowhere any more: open another one at once. Nobody is called for the lost one."""
+        if self.state is not State.IDLE:
+            self._failures = 0
+            self.close()
+            self.want()
+
+    def leaves_from(self, addresses: frozenset[str]) -> bool:
+        """Whether our end of the connection has one of these addresses (True when there is no telling)."""
+        return self.state is not State.UP or local_address(self._descriptor) in {None, *addresses}
 
     def sweep(self) -> None:
         """Give a peer up that sends a message without end. Call about once a second."""

@@ -4,21 +4,19 @@ libzmq cannot bound what an unknown peer makes it hold, so strangers never reach
 TCP service with fixed-size frames (door_exchange.py), few places and a deadline. Whoever passes has its CURVE key put
 on the allow list by the admission policy (identity/admission.py), and learns where the ZeroMQ ports are.
 
-The visitor's side is here too: `knock`.
+The visitor's side is visit.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-import socket
+import time
 from collections.abc import Callable
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from edgefl.errors import ConfigError, EdgeflError, TryAgainError, UnreachableError, WireError
+from edgefl.errors import ConfigError, WireError
 from edgefl.identity.admission import Admission
 from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.revocation import pack_revocations
@@ -27,15 +25,15 @@ from edgefl.transport.door_exchange import (
     FRAME_BYTES,
     KNOCK_BYTES,
     Answer,
+    DialBack,
     HostExchange,
     Introduction,
-    VisitorExchange,
     refusal,
-    revocation_frame_bytes,
 )
 from edgefl.transport.rate import RateLimit
 from edgefl.transport.timing import Timing
-from edgefl.wire.contact import Contact, node_name
+from edgefl.transport.visit import Card, Visitor, at_met, plain
+from edgefl.wire.contact import node_name
 
 log = logging.getLogger(__name__)
 
@@ -54,37 +52,23 @@ KNOCKS_AT_ONCE = 128.0
 """From one address; four times that from all. An exchange costs 0.4 ms of processor time here and 4 ms on a small
 device: without a limit a stranger could take all of it. A demonstration of a hundred devices still starts at once."""
 
+DIAL_BACKS_PER_S = 1 / 15
+DIAL_BACKS_AT_ONCE = 8.0
+"""For one visitor, by node id; sixteen times that for all. A device asks when it arrives and when its address changes;
+more than that would use us to search its host for open ports."""
+
+DIAL_BACK_PART = 0.4
+"""Share of the door's deadline for dialling back: a lost SYN is repeated once within it, and the answer still arrives
+in time."""
+
 BACKLOG = 128
 """Connections that the kernel keeps for us while the loop is busy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What a device's door tells about it: the CURVE key and ports that belong to a contact. `host` is where we met
-    it, which is where its ports are, whatever it believes about itself."""
-
-    contact: Contact
-    host: str
-    curve: bytes
-    link_port: int
-    broadcast_port: int
-
-
-@dataclass(frozen=True, slots=True)
-class Knocked:
-    """What a visitor has learnt. `seen` is its own address as the host saw it; `local` the one that it used itself;
-    `reachable` whether the host could dial it back (None: not tried)."""
-
-    card: Card
-    seen: str
-    local: str
-    reachable: bool | None
-
-
 class Door:
-    """Both sides of the exchange for one device.
+    """The door of one device.
 
-    `own_card` says where this device is now; `on_visitor` hears of everybody who was admitted.
+    `own_card` says where this device is now; `on_visitor` hears of everybody who was admitted; `visitor` dials back.
     """
 
     def __init__(
@@ -94,21 +78,20 @@ class Door:
         on_visitor: Callable[[Card], None],
         timing: Timing,
         counters: Counters,
-        executor: Executor,
+        visitor: Visitor,
     ) -> None:
         self._admission = admission
         self._own_card = own_card
         self._on_visitor = on_visitor
         self._timing = timing
         self._counters = counters
-        self._executor = executor
+        self._visitor = visitor
         self._notices = Notices(log)
         self._server: asyncio.Server | None = None
         self._visitors: dict[asyncio.Task[None], str] = {}
         self._turned_away = 0
         self._rate = RateLimit(KNOCKS_PER_S, KNOCKS_AT_ONCE, overall=4.0)
-
-    # Host
+        self._dial_backs = RateLimit(DIAL_BACKS_PER_S, DIAL_BACKS_AT_ONCE, overall=16.0)
 
     async def open(self, host: str, port: int) -> int:
         """Listen; the port in use. Raises ConfigError."""
@@ -138,7 +121,7 @@ class Door:
         if task is None:
             raise RuntimeError("asyncio runs this as a task")
         peer = writer.get_extra_info("peername")
-        seen = _plain(peer[0]) if peer else "unknown"
+        seen = plain(peer[0]) if peer else "unknown"
         try:
             crowded = list(self._visitors.values()).count(seen) >= MAX_VISITORS_PER_HOST
             if crowded or not self._rate.allow(seen, asyncio.get_running_loop().time()):
@@ -203,7 +186,8 @@ class Door:
                 contact=own.contact,
                 link_port=own.link_port,
                 broadcast_port=own.broadcast_port,
-                reachable=await self._dial_back(card, seen) if introduction.dial_back else 0,
+                clock=int(time.time()),
+                reachable=await self._dial_back(card, seen) if introduction.dial_back else DialBack.NOT_TRIED,
             )
         if verdict.reason in (Reason.ADMITTED, Reason.REVOKED):  # a revoked device gets the proof: the signed list
             known = admission.revocations
@@ -221,157 +205,38 @@ class Door:
             name = node_name(introduction.claim().node_id)
             self._refused(verdict.reason.slug, seen, f"{verdict.reason.text}: {name}")
 
-    async def _dial_back(self, card: Card, seen: str) -> int:
-        """Whether the visitor's own door answers at the address that it was seen from: 1 yes, 2 no.
+    async def _dial_back(self, card: Card, seen: str) -> DialBack:
+        """Whether the visitor's own door answers at the address that it was seen from, through a connection of ours.
 
-        Only for admitted visitors, only at the address of the open connection: nobody can aim this at others.
+        Only for admitted visitors, only at the address of the open connection, and not often: nobody can aim this at
+        others. That it is the visitor who answers is proved by the exchange itself: its ephemeral key is fresh, and
+        whoever answers signs it with the key that the node id is the hash of.
         """
+        now = asyncio.get_running_loop().time()
+        if not self._dial_backs.allow(node_name(card.contact.node_id), now):
+            self._counters["refused.dial-back"] += 1
+            return DialBack.NOT_TRIED
+        self._counters["dial_backs"] += 1
+        visit = self._visitor.visit(seen, card.contact.port, card.contact.node_id, dial_back=False)
         try:
-            await self._exchange(seen, card.contact.port, card.contact.node_id, dial_back=False, part=0.4)
-        except (EdgeflError, OSError):
-            return 2
-        return 1
+            await asyncio.wait_for(visit, self._timing.door * DIAL_BACK_PART)
+        except RefusedError as error:
+            # At the right door, but it has no time, or another opinion of us: nothing is known.
+            return DialBack.OTHER if error.reason is Reason.OTHER_DEVICE else DialBack.NOT_TRIED
+        except ConnectionRefusedError:
+            return DialBack.REFUSED
+        except (WireError, asyncio.IncompleteReadError):
+            return DialBack.OTHER
+        except (asyncio.TimeoutError, OSError):
+            return DialBack.SILENT
+        return DialBack.REACHED
 
     def _refused(self, kind: str, seen: str, cause: str = "") -> None:
         self._counters[f"refused.{kind}"] += 1
         now = asyncio.get_running_loop().time()
         self._notices.say(kind, now, "the door stayed shut for %s: %s", seen, cause or kind)
 
-    # Visitor
-
-    async def knock(self, host: str, port: int, *, expect: int | None = None, dial_back: bool = False) -> Knocked:
-        """Knock at a door and take over what it tells: the host's card, newer revocations, our own approval.
-
-        `expect` is the node id that must answer. Raises UnreachableError (nobody there, or too slow), TryAgainError
-        (too many at once), WireError (no edgefl device), RefusedError (not admitted, with the reason).
-        """
-        self._counters["knocks"] += 1
-        try:
-            return await self._exchange(host, port, expect, dial_back=dial_back, part=1.0)
-        except RefusedError as error:
-            if error.reason is Reason.BUSY:
-                raise TryAgainError(error.cause, hint=error.hint) from None
-            raise
-
-    async def _exchange(self, host: str, port: int, expect: int | None, *, dial_back: bool, part: float) -> Knocked:
-        where = f"{host} port {port}"
-        deadline = self._timing.door * part
-        try:
-            return await asyncio.wait_for(self._visit(host, port, expect, dial_back=dial_back), deadline)
-        except asyncio.TimeoutError:
-            raise UnreachableError(
-                f"{where} does not answer within {deadline:g} s", hint="is the address right, and no firewall between?"
-            ) from None
-        except asyncio.IncompleteReadError:
-            raise UnreachableError(
-                f"{where} closed the connection", hint="is that an edgefl device, and not overloaded?"
-            ) from None
-        except (OSError, ValueError, OverflowError) as error:  # the last two: impossible host names and ports
-            cause = getattr(error, "strerror", None) or error
-            raise UnreachableError(f"cannot reach {where}: {cause}", hint="is edgefl running there?") from None
-
-    async def _visit(self, host: str, port: int, expect: int | None, *, dial_back: bool) -> Knocked:
-        reader, writer = await self._connect(host, port)
-        try:
-            return await self._introduce_ourselves(reader, writer, expect, dial_back=dial_back)
-        finally:
-            with contextlib.suppress(OSError):
-                writer.close()
-
-    async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect to the first address of `host` that answers. Raises OSError."""
-        try:
-            addresses = [str(ipaddress.ip_address(host))]
-        except ValueError:
-            # asyncio would start threads of its own for this.
-            lookup = asyncio.get_running_loop().run_in_executor(
-                self._executor, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            )
-            addresses = [str(entry[4][0]) for entry in await lookup]
-        for address in addresses[:-1]:
-            with contextlib.suppress(OSError):
-                return await asyncio.open_connection(address, port, limit=2 * FRAME_BYTES)
-        return await asyncio.open_connection(addresses[-1], port, limit=2 * FRAME_BYTES)
-
-    async def _introduce_ourselves(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, expect: int | None, *, dial_back: bool
-    ) -> Knocked:
-        admission = self._admission
-        exchange = VisitorExchange(admission.keys)
-        writer.write(exchange.knock())
-        welcome = exchange.read_welcome(await reader.readexactly(FRAME_BYTES), expect=expect)
-        own = self._own_card()
-        keys = admission.keys
-        introduction = Introduction(
-            device=keys.public,
-            curve=keys.curve_public,
-            binding=keys.binding,
-            contact=own.contact,
-            link_port=own.link_port,
-            broadcast_port=own.broadcast_port,
-            certificate=admission.certificate,
-            site=admission.site,
-            revocations=0 if admission.revocations is None else admission.revocations.version,
-            dial_back=dial_back,
-        )
-        try:
-            if welcome.certificate is None:
-                raise RefusedError(Reason.NO_FLEET)
-            admission.check(welcome.certificate)
-        except RefusedError as error:
-            # The host should know why nobody comes in: it may be the one with the wrong token.
-            writer.write(exchange.introduce(replace(introduction, certificate=None, goes_away=error.reason)))
-            await writer.drain()
-            raise
-        writer.write(exchange.introduce(introduction))
-        answer = exchange.read_answer(await reader.readexactly(FRAME_BYTES))
-        revocations = b""
-        if answer.revocations:
-            frame = await reader.readexactly(revocation_frame_bytes(answer.revocations))
-            revocations = exchange.read_revocations(frame)
-        if answer.reason is not Reason.ADMITTED:
-            if revocations and admission.fleet is not None:
-                admission.merge_revocations(revocations)
-            raise RefusedError(answer.reason)
-        if answer.contact is None or answer.contact.node_id != welcome.certificate.node_id:
-            raise WireError("the door's answer names another device")
-        seen = _plain(answer.seen)
-        if answer.approval is not None and admission.certificate is None:
-            if answer.approval.fleet != welcome.certificate.fleet:
-                raise RefusedError(Reason.WRONG_FLEET, "the approval is another fleet's")
-            admission.adopt(answer.approval)
-        if revocations:
-            admission.merge_revocations(revocations)
-        admission.admit(welcome.certificate)
-        host = _plain(writer.get_extra_info("peername")[0])
-        card = Card(
-            _at(answer.contact, host),
-            host,
-            welcome.certificate.curve,
-            answer.link_port,
-            answer.broadcast_port,
-        )
-        local = writer.get_extra_info("sockname")
-        reachable = {1: True, 2: False}.get(answer.reachable)
-        return Knocked(card, seen, _plain(local[0]) if local else "", reachable)
-
 
 def _card_of(introduction: Introduction, seen: str) -> Card:
-    contact = _at(introduction.contact, seen)
+    contact = at_met(introduction.contact, seen)
     return Card(contact, contact.host, introduction.curve, introduction.link_port, introduction.broadcast_port)
-
-
-def _at(contact: Contact, met: str) -> Contact:
-    """The contact; a device that does not know its own address yet (0.0.0.0) is where it was met."""
-    return replace(contact, host=met) if ipaddress.ip_address(contact.host).is_unspecified else contact
-
-
-def _plain(host: str) -> str:
-    """An address without a scope, and IPv4 as IPv4 even on a socket that serves both. Raises WireError."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        raise WireError("not an address") from None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(address)

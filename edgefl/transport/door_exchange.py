@@ -20,6 +20,7 @@ import hashlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Annotated, TypeVar
 
 from nacl.exceptions import CryptoError
@@ -31,7 +32,7 @@ from edgefl.identity.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, DeviceKeys, 
 from edgefl.identity.reason import Reason, RefusedError
 from edgefl.wire.codec import Record, decode_record, encode_record, nested, record
 from edgefl.wire.contact import CONTACT, Contact
-from edgefl.wire.fields import BOOL, U8, U16, U32, choice, optional, raw, text
+from edgefl.wire.fields import BOOL, U8, U16, U32, U64, choice, optional, raw, text
 from edgefl.wire.link import MAX_REVOCATIONS_BYTES, PROTOCOL_OLDEST, PROTOCOL_VERSION
 
 MAGIC = b"edgefl door\0"
@@ -45,6 +46,21 @@ _SEAL_BYTES = 16
 _KEY = raw(PUBLIC_KEY_BYTES, exactly=True)
 
 T = TypeVar("T")
+
+
+class DialBack(IntEnum):
+    """What came of dialling a visitor back at its own door. Numbers are part of the protocol."""
+
+    NOT_TRIED = 0
+    REACHED = 1
+    SILENT = 2
+    REFUSED = 3
+    OTHER = 4
+
+    @property
+    def failed(self) -> bool:
+        """It was tried, and the visitor was not there."""
+        return self in (DialBack.SILENT, DialBack.REFUSED, DialBack.OTHER)
 
 
 @record
@@ -91,8 +107,9 @@ class Introduction(Record):
 @dataclass(frozen=True, slots=True)
 class Answer(Record):
     """The verdict, and to whoever is admitted: the host's contact and ports. `seen` is the visitor's address from here;
-    `approval` its certificate, fresh from the fleet's owner; `reachable` what dialling back gave (0 not tried, 1 it
-    answered, 2 it did not); `revocations` the length in bytes of the list that follows."""
+    `approval` its certificate, fresh from the fleet's owner; `reachable` what dialling back gave (a DialBack);
+    `revocations` the length in bytes of the list that follows; `clock` the host's wall clock in seconds since 1970,
+    which decides nothing and is only shown to people (`edgefl doctor`)."""
 
     reason: Annotated[Reason, 1, choice(Reason)]
     seen: Annotated[str, 2, text(45)]
@@ -100,8 +117,14 @@ class Answer(Record):
     link_port: Annotated[int, 4, U16] = 0
     broadcast_port: Annotated[int, 5, U16] = 0
     approval: Annotated[DeviceCertificate | None, 6, optional(nested(DeviceCertificate))] = None
-    reachable: Annotated[int, 7, U8] = 0
+    reachable: Annotated[int, 7, U8] = DialBack.NOT_TRIED
     revocations: Annotated[int, 8, U16] = 0
+    clock: Annotated[int, 9, U64] = 0
+
+    @property
+    def dial_back(self) -> DialBack:
+        """`reachable` as this release knows it; a failure of a kind that it does not know is silence."""
+        return DialBack(self.reachable) if self.reachable in tuple(DialBack) else DialBack.SILENT
 
 
 class _Channel:

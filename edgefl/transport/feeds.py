@@ -17,9 +17,9 @@ from edgefl.transport.blobs import Blobs
 from edgefl.transport.broadcast import MAX_APPS, TOPIC_BYTES, Broadcast
 from edgefl.transport.curve import open_subscriber
 from edgefl.transport.dial import Dial, Line, Station
-from edgefl.transport.door import Card
 from edgefl.transport.links import BYE_LINGER_S
 from edgefl.transport.pull import Pulls
+from edgefl.transport.visit import Card
 from edgefl.transport.zmq_socket import Parts
 from edgefl.wire.blob import BlobRef, blob_ref
 from edgefl.wire.codec import decode
@@ -72,7 +72,7 @@ class Feeds:
         feed = self._feeds.get(parent.node_id)
         if feed is None:
             feed = self._feeds[parent.node_id] = _Feed(parent)
-        feed.parent = parent
+        moved, feed.parent = _place(feed.parent) != _place(parent), parent
         if app not in feed.apps and feed.dial is not None and feed.dial.socket is not None:
             feed.dial.socket.socket.subscribe(_topic(app))
             feed.dial.socket.touched()
@@ -81,6 +81,20 @@ class Feeds:
         if feed.dial is None:
             feed.dial = self._new_dial(feed)
         feed.dial.want(parent)
+        if moved:
+            self._redial(feed)
+
+    def leave_lost_addresses(self, left: frozenset[str]) -> None:
+        """We have the addresses `left`: subscribe anew wherever our end of the connection has another one."""
+        for feed in self._feeds.values():
+            if feed.dial is not None and not feed.dial.leaves_from(left):
+                self._redial(feed)
+
+    def _redial(self, feed: _Feed) -> None:
+        feed.sequences.clear()
+        self._push_over(feed, None)
+        if feed.dial is not None:
+            feed.dial.redial()
 
     def unsubscribe(self, app: int) -> None:
         """Take no more pushes for `app`. What is arriving goes on by asking."""
@@ -267,6 +281,10 @@ class Feeds:
                 loose.append(assembly)
         for assembly in loose[: len(loose) - MAX_PUSHED_LOOSE + 1]:
             self._blobs.give_up(assembly, WireError("pushed, and never asked for"))
+
+
+def _place(contact: Contact) -> tuple[str, int]:
+    return contact.host, contact.port
 
 
 def _topic(app: int) -> bytes:

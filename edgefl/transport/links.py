@@ -29,6 +29,7 @@ from edgefl.transport.inbound import Connection, Inbound, peer_address
 from edgefl.transport.outbox import Budget, Outbox
 from edgefl.transport.peer import Peer
 from edgefl.transport.penalties import Penalties
+from edgefl.transport.tcp_info import local_address
 from edgefl.transport.zmq_socket import LoopSocket, Parts
 from edgefl.wire.codec import Message, decode, encode
 from edgefl.wire.contact import Contact, Role
@@ -108,10 +109,27 @@ class Links:
         peer = self._peers.get(node_id)
         return peer is not None and peer.up
 
+    def count_connected(self) -> int:
+        return sum(peer.up for peer in self._peers.values())
+
     def set_contact(self, own: Contact) -> None:
         """Our own contact has changed: tell everybody who is connected."""
         self._own = own
         self.broadcast(self._hello(reply=True))
+
+    def leave_lost_addresses(self, left: frozenset[str]) -> None:
+        """We have the addresses `left`: drop the connections whose own end has another one. They do not count as lost:
+        the next message opens a new one."""
+        for peer in list(self._peers.values()):
+            for connection in list(peer.routes):
+                if local_address(connection.descriptor) not in {None, *left}:
+                    peer.routes.remove(connection)
+                    connection.said_bye = True
+                    self._inbound.cut(connection)
+            if peer.dial is not None and not peer.dial.leaves_from(left):
+                peer.dial.close()
+            if peer.outbox and not peer.up and peer.contact is not None:
+                self._pursue(peer, peer.contact)
 
     # Sending
 
@@ -307,7 +325,11 @@ class Links:
         if ipaddress.ip_address(contact.host).is_unspecified:
             contact = replace(contact, host=peer_address(frame) or contact.host)
         if peer.contact is None or contact.incarnation >= peer.contact.incarnation:
+            moved = peer.contact is not None and (peer.contact.host, peer.contact.port) != (contact.host, contact.port)
             peer.contact = contact
+            if moved and connection is not None and peer.dial is not None:
+                # It has come from its new place; what we send to the old one would wait for a time-out.
+                peer.dial.close()
         peer.told_lost = False
         if connection is not None and not connection.gone and connection not in peer.routes:
             connection.said_bye = False

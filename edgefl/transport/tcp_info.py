@@ -11,6 +11,7 @@ microseconds, in which the worst that happens is that another connection is cut,
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 import struct
 
@@ -34,6 +35,19 @@ def shut_down(descriptor: int) -> None:
         tcp.shutdown(socket.SHUT_RDWR)
 
 
+def local_address(descriptor: int) -> str | None:
+    """The address of our end; None if the connection has ended."""
+    try:
+        # An IPv6 socket may carry an IPv4 connection, and its name does not fit where IPv4 is expected.
+        family = socket.AF_INET6 if _is_ipv6(descriptor) else socket.AF_INET
+        with socket.fromfd(descriptor, family, socket.SOCK_STREAM) as tcp:
+            address = ipaddress.ip_address(tcp.getsockname()[0].partition("%")[0])
+    except (OSError, ValueError):
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
 def acknowledged_and_received(descriptor: int) -> tuple[int, int] | None:
     """Bytes that the peer has acknowledged, and bytes received from it; None where the kernel does not tell."""
     try:
@@ -49,6 +63,11 @@ def endless(descriptor: int, delivered: int, age_s: float) -> bool:
     """Whether far more has come in through this connection than it has delivered in whole messages."""
     counts = acknowledged_and_received(descriptor)
     return counts is not None and counts[1] - delivered - KEEPALIVE_BYTES_S * (age_s + 1) > MAX_UNDELIVERED_BYTES
+
+
+def _is_ipv6(descriptor: int) -> bool:
+    with _borrow(descriptor) as tcp:
+        return tcp.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET6
 
 
 def _borrow(descriptor: int) -> socket.socket:

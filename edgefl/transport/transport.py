@@ -16,29 +16,30 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
 import zmq
 
-from edgefl.errors import ConfigError, EdgeflError, TryAgainError
+from edgefl.errors import ConfigError, EdgeflError
 from edgefl.identity.admission import Admission
 from edgefl.identity.keys import DeviceKeys
 from edgefl.identity.revocation import RevocationList, pack_revocations
 from edgefl.transport.blobs import MAX_CACHE_BYTES, BlobFiles, Blobs, NoFiles
 from edgefl.transport.broadcast import Broadcast
+from edgefl.transport.calls import Calls
 from edgefl.transport.cards import Cards
 from edgefl.transport.counters import Counters
 from edgefl.transport.curve import endpoint
 from edgefl.transport.dial import Station
-from edgefl.transport.door import Card, Door, Knocked
+from edgefl.transport.door import Door
 from edgefl.transport.feeds import Feeds
 from edgefl.transport.links import Links
 from edgefl.transport.penalties import Penalties
 from edgefl.transport.pull import Pulls
 from edgefl.transport.serve import Serving
 from edgefl.transport.timing import Timing
+from edgefl.transport.visit import Card, Knocked, Visitor
 from edgefl.transport.zap import Zap
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.codec import Message
@@ -51,9 +52,6 @@ MAX_SOCKETS = 2048
 """ZeroMQ sockets of one process: two per link and per parent (the monitor), with room; ZeroMQ's default is 1,023."""
 
 MAX_PORT = 65_535 - 2
-
-KNOCK_ATTEMPTS = 4
-"""Knocks at a door where too many others knock at the same time, two seconds in all."""
 
 
 class TransportListener(Protocol):
@@ -72,21 +70,11 @@ class TransportListener(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What the last door that opened told about ourselves: the address it saw us from, the one we used, and whether it
-    could dial us back (None: it was not asked to)."""
-
-    seen: str
-    local: str
-    reachable: bool | None
-
-
 class Transport:
     """One device's transport, on the running asyncio loop. Create, `start`, use, `close`.
 
     counters   counts by name (counters.py)
-    observed   what the last knock told about our own address, or None
+    outside    our address as others see it
     contact    our own contact as it is told to peers
     door_port  where the door really listens
     """
@@ -108,7 +96,6 @@ class Transport:
         """`earlier_port`: the door's port of the time before. Where any port will do (`listen` names port 0), it is
         taken again if it is still free, so that peers find the device where they remember it."""
         self.counters: Counters = Counters()
-        self.observed: Observed | None = None
         self.contact = Contact(keys.node_id, "0.0.0.0", 1)  # noqa: S104 - "unknown", until `start`
         self._keys = keys
         self._admission = admission
@@ -120,12 +107,15 @@ class Transport:
         self._files = files if files is not None else NoFiles()
         self._timing = timing or Timing()
         self._max_cache_bytes = max_cache_bytes
-        self._door = Door(admission, self._own_card, self._on_visitor, self._timing, self.counters, executor)
+        visitor = Visitor(admission, self._own_card, self._timing, self.counters, executor)
+        self._door = Door(admission, self._own_card, self._on_visitor, self._timing, self.counters, visitor)
         self.door_port = 0
         self._ports = (0, 0)
         self._housekeeping: asyncio.TimerHandle | None = None
         self._change_reported = False
         self._random = Random(keys.node_id)
+        self._calls = Calls(visitor, self._timing, self._random)
+        self.outside = self._calls.outside
         self._revoked_by: int | None = None
         self._packed: tuple[RevocationList | None, bytes] = (None, b"")
         self._started = False
@@ -221,22 +211,40 @@ class Transport:
         self.contact = contact
         self._links.set_contact(contact)
 
-    async def knock(self, host: str, port: int, *, expect: int | None = None, dial_back: bool = False) -> Contact:
-        """Knock at a door; the contact of the device there. Both sides then admit each other.
+    def leave_lost_addresses(self, left: frozenset[str]) -> None:
+        """This device has moved, and has the addresses `left` now: connections that began at another one are dead,
+        though nothing says so before a time-out. Open them anew."""
+        self.outside.clear()
+        self._links.leave_lost_addresses(left)
+        self._feeds.leave_lost_addresses(left)
 
-        With `dial_back` the device there tries to reach our own door (see `observed`). Raises UnreachableError,
-        TryAgainError, WireError and NotAdmittedError, each with its next step.
+    @property
+    def ports(self) -> tuple[int, int, int]:
+        """Door, links and broadcast, as they are announced."""
+        return (self.contact.port, *self._ports)
+
+    @property
+    def connections(self) -> int:
+        """Peers with a connection, whoever opened it."""
+        return self._links.count_connected()
+
+    def shut_doors(self) -> dict[int, tuple[Contact, str]]:
+        """Devices whose door did not open when we last knocked, and why."""
+        return self._cards.shut
+
+    def connected(self, node_id: int) -> bool:
+        """Whether there is a connection to this peer, whoever opened it."""
+        return self._links.connected(node_id)
+
+    async def knock(self, host: str, port: int, *, expect: int | None = None, dial_back: bool = False) -> Knocked:
+        """Knock at a door; what the device there tells, its contact above all. Both sides then admit each other.
+
+        With `dial_back` the device there tries to reach our own door. Raises UnreachableError, TryAgainError,
+        WireError and NotAdmittedError, each with its next step.
         """
-        for attempt in range(KNOCK_ATTEMPTS):
-            try:
-                knocked = await self._door.knock(host, port, expect=expect, dial_back=dial_back)
-                break
-            except TryAgainError:
-                if attempt == KNOCK_ATTEMPTS - 1:
-                    raise
-                await asyncio.sleep(self._timing.backoff_first * 2.0**attempt * (0.5 + self._random.random()))
-        self._learn(knocked)
-        return knocked.card.contact
+        knocked = await self._calls.patiently(host, port, expect, dial_back=dial_back)
+        self._cards.learn(knocked.card)
+        return knocked
 
     def send(self, to: Contact, message: Message) -> None:
         """Send, best effort: at most once, or not at all. Never waits, never raises."""
@@ -283,21 +291,10 @@ class Transport:
 
     def _on_visitor(self, card: Card) -> None:
         self._cards.learn(card)
+        self._calls.on_visitor(card.contact.node_id)
 
     async def _knock_for_card(self, host: str, port: int, node_id: int) -> Knocked:
-        knocked = await self._door.knock(host, port, expect=node_id)
-        self._observe(knocked)
-        return knocked
-
-    def _learn(self, knocked: Knocked) -> None:
-        self._cards.learn(knocked.card)
-        self._observe(knocked)
-
-    def _observe(self, knocked: Knocked) -> None:
-        reachable = knocked.reachable
-        if reachable is None and self.observed is not None:
-            reachable = self.observed.reachable
-        self.observed = Observed(knocked.seen, knocked.local, reachable)
+        return await self._calls.once(host, port, node_id)
 
     def _own_card(self) -> Card:
         return Card(self.contact, self.contact.host, self._keys.curve_public, *self._ports)

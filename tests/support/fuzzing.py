@@ -1,13 +1,6 @@
-"""Mutants handed to the trainer's doors, each in a process that may die of it.
+"""Mutants handed to the trainer's doors (fuzz_doors.py), many to a process, which may die of it.
 
-A door is a way by which files of other people come in:
-
-    build       a user's ONNX file becomes artifacts, in the process of the caller
-    loss        the same for a loss of one's own
-    artifacts   a directory whose files were changed, its manifest made to fit again: first the trial (trial.py, here in
-                a fork instead of a new interpreter), then, if that went well, a session in the process of the caller
-
-    python fuzzing.py DOOR SEED FOLDER MEMORY TIMEOUT     a worker: numbers of mutants in, one line of JSON each out
+python fuzzing.py DOOR SEED FOLDER MEMORY TIMEOUT     a worker: numbers of mutants in, one line of JSON each out
 """
 
 from __future__ import annotations
@@ -23,13 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from random import Random
 from threading import Lock, Thread
-from typing import Any
 
 ROOM_BYTES = 512 << 20
 """What a mutant may add to the memory of its worker, whatever it claims: mutants are 4 MB at most."""
@@ -128,7 +119,7 @@ class _Worker:
         with suppress(BrokenPipeError):
             self._process.stdin.write(f"{index}\n".encode())
             self._process.stdin.flush()
-        line = self._answer(self.timeout_s * 3)  # three forks at most, each with its own alarm
+        line = self._answer(self.timeout_s * 3)  # it has an alarm of its own
         if line:
             return Outcome(**json.loads(line))
         seconds = time.monotonic() - began
@@ -165,133 +156,13 @@ class _Worker:
 # In the worker
 
 
-class Door:
-    """Makes mutants and tries them."""
-
-    def __init__(self, seed: int, folder: Path) -> None:
-        self.seed, self.folder = seed, folder
-
-    def random(self, index: int) -> Random:
-        return Random(f"{self.seed}/{index}")
-
-    def mutant(self, index: int) -> Any:
-        """Has an `origin`."""
-        raise NotImplementedError
-
-    def attempt(self, index: int, mutant: Any) -> tuple[str, str]:
-        """What became of it, and more about that."""
-        raise NotImplementedError
-
-    def save(self, index: int, place: Path) -> None:
-        """Write the mutant to look at it later."""
-        raise NotImplementedError
-
-
-def verdict(action: Callable[[], object], good: str) -> tuple[str, str]:
-    """What becomes of an action: the name of the error that edgefl raises, or a failure."""
-    from edgefl.errors import EdgeflError
-
-    try:
-        action()
-    except EdgeflError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, MemoryError):
-                return f"{FAILED}memory asked for", f"{error!r} from {cause!r}"
-            cause = cause.__cause__ or cause.__context__
-        masked = f" from {type(error.__cause__).__name__}" if error.__cause__ else ""
-        return type(error).__name__ + masked, str(error)
-    except MemoryError as error:
-        return f"{FAILED}MemoryError", _traceback(error)
-    except Exception as error:
-        return f"{FAILED}{type(error).__name__}", _traceback(error)
-    return good, ""
-
-
-def _traceback(error: BaseException) -> str:
-    import traceback
-
-    return "".join(traceback.format_exception(error))[-1500:]
-
-
-class BuildDoor(Door):
-    """A user's model."""
-
-    def __init__(self, seed: int, folder: Path) -> None:
-        super().__init__(seed, folder)
-        from edgefl.trainer.lora import LowRank
-        from support.seed_models import seed_models
-
-        self.seeds = seed_models()
-        self.lora = LowRank(2)
-        (folder / "weights.bin").write_bytes(bytes(4000))
-
-    def mutant(self, index: int) -> Any:
-        from support.mutants import mutant
-
-        return mutant(self.random(index), self.seeds)
-
-    def attempt(self, index: int, mutant: Any) -> tuple[str, str]:
-        from edgefl import trainer
-
-        rng = self.random(-1 - index)
-        model: Any = mutant.content
-        if rng.random() < 0.1:
-            model = self.folder / "model.onnx"
-            model.write_bytes(mutant.content)
-        options: dict[str, Any] = {
-            "loss": rng.choice(("mse", "mse", "cross-entropy", "bce", "mae", "huber")),
-            "optimizer": rng.choice(("sgd", "adam")),
-            "portable": rng.random() < 0.2,
-            "lora": self.lora if rng.random() < 0.1 else None,
-        }
-        out = self.folder / "built"
-        return verdict(lambda: trainer.build(model, out=out, **options), "built")
-
-    def save(self, index: int, place: Path) -> None:
-        place.with_suffix(".onnx").write_bytes(self.mutant(index).content)
-
-
-class LossDoor(Door):
-    """A user's own loss."""
-
-    def __init__(self, seed: int, folder: Path) -> None:
-        super().__init__(seed, folder)
-        from support.seed_models import model, node, seed_losses
-
-        self.model = model([node("Gemm", ["x", "w"], ["y"])], {"w": (4, 3)})
-        self.seeds = seed_losses()
-
-    def mutant(self, index: int) -> Any:
-        from support.mutants import mutant
-
-        return mutant(self.random(index), self.seeds, inputs=("prediction", "target"))
-
-    def attempt(self, index: int, mutant: Any) -> tuple[str, str]:
-        from edgefl import trainer
-
-        out = self.folder / "built"
-        return verdict(lambda: trainer.build(self.model, loss=mutant.content, out=out), "built")
-
-    def save(self, index: int, place: Path) -> None:
-        place.with_suffix(".onnx").write_bytes(self.mutant(index).content)
-
-
-DOORS: dict[str, Callable[[int, Path], Door]] = {"build": BuildDoor, "loss": LossDoor}
-
-
 def main() -> None:
     """The worker."""
     door_name, seed, folder, room_bytes, timeout_s = sys.argv[1:]
     # what C++ code prints must not come between the answers
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    import onnx.reference  # noqa: F401 - everything that is loaded lazily, before memory is counted
-    import onnxruntime  # noqa: F401
-
-    import edgefl.trainer.artifacts
-    import edgefl.trainer.session
-    import edgefl.trainer.trial  # noqa: F401
+    from support.fuzz_doors import DOORS
 
     door = DOORS[door_name](int(seed), Path(folder))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgefl import trainer
+from edgefl.trainer.files.manifest import Tensor
 from edgefl.trainer.graph import Graph, Value
-from edgefl.trainer.manifest import Tensor
 
 TOLERANCE = 3e-5
 """Of the largest element of a gradient: float32 on one side, differences in float64 on the other."""

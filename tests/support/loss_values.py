@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from edgefl.trainer.building.losses import LOSSES, Loss
+from edgefl.trainer.files.manifest import Tensor
 from edgefl.trainer.graph import Graph, Value
-from edgefl.trainer.losses import LOSSES, Loss
-from edgefl.trainer.manifest import Tensor
 
 
 def loss_and_slope(

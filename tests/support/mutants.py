@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from edgefl.trainer.protobuf import varint
+from edgefl.trainer.files.protobuf import varint
 
 MAX_CHANGES = 3
 FLOODS = (100, 3000, 60_000, 2_000_000)

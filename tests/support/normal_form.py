@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 
 from edgefl.trainer.graph import Graph
-from edgefl.trainer.source_model import SourceModel, read_model
+from edgefl.trainer.reading.source_model import SourceModel, read_model
 
 
 def as_written(model: onnx.ModelProto, feeds: dict[str, Any]) -> Any:

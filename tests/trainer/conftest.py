@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support.building import build
 
 from edgefl import trainer
 
@@ -61,7 +62,7 @@ def session(tmp_path: Path) -> Callable[..., trainer.Session]:
 
     def open_(model: Any, loss: str = "mse", **options: Any) -> trainer.Session:
         out = tmp_path / "artifacts"
-        trainer.build(model, loss=loss, out=out, **options)
+        build(model, loss=loss, out=out, **options)
         return trainer.Session(out, threads=1)
 
     return open_

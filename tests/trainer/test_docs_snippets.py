@@ -24,13 +24,14 @@ from click.testing import CliRunner
 
 from edgefl.cli import main
 from edgefl.cli.artifacts import artifacts
-from edgefl.trainer import Session, manifest
-from edgefl.trainer.data import MAX_SOURCE_BYTES
-from edgefl.trainer.functions import MAX_NODES
-from edgefl.trainer.loss_options import OPTIONS
-from edgefl.trainer.opset import NEWEST, OLDEST
-from edgefl.trainer.optimizers import OPTIMIZERS
-from edgefl.trainer.schedule import parse_schedule
+from edgefl.trainer import Session
+from edgefl.trainer.building.optimizers import OPTIMIZERS
+from edgefl.trainer.files import manifest
+from edgefl.trainer.files.loss_options import OPTIONS
+from edgefl.trainer.reading.functions import MAX_NODES
+from edgefl.trainer.reading.opset import NEWEST, OLDEST
+from edgefl.trainer.running.data import MAX_SOURCE_BYTES
+from edgefl.trainer.running.schedule import parse_schedule
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "trainer.md"
 TEXT = PAGE.read_text()

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from edgefl.trainer.source_model import read_model
+from edgefl.trainer.reading.source_model import read_model
 
 EXPORTED = Path(__file__).parent / "exported"
 

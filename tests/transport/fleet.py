@@ -87,7 +87,7 @@ class Device:
 
     async def meet(self, other: Device) -> Contact:
         """Knock at the other one's door."""
-        return await self.transport.knock(other.contact.host, other.contact.port, expect=other.node_id)
+        return (await self.transport.knock(other.contact.host, other.contact.port, expect=other.node_id)).card.contact
 
     def be_leaf(self) -> None:
         """From now on nobody can dial this device."""

@@ -15,6 +15,7 @@ from edgefl.identity.revocation import pack_revocations
 from edgefl.transport import blobs as blobs_module
 from edgefl.transport import broadcast as broadcast_module
 from edgefl.transport.broadcast import MAX_APPS, MAX_PUSH_BYTES
+from edgefl.transport.dial import State
 from edgefl.transport.feeds import MAX_PUSHED_LOOSE
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, ref_of
 from edgefl.wire.codec import Message, decode
@@ -417,6 +418,44 @@ async def test_a_restarted_parent_is_subscribed_again(fleet: Fleet) -> None:
     ref = await reborn.transport.add_blob(MEGABYTES_2)
     reborn.transport.publish(APP, ref)
     await until(lambda: child.transport.has_blob(ref))
+
+
+@asynchronous
+async def test_a_child_that_moves_subscribes_anew_and_misses_nothing(fleet: Fleet) -> None:
+    """Given a push under way, when the child loses the address that its subscription began at, then it subscribes
+    through a new connection, and what it missed it asks for."""
+    parent, child = await fleet.some(2)
+    await adopt(parent, child)
+    first = await parent.transport.add_blob(MEGABYTES_2)
+    parent.transport.publish(APP, first)
+    child.transport.leave_lost_addresses(frozenset({"127.0.0.1"}))
+    assert child.transport._feeds._feeds[parent.node_id].dial.state is State.UP  # type: ignore[union-attr]
+    child.transport.leave_lost_addresses(frozenset({"192.0.2.1"}))
+    assert child.transport._feeds._feeds[parent.node_id].dial.state is not State.UP  # type: ignore[union-attr]
+    assert await child.transport.fetch(first, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
+    await until(lambda: child.transport._feeds._feeds[parent.node_id].dial.up)  # type: ignore[union-attr]
+    await until(lambda: parent.transport._broadcast.subscribers(APP))
+    second = await parent.transport.add_blob(MEGABYTES_2[:-1])
+    parent.transport.publish(APP, second)
+    await until(lambda: child.transport.has_blob(second))
+    assert child.listener.lost == []
+
+
+@asynchronous
+async def test_a_parent_that_moves_is_subscribed_at_its_new_place(fleet: Fleet) -> None:
+    parent, child = await fleet.some(2)
+    await adopt(parent, child)
+    knocks = child.count("knocks")
+    port = await parent.transport._door.open("127.0.0.1", 0)
+    moved = replace(parent.contact, port=port, incarnation=parent.contact.incarnation + 1)
+    child.transport.subscribe(APP, moved, LIMIT)
+    dial = child.transport._feeds._feeds[parent.node_id].dial
+    assert dial is not None
+    assert not dial.up
+    await until(lambda: dial.up)
+    assert child.count("knocks") == knocks + 1
+    child.transport.subscribe(APP, replace(moved, zone=3, incarnation=9), LIMIT)
+    assert dial.up, "still in its place"
 
 
 @asynchronous

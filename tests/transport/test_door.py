@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -24,9 +25,9 @@ from edgefl.identity.keys import DeviceKeys
 from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.revocation import pack_revocations
 from edgefl.transport import door as module
-from edgefl.transport.door_exchange import FRAME_BYTES, KNOCK_BYTES, Introduction, VisitorExchange
+from edgefl.transport.door_exchange import FRAME_BYTES, KNOCK_BYTES, DialBack, Introduction, VisitorExchange
 from edgefl.wire.contact import Contact
-from tests.transport.fleet import FAST, FLEET, Fleet, asynchronous, until
+from tests.transport.fleet import FAST, FLEET, Device, Fleet, asynchronous, until
 
 
 async def error_of(knock: Awaitable[object]) -> EdgeflError:
@@ -52,21 +53,93 @@ async def test_after_a_knock_both_sides_admit_each_other(fleet: Fleet) -> None:
     assert contact == host.contact
     assert host.admission.admits(visitor.node_id)
     assert visitor.admission.admits(host.node_id)
-    assert visitor.transport.observed is not None
-    assert (visitor.transport.observed.seen, visitor.transport.observed.reachable) == ("127.0.0.1", None)
+    assert len(visitor.transport.outside) == 0, "a peer on the same machine tells nothing about our address"
     await until(lambda: host.listener.changes and visitor.listener.changes, "both were told to write it down")
 
 
 @asynchronous
 async def test_the_host_can_try_to_dial_the_visitor_back(fleet: Fleet) -> None:
+    host, visitor, other = await fleet.some(3)
+
+    async def asked(**changes: Any) -> DialBack:
+        visitor.transport.set_contact(replace(visitor.contact, **changes))
+        knocked = await visitor.transport.knock(host.contact.host, host.contact.port, dial_back=True)
+        assert knocked.seen == "127.0.0.1"
+        return knocked.dial_back
+
+    home = visitor.contact.port
+    assert await asked() is DialBack.REACHED
+    assert await asked(port=_unused_port()) is DialBack.REFUSED
+    assert await asked(port=other.contact.port) is DialBack.OTHER
+    silent = await asyncio.start_server(_say_nothing, "127.0.0.1", 0)
+    assert await asked(port=silent.sockets[0].getsockname()[1]) is DialBack.SILENT
+    silent.close()
+    web = await asyncio.start_server(_speak_http, "127.0.0.1", 0)
+    assert await asked(port=web.sockets[0].getsockname()[1]) is DialBack.OTHER
+    web.close()
+    assert await asked(port=home) is DialBack.REACHED
+    assert host.count("dial_backs") == 6
+
+
+@asynchronous
+async def test_a_host_that_only_says_that_it_reached_us_is_not_believed(fleet: Fleet) -> None:
+    liar, visitor = await fleet.some(2)
+
+    async def claim(card: object, seen: str) -> DialBack:
+        return DialBack.REACHED
+
+    liar.transport._door._dial_back = claim  # type: ignore[method-assign, assignment]
+    knocked = await visitor.transport.knock(liar.contact.host, liar.contact.port, dial_back=True)
+    assert knocked.dial_back is DialBack.NOT_TRIED
+
+
+@asynchronous
+async def test_a_host_dials_back_nowhere_but_where_the_visitor_comes_from(fleet: Fleet) -> None:
+    """Given a visitor that announces a third party's address, when it asks to be dialled back, then the host dials the
+    address that it came from."""
+    victims: list[object] = []
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        victims.append(writer.get_extra_info("peername"))
+        writer.close()
+
+    victim = await asyncio.start_server(note, "127.0.0.3", 0)
     host, visitor = await fleet.some(2)
-    await visitor.transport.knock(host.contact.host, host.contact.port, dial_back=True)
-    assert visitor.transport.observed is not None
-    assert visitor.transport.observed.reachable is True
-    closed = _unused_port()
-    visitor.transport.set_contact(replace(visitor.contact, port=closed))
-    await visitor.transport.knock(host.contact.host, host.contact.port, dial_back=True)
-    assert visitor.transport.observed.reachable is False
+    port = victim.sockets[0].getsockname()[1]
+    visitor.transport.set_contact(replace(visitor.contact, host="127.0.0.3", port=port))
+    knocked = await visitor.transport.knock(host.contact.host, host.contact.port, dial_back=True)
+    assert (knocked.seen, knocked.dial_back) == ("127.0.0.1", DialBack.REFUSED)
+    assert victims == []
+    victim.close()
+
+
+@asynchronous
+async def test_one_visitor_is_not_dialled_back_without_end(fleet: Fleet) -> None:
+    host, visitor, other = await fleet.some(3)
+
+    async def asks(device: Device) -> DialBack:
+        return (await device.transport.knock(host.contact.host, host.contact.port, dial_back=True)).dial_back
+
+    answers = [await asks(visitor) for _ in range(int(module.DIAL_BACKS_AT_ONCE) + 2)]
+    assert answers[: int(module.DIAL_BACKS_AT_ONCE)] == [DialBack.REACHED] * int(module.DIAL_BACKS_AT_ONCE)
+    assert answers[-1] is DialBack.NOT_TRIED
+    assert host.count("refused.dial-back") >= 1
+    assert await asks(other) is DialBack.REACHED, "another visitor has its own share"
+
+
+@asynchronous
+async def test_a_door_that_refuses_us_for_another_reason_is_no_evidence(fleet: Fleet) -> None:
+    """The visitor's door is there, but has no place free: the visitor is not out of reach."""
+    host, visitor = await fleet.some(2)
+    crowd = [
+        await asyncio.open_connection(visitor.contact.host, visitor.contact.port)
+        for _ in range(module.MAX_VISITORS_PER_HOST)
+    ]
+    await until(lambda: len(visitor.transport._door._visitors) == module.MAX_VISITORS_PER_HOST)
+    knocked = await visitor.transport.knock(host.contact.host, host.contact.port, dial_back=True)
+    assert knocked.dial_back is DialBack.NOT_TRIED
+    for _, writer in crowd:
+        writer.close()
 
 
 @asynchronous
@@ -74,14 +147,14 @@ async def test_a_device_that_does_not_know_its_address_is_where_it_was_met(fleet
     host = await fleet.device(listen=("0.0.0.0", 0))
     visitor = await fleet.device()
     assert host.contact.host == "0.0.0.0"
-    contact = await visitor.transport.knock("127.0.0.1", host.contact.port)
+    contact = (await visitor.transport.knock("127.0.0.1", host.contact.port)).card.contact
     assert contact.host == "127.0.0.1"
 
 
 @asynchronous
 async def test_a_bootstrap_can_be_a_host_name(fleet: Fleet) -> None:
     host, visitor = await fleet.some(2)
-    assert await visitor.transport.knock("localhost", host.contact.port) == host.contact
+    assert (await visitor.transport.knock("localhost", host.contact.port)).card.contact == host.contact
 
 
 @asynchronous
@@ -301,6 +374,12 @@ async def test_a_fixed_port_takes_the_next_two_as_well(fleet: Fleet) -> None:
             continue
     assert host.contact.port == port
     assert host.transport._ports == (port + 1, port + 2)
+
+
+async def _speak_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(FRAME_BYTES))
+    await reader.read()
+    writer.close()
 
 
 async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

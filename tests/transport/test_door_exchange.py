@@ -18,6 +18,7 @@ from edgefl.transport.door_exchange import (
     FRAME_BYTES,
     KNOCK_BYTES,
     Answer,
+    DialBack,
     HostExchange,
     Introduction,
     VisitorExchange,
@@ -200,3 +201,14 @@ def test_any_later_frame_is_a_named_error(frame: bytes, looks_right: bool) -> No
         host.read_introduction(frame)
     with pytest.raises((WireError, NotAdmittedError)):
         visitor.read_welcome(welcome[:64] + frame[64:] if looks_right else frame, expect=None)
+
+
+def test_a_way_of_failing_that_a_later_release_knows_is_silence_to_this_one() -> None:
+    assert [Answer(Reason.ADMITTED, "", reachable=number).dial_back for number in (0, 1, 3, 99)] == [
+        DialBack.NOT_TRIED,
+        DialBack.REACHED,
+        DialBack.REFUSED,
+        DialBack.SILENT,
+    ]
+    assert not DialBack.NOT_TRIED.failed
+    assert DialBack.OTHER.failed

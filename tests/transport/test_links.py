@@ -20,6 +20,7 @@ from edgefl.transport import dial as dial_module
 from edgefl.transport import links as links_module
 from edgefl.transport.dial import TRANSITIONS, State
 from edgefl.transport.outbox import MAX_PEER_BYTES, MAX_TOTAL_BYTES, MESSAGE_OVERHEAD_BYTES, Budget, Outbox
+from edgefl.wire.codec import encode
 from edgefl.wire.contact import Contact, Role
 from edgefl.wire.overlay import Adverts, Ping, Pong
 from tests.transport.fleet import FAST, FLEET, PATIENT, Device, Fleet, asynchronous, run, until
@@ -89,6 +90,58 @@ async def test_a_new_contact_is_told_to_everybody_connected(fleet: Fleet) -> Non
     b.transport.send(a.contact, Pong(2, True))
     await until(lambda: a.listener.messages)
     assert a.listener.messages[-1][0] == b.contact
+
+
+@asynchronous
+async def test_after_a_move_connections_from_the_old_address_are_opened_anew(fleet: Fleet) -> None:
+    """Given links both ways, when the device has lost the address that they began at, then the next message goes
+    through a new connection, and nothing counts as lost."""
+    a, b, c = await fleet.some(3)
+    a.transport.send(b.contact, Ping(1))
+    c.transport.send(a.contact, Ping(1))
+    await until(lambda: b.listener.messages and a.listener.messages)
+    a.transport.leave_lost_addresses(frozenset({"127.0.0.1"}))
+    assert a.transport.connected(b.node_id)
+    assert a.transport.connected(c.node_id)
+    a.transport.leave_lost_addresses(frozenset({"192.0.2.1"}))
+    assert not a.transport.connected(b.node_id)
+    assert not a.transport.connected(c.node_id)
+    for peer in (b, c):
+        a.transport.send(peer.contact, Ping(2))
+        await until(lambda peer=peer: peer.listener.heard(Ping(2)))
+    assert a.listener.lost == []
+    assert a.count("links_opened") == 3
+
+
+@asynchronous
+async def test_what_waits_for_room_in_a_connection_from_the_old_address_finds_the_new_one(fleet: Fleet) -> None:
+    a, b = await fleet.some(2)
+    b.transport.send(a.contact, Ping(1))
+    await until(lambda: a.listener.messages)
+    peer = a.transport._links._peers[b.node_id]
+    assert peer.outbox.put(encode(Ping(2)), peer.used)
+    a.transport.leave_lost_addresses(frozenset({"192.0.2.1"}))
+    await until(lambda: b.listener.heard(Ping(2)))
+
+
+@asynchronous
+async def test_a_peer_that_comes_from_a_new_address_is_not_sent_to_the_old_one(fleet: Fleet) -> None:
+    """Given a link that we dialled and whose far end has gone silent, when the peer dials us from its new address, then
+    messages to it take that way at once."""
+    a, b = await fleet.some(2)
+    a.transport.send(b.contact, Ping(1))
+    await until(lambda: b.listener.messages)
+    old, moved = b.contact, replace(b.contact, host="127.0.0.2", incarnation=1)
+    b.transport._links._own = moved  # before it tells us through the link that is about to be dead
+    b.transport._links._peers[a.node_id].routes.clear()
+    b.transport.send(a.contact, Ping(2))
+    await until(lambda: a.listener.heard(Ping(2)))
+    dial = a.transport._links._peers[b.node_id].dial
+    assert dial is not None
+    assert dial.state is State.IDLE
+    a.transport.send(old, Pong(2, True))
+    await until(lambda: b.listener.heard(Pong(2, True)))
+    assert a.count("knocks") == 1
 
 
 @asynchronous
@@ -319,7 +372,7 @@ def a_process(*greets: object) -> Iterator[tuple[subprocess.Popen[str], int, int
 def test_a_killed_process_that_we_had_dialled_is_noticed_at_once() -> None:
     async def test(fleet: Fleet) -> None:
         device = await fleet.device()
-        contact = await device.transport.knock("127.0.0.1", port)
+        contact = (await device.transport.knock("127.0.0.1", port)).card.contact
         device.transport.send(contact, Ping(1))
         await until(lambda: device.listener.heard(Pong(1, True)))
         process.kill()
@@ -356,7 +409,7 @@ async def test_a_lost_visitor_is_named_though_only_it_had_dialled(fleet: Fleet) 
 def test_a_process_that_hangs_is_noticed_by_heartbeats() -> None:
     async def test(fleet: Fleet) -> None:
         device = await fleet.device()
-        contact = await device.transport.knock("127.0.0.1", port)
+        contact = (await device.transport.knock("127.0.0.1", port)).card.contact
         device.transport.send(contact, Ping(1))
         await until(lambda: device.listener.heard(Pong(1, True)))
         process.send_signal(signal.SIGSTOP)

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from edgefl.errors import UnreachableError
+from edgefl.transport import cards as cards_module
 from edgefl.transport.cards import Cards
-from edgefl.transport.door import Card, Knocked
+from edgefl.transport.door_exchange import DialBack
 from edgefl.transport.feeds import Feeds
+from edgefl.transport.visit import Card, Knocked
 from edgefl.wire.blob import ref_of
 from edgefl.wire.codec import MAX_MESSAGE_BYTES
 from edgefl.wire.contact import Contact
@@ -149,7 +151,7 @@ def test_a_card_that_was_asked_for_by_many_is_asked_for_once() -> None:
                 raise UnreachableError("nobody there")
             if len(knocks) == 3:
                 raise ZeroDivisionError
-            return Knocked(Card(contact, host, bytes(32), 2, 3), "192.0.2.9", "192.0.2.9", None)
+            return Knocked(Card(contact, host, bytes(32), 2, 3), "192.0.2.9", DialBack.NOT_TRIED)
 
         cards, answers = Cards(knock), []
         for _ in range(3):
@@ -198,3 +200,28 @@ async def test_discarding_forgets_and_views_stay_valid(fleet: Fleet) -> None:
     device.transport.discard_blob(ref.id)
     assert not device.transport.has_blob(ref)
     assert ref_of(view) == ref
+
+
+def test_doors_that_do_not_open_are_remembered_until_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards_module, "MAX_SHUT", 2)
+
+    async def main() -> None:
+        shut = True
+
+        async def knock(host: str, port: int, node_id: int) -> Knocked:
+            if shut:
+                raise UnreachableError("nobody there")
+            return Knocked(Card(Contact(node_id, host, port), host, bytes(32), 2, 3), "192.0.2.9", DialBack.NOT_TRIED)
+
+        cards, answers = Cards(knock), []
+        for node_id in (7, 8, 9):
+            cards.ask(Contact(node_id, "192.0.2.1", 1), answers.append)
+            await until(lambda node_id=node_id: len(answers) == node_id - 6)
+        assert {node_id: cause for node_id, (_, cause) in cards.shut.items()} == {8: "nobody there", 9: "nobody there"}
+        shut = False
+        cards.ask(Contact(9, "192.0.2.1", 1), answers.append)
+        await until(lambda: len(answers) == 4)
+        assert list(cards.shut) == [8]
+        await cards.close()
+
+    asyncio.run(main())

@@ -26,7 +26,7 @@ from verdict import TOLERANCE, Run, answers, cells, describe, judge
 from edgefl import trainer
 from edgefl.cli.output import emit_json, emit_table, note, report_errors
 from edgefl.datasets import digits, models
-from edgefl.trainer.gradient_check import synthetic_batch
+from edgefl.trainer.running.gradient_check import synthetic_batch
 
 EXPORTED = REPOSITORY / "tests" / "trainer" / "exported"
 STEPS, BATCH = 20, 32

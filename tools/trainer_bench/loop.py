@@ -13,7 +13,7 @@ import sys
 import threading
 
 from edgefl.trainer import Session
-from edgefl.trainer.gradient_check import synthetic_batch
+from edgefl.trainer.running.gradient_check import synthetic_batch
 
 PERIOD_S = 0.005
 TURNS = 6

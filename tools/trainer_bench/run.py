@@ -17,8 +17,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from edgefl import trainer
 from edgefl.errors import EdgeflError
+from edgefl.trainer.running.gradient_check import synthetic_batch
 
 HERE = Path(__file__).resolve().parent
 SLICE_S = 0.5
@@ -96,7 +99,11 @@ class Bench:
     def run(self, name: str, directory: Path, threads: int) -> None:
         options = self.options
         place = directory / name
-        trainer.build(place / "model.onnx", loss="cross-entropy", optimizer=options.optimizer, out=place / "edgefl")
+        out = place / "edgefl"
+        manifest = trainer.build(place / "model.onnx", loss="cross-entropy", optimizer=options.optimizer, out=out)
+        (out / "batch").mkdir(exist_ok=True)
+        for tensor, array in synthetic_batch(manifest, options.batch).items():
+            np.save(out / "batch" / tensor, array)
         contenders = {
             "edgefl": Contender(Path(sys.executable), "edgefl", str(place / "edgefl"), options, threads),
             "torch": Contender(options.torch, "torch", name, options, threads),

@@ -6,6 +6,7 @@ that carries a gradient, if there are several), and returns the gradients with r
 Notation: x, a, b, … inputs, y the output, dx = ∂loss/∂x, always of the shape of x. Rules write mathematics and do not
 care whether a gradient is wanted: what nobody uses is dropped from the finished graph.
 
+    differentiate.py  reverse mode, by the table
     rule.py           what a rule is given; what it says of nodes that it cannot differentiate
     forward.py        rules that want more of the forward node than its result
     dense.py          MatMul, Gemm
@@ -28,6 +29,7 @@ tests/trainer/gradients/, where every entry of the table is checked against fini
 
 from __future__ import annotations
 
+from edgefl.errors import UnsupportedOperatorError
 from edgefl.trainer.gradients import (
     activation,
     convolution,
@@ -42,7 +44,7 @@ from edgefl.trainer.gradients import (
     shape,
     softmax,
 )
-from edgefl.trainer.gradients.rule import CONSTANT, Node, Rule, UnsupportedOperatorError
+from edgefl.trainer.gradients.rule import CONSTANT, Node, Rule
 
 RULES: dict[str, Rule] = {
     **dense.RULES,

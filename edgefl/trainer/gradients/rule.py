@@ -5,22 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from onnx import TensorProto, numpy_helper
 
-from edgefl.errors import ModelError
+from edgefl.errors import UnsupportedOperatorError
+from edgefl.trainer.files.manifest import Shape
 from edgefl.trainer.graph import Array, Graph, Value
-from edgefl.trainer.manifest import Shape
 
 MAX_TABLE = 1 << 22
 """Elements of a constant that a rule makes: one for each place of an image of 2048 × 2048."""
-
-
-class UnsupportedOperatorError(ModelError):
-    """A node, or one of its attributes, that edgefl cannot differentiate or carry over."""
-
-    name: ClassVar[str] = "unsupported-operator"
 
 
 @dataclass(frozen=True, slots=True)

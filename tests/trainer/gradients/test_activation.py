@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support.gradient_cases import C, Case, check, run
 
-from edgefl.trainer.gradients import RULES, Node, UnsupportedOperatorError
+from edgefl.errors import UnsupportedOperatorError
+from edgefl.trainer.gradients import RULES, Node
 from edgefl.trainer.graph import Graph, Value
 
 

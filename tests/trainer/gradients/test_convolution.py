@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from support.adjoint import assert_adjoint
 from support.gradient_cases import C, Case, check
 
-from edgefl.trainer.gradients import RULES, Node, UnsupportedOperatorError
+from edgefl.errors import UnsupportedOperatorError
+from edgefl.trainer.gradients import RULES, Node
 from edgefl.trainer.gradients.window import transposed_window_of, window_of
 from edgefl.trainer.graph import Graph, Value
 

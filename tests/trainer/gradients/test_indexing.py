@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from onnx import helper
 from support.gradient_cases import Case, check, finite_differences, forward, small_model
 
-from edgefl.trainer.gradients import RULES, Node, UnsupportedOperatorError
+from edgefl.errors import UnsupportedOperatorError
+from edgefl.trainer.gradients import RULES, Node
 from edgefl.trainer.graph import IR_VERSION, OPSET, Array, Graph, Value
 
 INT_MAX, INT_MIN = 2**63 - 1, -(2**63)

@@ -12,7 +12,8 @@ import pytest
 from onnx import helper
 from support.gradient_cases import C, Case, check
 
-from edgefl.trainer.gradients import RULES, Node, UnsupportedOperatorError
+from edgefl.errors import UnsupportedOperatorError
+from edgefl.trainer.gradients import RULES, Node
 from edgefl.trainer.gradients.normalization import training_batch_norm
 from edgefl.trainer.graph import OPSET, Graph, Value, attributes_of
 

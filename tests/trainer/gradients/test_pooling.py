@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from support.adjoint import assert_adjoint
 from support.gradient_cases import Case, check, run
 
-from edgefl.trainer.gradients import RULES, Node, UnsupportedOperatorError
+from edgefl.errors import UnsupportedOperatorError
+from edgefl.trainer.gradients import RULES, Node
 from edgefl.trainer.graph import Graph, Value
 
 

@@ -11,7 +11,8 @@ import pytest
 from onnx import helper
 from support.gradient_cases import Case, finite_differences, forward, small_model
 
-from edgefl.trainer.gradients import RULES, Node, UnsupportedOperatorError
+from edgefl.errors import UnsupportedOperatorError
+from edgefl.trainer.gradients import RULES, Node
 from edgefl.trainer.graph import OPSET, Graph, Value, attributes_of
 
 Array = Any

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from support.gradient_cases import Case, check, run
 
-from edgefl.trainer.gradients import RULES, Node, UnsupportedOperatorError
+from edgefl.errors import UnsupportedOperatorError
+from edgefl.trainer.gradients import RULES, Node
 from edgefl.trainer.graph import Graph, Value
 
 POSITIVE = {"low": 0.5, "high": 2.0}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from support.adjoint import assert_adjoint
 from support.gradient_cases import Case, check
 
-from edgefl.trainer.gradients import RULES, Node, UnsupportedOperatorError
+from edgefl.errors import UnsupportedOperatorError
+from edgefl.trainer.gradients import RULES, Node
 from edgefl.trainer.graph import Graph, Value
 
 TORCH_NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from support.gradient_cases import C, Case, check, run
 
-from edgefl.trainer.gradients import RULES, Node, UnsupportedOperatorError
+from edgefl.errors import UnsupportedOperatorError
+from edgefl.trainer.gradients import RULES, Node
 from edgefl.trainer.gradients.rule import shaped_like
 from edgefl.trainer.graph import Graph, Value
 

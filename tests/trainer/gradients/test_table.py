@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from support.gradient_cases import C, Case, build_case
 
-from edgefl.trainer.gradients import CONSTANT, RULES, UnsupportedOperatorError
+from edgefl.errors import UnsupportedOperatorError
+from edgefl.trainer.gradients import CONSTANT, RULES
 
 
 def all_cases() -> list[Case]:
