@@ -29,6 +29,9 @@ DEFAULT_PORT = 7321
 
 DEFAULT_LISTEN = f"0.0.0.0:{DEFAULT_PORT}"
 
+ZONE_METHODS = ("site", "anchors", "landmarks")
+"""How a device finds its zone (edgefl/overlay/zones.py)."""
+
 MDNS = ("auto", "on", "off")
 """Look around on the local network: where it is a private one, always, never."""
 
@@ -59,7 +62,9 @@ def control_socket(state: Path | None) -> Path:
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources, `provider` is
-    what ONNX Runtime trains on, `mdns` whether to find others and be found on the local network."""
+    what ONNX Runtime trains on, `mdns` whether to find others and be found on the local network. `zones` is how a
+    device without a site finds its zone: not at all (`site`), by `anchors` or by `landmarks`; in the file it stands
+    under [overlay]."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -69,6 +74,7 @@ class Settings:
     provider: str = "cpu"
     mdns: str = "auto"
     token: str = ""
+    zones: str = "site"
 
     def remembered(self) -> bytes:
         """What the state directory keeps: everything but the token, which is a secret and no longer needed."""
@@ -109,7 +115,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}", hint="correct that line; https://toml.io has the syntax") from None
     discovery = _discovery(path, document.pop("discovery", {}))
     kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {"bootstrap": list, "data": dict}
-    del kinds["mdns"]  # it has its place in [discovery]
+    overlay = document.pop("overlay", {})
+    if (
+        not isinstance(overlay, dict)
+        or not overlay.keys() <= {"zones"}
+        or overlay.get("zones", "site") not in ZONE_METHODS
+    ):
+        raise ConfigError(f"{path}: [overlay] has one key, zones", hint=f"one of {', '.join(ZONE_METHODS)}")
+    del kinds["mdns"], kinds["zones"]  # they have their places in [discovery] and [overlay]
     for key, value in document.items():
         if key not in kinds:
             raise ConfigError(f"{path}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(kinds))}")
@@ -118,7 +131,7 @@ def _read(path: Path) -> dict[str, Any]:
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         if not all(isinstance(part, str) for part in parts):
             raise ConfigError(f"{path}: {key} must hold texts", hint=f"put the values of {key} in quotes")
-    return {**document, **discovery}
+    return {**document, **discovery, **overlay}
 
 
 def _discovery(path: Path, table: Any) -> dict[str, Any]:
@@ -138,6 +151,10 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
     split_address(settings.listen, zero_allowed=True)
     if settings.provider not in PROVIDERS:
         raise UsageError(f"no provider {settings.provider!r}", hint=f"choose one of {', '.join(PROVIDERS)}")
+    if settings.zones not in ZONE_METHODS:
+        raise UsageError(
+            f"no way of finding zones {settings.zones!r}", hint=f"[overlay] zones is one of {', '.join(ZONE_METHODS)}"
+        )
     if settings.mdns not in MDNS:
         raise UsageError(f"mdns cannot be {settings.mdns!r}", hint=f"choose one of {', '.join(MDNS)}")
     for address in (*settings.bootstrap, *([settings.advertise] if settings.advertise else [])):

@@ -155,3 +155,16 @@ def test_the_table_of_discovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         read_files(file)
     with pytest.raises(UsageError, match="mdns"):
         merge({"mdns": "perhaps"})
+
+
+def test_how_zones_are_found_stands_under_overlay(tmp_path: Path) -> None:
+    path = tmp_path / "zones.toml"
+    path.write_text('[overlay]\nzones = "anchors"\n')
+    assert merge(read_files(path)).zones == "anchors"
+    assert merge().zones == "site"
+    for wrong in ('[overlay]\nzones = "guess"\n', "[overlay]\nzone = 1\n", "overlay = 3\n"):
+        path.write_text(wrong)
+        with pytest.raises(ConfigError, match="overlay"):
+            read_files(path)
+    with pytest.raises(UsageError, match="guess"):
+        merge({"zones": "guess"})

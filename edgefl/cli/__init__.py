@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "fleet": ("edgefl.cli.fleet", "fleet", "Make a fleet; invite, approve and revoke its devices."),
     "join": ("edgefl.cli.join", "join", "Run this device's daemon: join a fleet and take part."),
     "status": ("edgefl.cli.status", "status", "Identity, neighbours, applications, load and problems of this device."),
+    "zones": ("edgefl.cli.status", "zones", "The zones that this device knows."),
     "doctor": ("edgefl.cli.doctor", "doctor", "Is this device fit? How do others reach it, and which side blocks?"),
     "peers": ("edgefl.cli.status", "peers", "The devices that this one knows."),
     "lookup": ("edgefl.cli.status", "lookup", "Which device is responsible for a key?"),

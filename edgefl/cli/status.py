@@ -29,6 +29,7 @@ def status(state: Path | None, as_json: bool) -> None:
             ("state", found["state"]),
             ("role", f"{found['role']}{' (nobody reaches it: see edgefl doctor)' if found['role'] == 'leaf' else ''}"),
             ("site", found["site"] or None),
+            ("zone", f"{found['zone']} ({found['zone_chosen']})"),
             ("contacts", found["contacts"]),
             ("zone ring", ", ".join(found["zone_ring"]) or None),
             ("global ring", ", ".join(found["global_ring"]) or None),
@@ -77,6 +78,32 @@ def peers(state: Path | None, as_json: bool) -> None:
             [(row["node"], row["address"], row["zone"], row["role"], row["rtt_ms"]) for row in rows],
             ("NODE", "ADDRESS", "ZONE", "ROLE", "RTT MS"),
         )
+
+
+@click.command()
+@state_option
+@json_option
+@report_errors
+def zones(state: Path | None, as_json: bool) -> None:
+    """The zones that this device knows, and how it came to its own."""
+    found = client(state).call("zones")
+    if as_json:
+        emit_json(found)
+        return
+    emit_pairs([("zone", f"{found['zone']} ({found['chosen']})"), ("devices, about", found["fleet_estimate"])])
+    click.echo()
+    emit_table(
+        [
+            (
+                f"{row['zone']}{' *' if row['own'] else ''}",
+                row["members"],
+                row["rtt_ms"],
+                ", ".join(row["anchors"]) or None,
+            )
+            for row in found["zones"]
+        ],
+        ("ZONE", "MEMBERS", "RTT MS", "ANCHORS"),
+    )
 
 
 @click.command()

@@ -39,12 +39,13 @@ from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.signing import verify_advert
 from edgefl.identity.token import fingerprint
 from edgefl.learning.node import Decision, Learning, Part
-from edgefl.overlay import Overlay
+from edgefl.overlay import Overlay, ZoneMethod
 from edgefl.store import Store
 from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
 from edgefl.transport import Transport
 from edgefl.wire import Contact, Message, node_name
 from edgefl.wire.application import Advert, Manifest, pack_advert, unpack_advert
+from edgefl.wire.overlay import Scope
 
 if TYPE_CHECKING:
     from edgefl.learning.application import Application  # numpy comes with it: not before there is an application
@@ -85,6 +86,7 @@ class Daemon:
         self.internal_errors: list[str] = []
         self.load: Load | None = None
         self.ready = False
+        self._zone_task: asyncio.Task[None] | None = None
         self._fatal: EdgeflError | None = None
         self._lookups: dict[int, asyncio.Future[tuple[Contact, int]]] = {}
         self._last_contacts: list[Contact] = []
@@ -141,7 +143,8 @@ class Daemon:
             guard=self.guard,
         )
         self.effects.data = dict(self.settings.data)
-        self.overlay = Overlay(contact, self.effects, self, verify=verify_advert)
+        zoning = ZoneMethod.SITE if self.settings.site else ZoneMethod(self.settings.zones)
+        self.overlay = Overlay(contact, self.effects, self, verify=verify_advert, zones=zoning)
         self.learning = Learning(self.overlay, self.effects, self._policy)
         self.effects.learning = self.learning
         self.control = ControlServer(self.socket_path, Verbs(self).table())
@@ -291,6 +294,10 @@ class Daemon:
             else:
                 waiting.set_result((owner, hops))
 
+    def on_zone(self, zone: int, now: float) -> None:
+        """Another zone fits this device better: it gets a new contact, with the next incarnation on disk."""
+        self._zone_task = self.loop.create_task(self.whereabouts.change(zone=zone))
+
     def on_advert(self, advert: Advert, now: float) -> None:
         """A new application, or a new wish of its owner."""
         before = set(self.learning.applications)
@@ -344,6 +351,11 @@ class Daemon:
         problems = [f"{error}" for error in self.internal_errors]
         if self.disk.problem is not None:
             problems.append(f"{self.disk.problem.cause} (next: {self.disk.problem.hint})")
+        problems += [
+            f"application {app.manifest.name} is of another zone than this device is in now: it has left it"
+            for app in self.learning.applications.values()
+            if app.manifest.scope is Scope.ZONE and app.manifest.zone != contact.zone
+        ]
         problems += [error.cause for error in self.training.last_error.values()]
         problems += self.whereabouts.problems()
         return {
@@ -356,6 +368,7 @@ class Daemon:
             "ready": self.ready,
             "site": self.settings.site,
             "zone": contact.zone,
+            "zone_chosen": overlay.zones(self.effects.now).chosen,
             "incarnation": contact.incarnation,
             "role": contact.role.name.lower(),
             "reachability": self.whereabouts.document(),

@@ -13,7 +13,7 @@ from edgefl.wire.learning import RoundRecord
 
 if TYPE_CHECKING:
     from edgefl.learning.application import Application
-    from edgefl.overlay import Overlay
+    from edgefl.overlay import Overlay, ZoneReport
 
 
 def app_name(app_id: int) -> str:
@@ -31,6 +31,26 @@ def contact_document(contact: Contact, rtt_s: float | None = None) -> dict[str, 
         "capacity": contact.capacity.name.lower(),
         "role": contact.role.name.lower(),
         "rtt_ms": None if rtt_s is None else round(rtt_s * 1000, 3),
+    }
+
+
+def zones_document(report: ZoneReport) -> dict[str, Any]:
+    """What `edgefl zones` shows. Members, anchors and RTT are as of this device's last look at the zone, if any."""
+    return {
+        "zone": report.zone,
+        "method": report.method.value,
+        "chosen": report.chosen,
+        "fleet_estimate": report.fleet,
+        "zones": [
+            {
+                "zone": zone.label,
+                "own": zone.label == report.zone,
+                "members": None if zone.view is None else zone.view.members,
+                "anchors": [node_name(anchor.node_id) for anchor in zone.anchors],
+                "rtt_ms": None if zone.view is None or zone.view.rtt_s is None else round(zone.view.rtt_s * 1000, 3),
+            }
+            for zone in report.known
+        ],
     }
 
 

@@ -17,6 +17,7 @@ from edgefl.daemon.report import (
     contact_document,
     list_document,
     record_document,
+    zones_document,
 )
 from edgefl.daemon.training import export_model
 from edgefl.errors import TryAgainError, UsageError
@@ -50,6 +51,7 @@ class Verbs:
             "status": self.status,
             "doctor": self.doctor,
             "peers": self.peers,
+            "zones": self.zones,
             "lookup": self.lookup,
             "tree": self.tree,
             "wait": self.wait,
@@ -76,6 +78,10 @@ class Verbs:
     async def peers(self) -> list[dict[str, Any]]:
         overlay = self._daemon.overlay
         return [contact_document(contact, overlay.rtt_s(contact.node_id)) for contact in overlay.contacts()]
+
+    async def zones(self) -> dict[str, Any]:
+        """Our zone, and the zones known here."""
+        return zones_document(self._daemon.overlay.zones(self._daemon.effects.now))
 
     async def lookup(self, key: str) -> dict[str, Any]:
         """Who is nearest to a key of 16 hexadecimal digits?"""

@@ -3,6 +3,7 @@
     node.py           Overlay: the components put together; the interface for the layers above
     ids.py            64-bit ids and keys, digits, the two metrics
     profile.py        every duration that may be tuned, with its reason
+    coordinates.py    an estimate of RTTs that were never measured
     device.py         this device as its components see it
     requests.py       open questions and deadlines; a slow device doubts itself first
     quota.py          token buckets per peer
@@ -13,7 +14,12 @@
     search.py         FindRows, and the iterative search made of it
     joining.py        how a device finds its place
     membership.py     keeping the rings and tables true at a constant cost
+    zone_table.py     the zones heard of
     routing.py        requests to the owner of a key, inside the zone first
+    zone_rule.py      which zone a device belongs to: anchor adoption
+    landmarks.py      landmark binning, the baseline
+    zone_survey.py    one look at some zones: their anchors, measured
+    zones.py          this device's zone, kept right as devices come, go and move
     tracker.py        the owner of an application's id proposes parents to its members
     rank.py           the order that makes cycles impossible and elections needless
     proposals.py      whom a tracker proposes and whom it forgets
@@ -35,6 +41,7 @@ from edgefl.overlay.ids import zone_of_site
 from edgefl.overlay.node import Overlay
 from edgefl.overlay.profile import LAN, WAN, Profile
 from edgefl.overlay.tree_view import ChildView, Position, TreeView
+from edgefl.overlay.zones import ZoneMethod, ZoneReport
 
 __all__ = [
     "LAN",
@@ -45,5 +52,7 @@ __all__ = [
     "Position",
     "Profile",
     "TreeView",
+    "ZoneMethod",
+    "ZoneReport",
     "zone_of_site",
 ]

@@ -1,10 +1,11 @@
-"""This device, as its own components see it: its contact, the effects it may ask for, and what it has counted."""
+"""This device, as its own components see it: contact, coordinate, the effects it may ask for, what it has counted."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
+from edgefl.overlay.coordinates import Coordinate
 from edgefl.overlay.profile import Profile
 
 if TYPE_CHECKING:
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 class Device:
     """Shared by all components of one overlay. `joined`: others may know us and route through us."""
 
-    __slots__ = ("contact", "counters", "effects", "joined", "loopback", "profile")
+    __slots__ = ("contact", "coordinate", "counters", "effects", "joined", "loopback", "profile")
 
     def __init__(self, contact: Contact, effects: Effects, profile: Profile) -> None:
         self.contact = contact
         self.effects = effects
         self.profile = profile
+        self.coordinate = Coordinate()
         self.joined = False
         self.loopback: deque[Message] = deque()
         self.counters: Counter[str] = Counter()

@@ -3,9 +3,9 @@
 Theory of operation. An advert is signed by the application's owner; of two the higher version wins (of equal versions
 the one that stops more), and nothing unsigned is ever kept. Whoever holds the application's root publishes it every
 minute to the owner of the directory's key, that of the fleet or (zone scope) that of the zone, and it expires after
-three minutes without. Every device discovers after joining and then every minute (every four while it knows of none):
-it sends a digest of what it has, so that in the usual case, nothing new, the answer is a few bytes, whatever the number
-of applications.
+three minutes without. Every device discovers after joining and then every minute (every four while it knows of none;
+sooner when no answer came): it sends a digest of what it has, so that in the usual case, nothing new, the answer is a
+few bytes, whatever the number of applications.
 
 News does not wait for that: whoever hears a new advert passes it on once, to four random contacts and to its successor
 in the ring (four alone would leave out e^-4 = 2 % of the devices). So a fleet knows within about a second.
@@ -213,11 +213,16 @@ class Directory:
         self._asking = asking
         asking.pages += 1
         patience_s = self._device.profile.lookup_timeout_s
-        if asking.pages > MAX_PAGES or not self._requests.open(_ANSWER, 0, now, patience_s, partial(self._end, asking)):
+        unanswered = partial(self._unanswered, asking)
+        if asking.pages > MAX_PAGES or not self._requests.open(_ANSWER, 0, now, patience_s, unanswered):
             self._end(asking, now)
             return
         digest = self._digest(self._listed(asking.scope, asking.after))
         self._router.route(self._key(asking.scope), Discover(asking.after, digest), now, scope=asking.scope)
+
+    def _unanswered(self, asking: _Asking, now: float) -> None:
+        self._device.set_timer(DISCOVER, now + self._device.jittered(self._device.profile.rediscover_s))
+        self._end(asking, now)
 
     def _end(self, asking: _Asking, now: float) -> None:
         """This directory has answered, or will not: go on with the next."""

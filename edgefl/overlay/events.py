@@ -26,6 +26,9 @@ class Listener(TreeListener, Protocol):
     def on_lookup(self, request: int, owner: Contact | None, hops: int, now: float) -> None:
         """The answer to a lookup; no owner if there was none in time."""
 
+    def on_zone(self, zone: int, now: float) -> None:
+        """This device belongs into another zone: call `set_contact` with it, and a higher incarnation."""
+
     def on_advert(self, advert: Advert, now: float) -> None:
         """A verified advert, new or newer than the one known."""
 
@@ -51,6 +54,9 @@ class EventQueue:
 
     def on_lookup(self, request: int, owner: Contact | None, hops: int, now: float) -> None:
         self._waiting.append(partial(self._listener.on_lookup, request, owner, hops, now))
+
+    def on_zone(self, zone: int, now: float) -> None:
+        self._waiting.append(partial(self._listener.on_zone, zone, now))
 
     def on_advert(self, advert: Advert, now: float) -> None:
         self._waiting.append(partial(self._listener.on_advert, advert, now))

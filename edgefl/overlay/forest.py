@@ -196,41 +196,58 @@ class Forest:
                     wake_at = min(wake_at, now + profile.tree_beat_s / 3)
         self._device.set_timer(WATCH, max(wake_at, now + profile.tree_flush_s / 10))
 
+    def leave_zone(self, now: float) -> None:
+        """Our zone is about to change: applications of the old one are left while we are still in it, so that even
+        the farewell stays inside."""
+        for app in [app for app, tree in self.trees.items() if tree.scope is Scope.ZONE]:
+            self.leave(app, now)
+
+    def _tree(self, app: int, sender: Contact) -> tuple[RankTree | None, bool]:
+        """Our tree of that application, and whether the sender may speak of it: what is of our zone alone is refused at
+        the border, without a word."""
+        tree = self.trees.get(app)
+        foreign = tree is not None and tree.scope is Scope.ZONE and sender.zone != self._device.contact.zone
+        if foreign:
+            self._device.counters["refused_foreign_zone"] += 1
+        return tree, not foreign
+
     # Messages
 
     def on_candidates(self, sender: Contact, message: Candidates, now: float) -> None:
-        tree = self.trees.get(message.app)
-        if tree is not None:
+        tree, welcome = self._tree(message.app, sender)
+        if tree is not None and welcome:
             tree.on_candidates(message, now)
 
     def on_attach(self, sender: Contact, message: Attach, now: float) -> None:
-        tree = self.trees.get(message.app)
+        tree, welcome = self._tree(message.app, sender)
         if tree is None:
             self._device.send(sender, Refused(message.app, Refusal.NOT_A_MEMBER))
-        else:
+        elif welcome:
             tree.on_attach(sender, message, now)
 
     def on_attached(self, sender: Contact, message: Attached, now: float) -> None:
-        tree = self.trees.get(message.app)
+        tree, welcome = self._tree(message.app, sender)
         if tree is None:
             self._device.send(sender, Detach(message.app, Refusal.NOT_A_MEMBER))
-        else:
+        elif welcome:
             tree.on_attached(sender, message, now)
 
     def on_refused(self, sender: Contact, message: Refused, now: float) -> None:
-        tree = self.trees.get(message.app)
-        if tree is not None:
+        tree, welcome = self._tree(message.app, sender)
+        if tree is not None and welcome:
             tree.on_refused(sender, message, now)
 
     def on_detach(self, sender: Contact, message: Detach, now: float) -> None:
-        tree = self.trees.get(message.app)
-        if tree is not None:
+        tree, welcome = self._tree(message.app, sender)
+        if tree is not None and welcome:
             tree.on_detach(sender, message, now)
 
     def on_tree_beat(self, sender: Contact, message: TreeBeat, now: float) -> None:
         answers = 0
         for edge in message.edges:
-            tree = self.trees.get(edge.app)
+            tree, welcome = self._tree(edge.app, sender)
+            if not welcome:
+                continue
             if (tree is None or not tree.on_edge(sender, edge, now)) and answers < MAX_DETACHES:
                 answers += 1
                 reason = Refusal.NOT_A_MEMBER if tree is None else Refusal.SWITCHED

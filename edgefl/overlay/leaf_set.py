@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterable
 
-from edgefl.overlay.ids import clockwise
+from edgefl.overlay.ids import ID_SPACE, clockwise
 from edgefl.overlay.liveness import Peer
 
 ZONE_SIDE = 4
@@ -41,6 +41,14 @@ class LeafSet:
     def neighbours(self) -> list[Peer]:
         """The device after us and the one before us; one of them in a ring of two."""
         return list({side[0][1].node_id: side[0][1] for side in (self._after, self._before) if side}.values())
+
+    def ring_size(self) -> int:
+        """How many devices the ring has, by how densely those near us stand: exact for a small ring, off by 40 %
+        otherwise."""
+        if not self._after or len(self._ids) < 2 * self._side:
+            return len(self._ids) + 1
+        span = self._after[-1][0] + self._before[-1][0]
+        return max(len(self._ids) + 1, (len(self._after) + len(self._before) - 1) * ID_SPACE // span)
 
     def successor(self) -> Peer | None:
         return self._after[0][1] if self._after else None

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from edgefl.overlay.coordinates import COORDINATE_BYTES, Coordinate, moved, unpack_coordinate
 from edgefl.overlay.device import Device
 from edgefl.overlay.quota import Quota
 from edgefl.overlay.requests import Requests
@@ -53,13 +54,15 @@ NEGLIGIBLE_S = 0.05
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """A device that has spoken to us. `rtt_s` is smoothed, None before the first measurement."""
+    """A device that has spoken to us. `rtt_s` is smoothed, None before the first measurement; `coordinate` is what it
+    claims."""
 
     contact: Contact
     heard_at: float
     rtt_s: float | None = None
     suspect: bool = False
     suspected_at: float = 0.0
+    coordinate: Coordinate | None = None
     node_id: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -249,7 +252,9 @@ class Liveness:
         self._device.send(contact, Ping(number))
 
     def on_ping(self, sender: Contact, message: Ping, now: float) -> None:
-        self._device.send(sender, Pong(message.request, self._device.joined))
+        device = self._device
+        coordinate = device.coordinate.pack() if device.joined else b""
+        device.send(sender, Pong(message.request, device.joined, coordinate))
         peer = self.peers.get(sender.node_id)
         if peer is not None and sender.incarnation > peer.contact.incarnation:
             self.check(sender, sender.node_id, now)  # restarted, or moved: its Pong will tell which
@@ -265,9 +270,19 @@ class Liveness:
             then(None, now)
             return
         peer = self.meet(sender, now - opened_at, now)
+        if peer is not None and len(message.coordinate) == COORDINATE_BYTES:
+            self._place(peer, unpack_coordinate(message.coordinate), now - opened_at)
         if peer is not None and peer.suspect and opened_at >= peer.suspected_at:
             self._clear(peer)
         then(peer, now)
+
+    def _place(self, peer: Peer, coordinate: Coordinate, rtt_s: float) -> None:
+        """Where the peer says it is, and what this measurement says about where we are. (A first one may include
+        dialling: far above the smoothed value later, it does not count.)"""
+        first = peer.coordinate is None
+        peer.coordinate = coordinate
+        if not first and peer.rtt_s is not None and rtt_s <= TIMEOUT_RTTS * peer.rtt_s:
+            self._device.coordinate = moved(self._device.coordinate, coordinate, rtt_s, self._device.random)
 
     def _unanswered(self, number: int, now: float) -> None:
         self._pings.pop(number)(None, now)

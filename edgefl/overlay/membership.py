@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
 from edgefl.overlay.ids import shared_digits
-from edgefl.overlay.joining import KNOCK, Joiner
+from edgefl.overlay.joining import CANDIDATES_PER_SLOT, KNOCK, Joiner
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.rings import GLOBAL_BEAT, ZONE_BEAT, Rings
@@ -90,6 +90,9 @@ class Membership:
         self.on_isolated: Callable[[float], None] = lambda now: None
         self.on_self_join: Callable[[float], None] = lambda now: None
         self.on_adopted: Callable[[Peer, float], None] = lambda peer, now: None
+        self.zone_distance_s: Callable[[int], float] = lambda zone: 0.0
+        self.pack_zones: Callable[[float, bool], bytes] = lambda now, newcomer: b""
+        self.unpack_zones: Callable[[bytes, float], None] = lambda data, now: None
         self.zone_members: Callable[[int, int], Iterable[Contact]] = lambda key, asker: ()
         self._timers: dict[TimerKey, Callable[[float], None]] = {
             KNOCK: self.joiner.on_knock_timer,
@@ -280,7 +283,10 @@ class Membership:
             partners = [peer for r in rows if r >= row for peer in self.table.row(r) if not peer.suspect]
             if partners:
                 partner = min(device.random.sample(partners, min(PARTNERS, len(partners))), key=assumed_rtt_s)
-                device.send(partner.contact, RowGossip(row, False, self._row_for(row, partner.node_id)))
+                device.send(
+                    partner.contact,
+                    RowGossip(row, False, self._row_for(row, partner.node_id), self.pack_zones(now, False)),
+                )
         wait_s = profile.quick_gossip_s if self._thin_rows else profile.gossip_s
         device.set_timer(GOSSIP, now + device.jittered(wait_s))
 
@@ -346,7 +352,7 @@ class Membership:
             self.joiner.on_knock_from(sender, now)
             return
         contacts = self._rows_for(message, sender.node_id)
-        self._device.send(sender, Rows(message.request, True, contacts))
+        self._device.send(sender, Rows(message.request, True, contacts, self.pack_zones(now, not message.brief)))
 
     def _rows_for(self, question: FindRows, asker: int) -> tuple[Contact, ...]:
         """Tracked members of the asker's zone, the nearest of its zone, our leaf sets, and the rows that lead there."""
@@ -369,16 +375,20 @@ class Membership:
         if shared_digits(own_id, sender.node_id) < message.row:
             return  # its row is about other prefixes than ours
         if not message.reply:
-            self._device.send(sender, RowGossip(message.row, True, self._row_for(message.row, sender.node_id)))
+            row = self._row_for(message.row, sender.node_id)
+            self._device.send(sender, RowGossip(message.row, True, row, self.pack_zones(now, False)))
+        self.unpack_zones(message.zones, now)
         for contact in message.contacts:
             self.consider(contact, sender.node_id, now)
         self._measure_one(message.contacts, sender.node_id, now)
 
     def _measure_one(self, contacts: tuple[Contact, ...], informant: int, now: float) -> None:
-        """Slots get nearer contacts over time: one stranger of each gossip is measured."""
+        """Slots get nearer contacts over time: one stranger of each gossip is measured, of four that of the zone which
+        seems nearest."""
         strangers = [c for c in contacts if c.node_id not in self._liveness.peers and c.node_id != self._device.node_id]
         if strangers:
-            stranger = self._device.random.choice(strangers)
+            some = self._device.random.sample(strangers, min(CANDIDATES_PER_SLOT, len(strangers)))
+            stranger = min(some, key=lambda contact: self.zone_distance_s(contact.zone))
             self._liveness.check(stranger, informant, now)
 
 

@@ -28,6 +28,7 @@ from edgefl.overlay.routing import Router
 from edgefl.overlay.search import RowQueries
 from edgefl.overlay.tracker import Tracker
 from edgefl.overlay.tree_view import TreeView
+from edgefl.overlay.zones import ZoneMethod, ZoneReport, Zones
 from edgefl.wire import overlay as wire
 from edgefl.wire.application import Advert
 from edgefl.wire.codec import Message
@@ -70,6 +71,7 @@ class Overlay:
         *,
         verify: Callable[[Advert], bool],
         profile: Profile = WAN,
+        zones: ZoneMethod = ZoneMethod.SITE,
     ) -> None:
         self._device = device = Device(contact, effects, profile)
         self._events = events = EventQueue(listener)
@@ -84,6 +86,7 @@ class Overlay:
         self._tracker = Tracker(device, liveness, membership)
         self._forest = Forest(device, requests, liveness, router, events)
         self._directory = Directory(device, requests, membership, router, verify, events.on_advert)
+        self._zones = Zones(device, requests, liveness, router, zones)
         self._connect()
         self._handlers = self._make_handlers()
         self._timers: dict[Hashable, Callable[[TimerKey, float], bool]] = {
@@ -92,6 +95,7 @@ class Overlay:
             "tracker": self._tracker.on_timer,
             "tree": self._forest.on_timer,
             "directory": self._directory.on_timer,
+            "zones": self._zones.on_timer,
         }
 
     def _connect(self) -> None:
@@ -102,7 +106,12 @@ class Overlay:
         self._membership.on_adopted = self._adopted
         self._membership.zone_members = self._tracker.zone_members
         self._router.deliver = self._deliver
-        self._router.on_lookup = self._events.on_lookup
+        self._router.on_lookup = self._looked_up
+        self._zones.on_zone = self._leave_zone
+        self._zones.fleet_estimate = self._membership.rings.fleet.ring_size
+        self._membership.pack_zones = self._pack_zones
+        self._membership.zone_distance_s = self._zones.table.estimate_s
+        self._membership.unpack_zones = self._queries.unpack_zones = self._zones.table.unpack
 
     def _make_handlers(self) -> dict[type[Message], Callable[[Contact, Any, float], None]]:
         membership, router, forest, directory = self._membership, self._router, self._forest, self._directory
@@ -128,6 +137,7 @@ class Overlay:
             wire.Publish: directory.on_publish,
             wire.Adverts: directory.on_adverts,
             wire.Rumour: directory.on_rumour,
+            wire.ZoneInfo: self._zones.on_info,
         }
 
     # What is known
@@ -187,6 +197,17 @@ class Overlay:
         """All applications known, by id."""
         return self._directory.adverts()
 
+    def zones(self, now: float) -> ZoneReport:
+        """Our zone, how it was chosen, and the zones that we know."""
+        return self._zones.report(now)
+
+    def estimate_s(self, node_id: int) -> float | None:
+        """The RTT to a known device as its coordinate and ours suggest, in seconds; None while it claims none."""
+        peer = self._liveness.peers.get(node_id)
+        if peer is None or peer.coordinate is None:
+            return None
+        return self._device.coordinate.rtt_s(peer.coordinate)
+
     def sizes(self) -> dict[str, int]:
         """How much each bounded table holds, by name (for status, metrics and the tests of the bounds)."""
         return {
@@ -200,6 +221,7 @@ class Overlay:
             **self._tracker.sizes(),
             **self._forest.sizes(),
             **self._directory.sizes(),
+            **self._zones.sizes(),
         }
 
     # What the owner asks for
@@ -222,6 +244,7 @@ class Overlay:
             self._forest.stop(now)
             self._tracker.stop()
             self._directory.stop()
+            self._zones.stop()
             self._membership.stop(now)
             self._requests.clear()
             for key in (REQUESTS, ZONE_TRACK):
@@ -235,6 +258,9 @@ class Overlay:
         before = self._device.contact
         if contact.node_id != before.node_id or contact.incarnation <= before.incarnation:
             raise ValueError("a new contact needs the same node id and a higher incarnation")
+        if self._phase is Phase.RUNNING and contact.zone != before.zone:
+            self._forest.leave_zone(now)
+            self._tracker.leave_zone()
         self._device.contact = contact
         if self._phase is Phase.RUNNING:
             self._membership.on_own_contact_changed(before, now)
@@ -242,6 +268,7 @@ class Overlay:
                 self._router.route(zone_key(before.zone), wire.Untrack(zone_key(before.zone)), now)
                 self._track_zone(now)
             self._forest.on_own_contact_changed(now)
+            self._zones.on_own_contact_changed(before, now)
             self._drain(now)
 
     def lookup(self, key: int, now: float) -> int:
@@ -314,6 +341,7 @@ class Overlay:
         self._track_zone(now)
         self._forest.on_overlay_joined(now)
         self._directory.on_overlay_joined(now)
+        self._zones.start(now)
         self._events.on_joined(now)
 
     def _appeared(self, peer: Peer, knows_us: bool, now: float) -> None:
@@ -337,6 +365,19 @@ class Overlay:
 
     def _pinned(self, node_id: int) -> bool:
         return self._membership.holds(node_id) or self._forest.has_neighbour(node_id)
+
+    def _looked_up(self, request: int, owner: Contact | None, hops: int, now: float) -> None:
+        if not self._zones.on_lookup(request, owner, now):
+            self._events.on_lookup(request, owner, hops, now)
+
+    def _leave_zone(self, zone: int, now: float) -> None:
+        """Say farewell to the applications of our zone while we are in it; then the owner moves us to the other one."""
+        self._forest.leave_zone(now)
+        self._tracker.leave_zone()
+        self._events.on_zone(zone, now)
+
+    def _pack_zones(self, now: float, newcomer: bool) -> bytes:
+        return self._zones.pack(now, newcomer=newcomer)
 
     def _track_zone(self, now: float) -> None:
         """Be known to our zone's tracker; its answer names others of the zone."""
@@ -369,6 +410,8 @@ class Overlay:
             self._tracker.on_track(route, body, now)
         elif isinstance(body, wire.Untrack):
             self._tracker.on_untrack(route, body, now)
+        elif isinstance(body, wire.ZoneQuery):
+            self._tracker.on_zone_query(route, body, now)
         elif isinstance(body, wire.Publish):
             self._directory.on_routed_publish(route, body, now)
         elif isinstance(body, wire.Discover):
@@ -390,4 +433,4 @@ class Overlay:
             self._draining = False
 
 
-_BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover)
+_BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover, wire.ZoneQuery)

@@ -39,6 +39,14 @@ class Profile:
     gossip_s: float = 30.0  # one row
     quick_gossip_s: float = 2.0  # while a row has just lost contacts
 
+    # Zones ("ms": a distance, which a faster profile does not shrink)
+    zone_radius_ms: float = 40.0  # tau: RTT to the anchors; 25 gives four times as many zones (study 1.4)
+    zone_first_look_s: float = 4.0  # after joining or a new address, at most: contacts of all zones are known by then
+    zone_backoff_s: float = 20.0  # before founding, at most: who is first spares others of the same place from founding
+    zone_check_s: float = 600.0  # look again; two looks agree before anybody moves
+    zone_young_s: float = 540.0  # no zone dissolves before its first regular look
+    zone_forget_s: float = 1800.0  # the last word of a zone that nobody is in any more
+
     # Routed requests
     lookup_timeout_s: float = 5.0  # seven hops, half of them after a time-out; then once more by another way
 
@@ -64,6 +72,7 @@ class Profile:
     stopped_lifetime_s: float = 3600.0  # the word that an application has ended outlives late returners
     republish_s: float = 60.0
     discover_s: float = 60.0
+    rediscover_s: float = 15.0  # the directory's answer was lost; half of them are at 30 % loss
     discover_nothing_s: float = 240.0  # no application is known that has to be kept: rumours bring the first in seconds
 
     def faster(self, factor: float) -> Profile:

@@ -1,18 +1,22 @@
 """Whom a tracker proposes, and whom it forgets when it is full: pure choices among members.
 
 propose       the members worth knowing for one of them: the highest of all, and possible parents
+anchors       the members that stand for a zone's place
+population    how many members there are, by those that a full tracker has kept
 zone_seeds    the members of a zone worth knowing for one of them, by id
 least_needed  the member that a full tracker forgets
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.ids import clockwise
-from edgefl.overlay.rank import Rank, can_be_parent, rank
+from edgefl.overlay.rank import WEIGHTS, Rank, can_be_parent, rank
+from edgefl.overlay.zone_rule import ANCHORS
 from edgefl.wire.contact import Contact
 
 if TYPE_CHECKING:
@@ -75,6 +79,31 @@ def propose(
             *_sample(random, rest, OTHER_RANDOM),
         ]
     return tuple({member.node_id: member for member in chosen}.values())
+
+
+def anchors(members: Iterable[Contact], key: int) -> tuple[Contact, ...]:
+    """The members of a zone that stand for its place: those of highest rank that can be dialled."""
+    ranked = sorted(((rank(member, key), member) for member in members), reverse=True)
+    return tuple(member for place, member in ranked[:ANCHORS] if can_be_parent(place))
+
+
+def population(members: list[Contact], key: int, limit: int) -> int:
+    """How many members there are, of which at most the `limit` of highest rank have been kept.
+
+    -ln U / w is exponential with rate w, so a member of weight w is among those below the highest value kept, t, with
+    probability 1 - exp(-w t); the sum of the inverse probabilities is unbiased (Horvitz-Thompson, as in priority
+    sampling), and off by about 9 % with 128 kept. Members that cannot be dialled are counted while there is room.
+    """
+    if len(members) < limit:
+        return len(members)
+    kept = sorted(
+        (2.0 ** -place[1], WEIGHTS[member.capacity]) for member in members if can_be_parent(place := rank(member, key))
+    )
+    if len(kept) < 2:
+        return len(members)
+    most = kept[-1][0]
+    estimate = sum(1.0 / -math.expm1(-weight * most) for _, weight in kept[:-1])
+    return max(len(members), round(estimate))
 
 
 def zone_seeds(members: Iterable[Contact], asker: int, random: Random) -> tuple[Contact, ...]:

@@ -255,9 +255,7 @@ class RankTree:
     def on_attach(self, sender: Contact, message: Attach, now: float) -> None:
         device, own = self._device, self._pool.standing()
         standing = rank(sender, self.app, message.observer)
-        if self.scope is Scope.ZONE and sender.zone != device.contact.zone:
-            device.send(sender, Refused(self.app, Refusal.ZONE))
-        elif not can_be_parent(own):
+        if not can_be_parent(own):
             device.send(sender, Refused(self.app, Refusal.NOT_A_MEMBER))
         elif standing >= own:
             device.send(sender, Refused(self.app, Refusal.RANK))
@@ -379,13 +377,14 @@ class RankTree:
         if self.children.rank_of(child) >= self._pool.standing():
             self._let_go(child, Refusal.RANK, now)
         elif self.scope is Scope.ZONE and child.contact.zone != self._device.contact.zone:
-            self._let_go(child, Refusal.ZONE, now)
+            self._drop_child(child.contact.node_id, now)  # no word: it would cross the border
 
     def _check_parent(self, now: float) -> bool:
         """Leave a parent that may not be ours any more. False when it was left."""
         if self.parent is None or self._pool.may_be_parent(self.parent):
             return True
-        self._device.send(self.parent, Detach(self.app, Refusal.RANK))
+        if self.scope is Scope.GLOBAL or self.parent.zone == self._device.contact.zone:
+            self._device.send(self.parent, Detach(self.app, Refusal.RANK))
         self._lose_parent(now)
         return False
 

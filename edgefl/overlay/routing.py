@@ -178,7 +178,7 @@ class Router:
         if not device.joined or message.hops >= ID_BITS:
             return
         if message.scope is Scope.ZONE and not device.contact.zone == sender.zone == message.origin.zone:
-            device.counters["zone_violations"] += 1
+            device.counters["refused_foreign_zone"] += 1
             return
         name = (message.origin.node_id, message.request)
         if name not in self._seen:
@@ -202,6 +202,9 @@ class Router:
         """Send the request one hop on; deliver it here only if nobody nearer is believed to be alive."""
         message = forward.message
         name = (message.origin.node_id, message.request)
+        if message.scope is Scope.ZONE and message.origin.zone != self._device.contact.zone:
+            self._end(name)  # we have moved to another zone meanwhile
+            return
         # With all nearer devices tried in vain, those not yet dropped are asked again: the acknowledgement may be
         # what was lost, and an answer from the second nearest device would be a wrong answer.
         peer = self._next_hop(message.key, message.scope, forward.tried) or self._next_hop(

@@ -37,6 +37,7 @@ class RowQueries:
         self._requests = requests
         self._liveness = liveness
         self._then: dict[int, RowsThen] = {}
+        self.unpack_zones: Callable[[bytes, float], None] = lambda data, now: None
 
     def ask(self, contact: Contact, target: int, now: float, then: RowsThen, *, brief: bool = False) -> None:
         """Ask for the contacts near `target`, in our zone above all; without the upper rows if `brief`."""
@@ -55,6 +56,7 @@ class RowQueries:
             return
         if message.joined:
             self._liveness.meet(sender, now - opened_at, now)
+            self.unpack_zones(message.zones, now)
         self._then.pop(message.request)(message, now)
 
     def _unanswered(self, number: int, now: float) -> None:

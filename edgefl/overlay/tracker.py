@@ -26,7 +26,7 @@ from edgefl.overlay.device import Device
 from edgefl.overlay.ids import zone_key
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.membership import Membership
-from edgefl.overlay.proposals import highest, least_needed, propose, zone_seeds
+from edgefl.overlay.proposals import anchors, highest, least_needed, population, propose, zone_seeds
 from edgefl.overlay.rank import rank
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
@@ -38,6 +38,8 @@ from edgefl.wire.overlay import (
     TrackerCopy,
     TrackerEntry,
     Untrack,
+    ZoneInfo,
+    ZoneQuery,
 )
 
 if TYPE_CHECKING:
@@ -59,6 +61,9 @@ minute."""
 
 MAX_ACCUSED, MAX_ACCUSERS = 64, 32
 """Members being verified after reports, and those who wait for the verdict: twice the children of one parent."""
+
+MAX_COUNT = 0xFFFFFFFF
+"""What fits on the wire."""
 
 COPY: TimerKey = ("tracker", "copy")
 FULL: TimerKey = ("tracker", "full")
@@ -112,6 +117,13 @@ class Tracker:
         for key in (COPY, FULL):
             self._device.effects.cancel_timer(key)
 
+    def leave_zone(self) -> None:
+        """Our zone changes: what belongs to the old one alone is forgotten here; its next owner has a copy."""
+        for app in [app for app, tracked in self._apps.items() if tracked.scope is Scope.ZONE]:
+            for node_id in list(self._apps[app].entries):
+                self._remove(self._apps[app], node_id)
+            del self._apps[app]
+
     def members(self, app: int) -> list[Contact]:
         """The members on record (for status and tests)."""
         tracked = self._apps.get(app)
@@ -139,6 +151,19 @@ class Tracker:
         self._device.send(origin, Candidates(app, chosen, len(members), kept))
         if kept and app != zone_key(origin.zone) and not (message.renewal and origin in before):
             self._tell_outranked(app, before, origin, members)
+
+    def on_zone_query(self, route: Route, message: ZoneQuery, now: float) -> None:
+        """Where the zone is, and how large: from the members that renew here."""
+        key = zone_key(message.zone)
+        if route.key == key:
+            members = [member for member in self.members(key) if member.zone == message.zone]
+            info = ZoneInfo(
+                message.zone,
+                anchors(members, key),
+                min(MAX_COUNT, population(members, key, MAX_TRACKER_ENTRIES)),
+                min(MAX_COUNT, self._membership.rings.fleet.ring_size()),
+            )
+            self._device.send(route.origin, info)
 
     def on_untrack(self, route: Route, message: Untrack, now: float) -> None:
         tracked = self._apps.get(message.app)
@@ -205,13 +230,16 @@ class Tracker:
     def on_copy(self, sender: Contact, message: TrackerCopy, now: float) -> None:
         if not self._membership.holds(sender.node_id):
             return
+        if message.scope is Scope.ZONE and sender.zone != self._device.contact.zone:
+            self._device.counters["refused_foreign_zone"] += 1
+            return
         tracked = self._apps.get(message.app)
         if tracked is None:
             from_sender = sum(1 for other in self._apps.values() if other.source == sender.node_id)
             if from_sender >= MAX_COPIED_APPS or len(self._apps) >= MAX_APPS:
                 self._device.counters["tracker_refusals"] += 1
                 return
-            tracked = self._apps[message.app] = _App(source=sender.node_id)
+            tracked = self._apps[message.app] = _App(scope=message.scope, source=sender.node_id)
         ours = [entry.member for entry in tracked.entries.values() if entry.renewed_at > float("-inf")]
         before = self.members(message.app)
         for copied in message.entries:
@@ -295,7 +323,7 @@ class Tracker:
                 entries.append(TrackerEntry(member, 0))
             else:
                 entries.append(TrackerEntry(entry.member, max(1, int(entry.expires_at - now))))
-        return TrackerCopy(app, tuple(entries[:MAX_TRACKER_ENTRIES]))
+        return TrackerCopy(app, tuple(entries[:MAX_TRACKER_ENTRIES]), tracked.scope)
 
     # Entries
 

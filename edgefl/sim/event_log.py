@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
 
 class EventLog:
-    """A `Listener` that remembers. `on_tree_change` is called after every change of a parent."""
+    """A `Listener` that remembers. `on_tree_change` is called after every change of a parent,
+    `on_zone_change` when the device belongs into another zone."""
 
     def __init__(self, on_tree_change: Callable[[int], None] = lambda app: None) -> None:
         self.listeners: list[Listener] = []
         self.events: list[tuple[float, str, tuple[Any, ...]]] = []
         self.lookups: dict[int, tuple[Contact | None, int]] = {}
         self._on_tree_change = on_tree_change
+        self.on_zone_change: Callable[[int], None] = lambda zone: None
 
     def times(self, name: str, *arguments: Any) -> list[float]:
         """When this event happened, with these first arguments."""
@@ -59,6 +61,10 @@ class EventLog:
     def on_lookup(self, request: int, owner: Contact | None, hops: int, now: float) -> None:
         self.lookups[request] = (owner, hops)
         self._note("lookup", now, request, owner, hops)
+
+    def on_zone(self, zone: int, now: float) -> None:
+        self.on_zone_change(zone)
+        self._note("zone", now, zone)
 
     def on_advert(self, advert: Advert, now: float) -> None:
         self._note("advert", now, advert)

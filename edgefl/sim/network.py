@@ -26,6 +26,9 @@ PACKET_OVERHEAD_BYTES = 52
 """Per message on the wire: UDP/IPv4 28, session and counter 8, AEAD 16 (overlay study 1.6)."""
 
 
+SPIKE_FACTOR = 5.0
+"""How much longer than usual a spike takes, at most (as in the study of zones)."""
+
 LINK_IDLE_S = 180.0
 """A link without messages for so long is closed by the transport, and dialled again for the next one."""
 
@@ -49,6 +52,7 @@ class Faults:
     reorder_s: float = 0.2
     delay_s: float = 0.0  # every message takes so much longer
     jitter: float = 0.1  # of the one-way delay
+    spike: float = 0.0  # a message that takes much longer than usual: up to five times
     dial_rtts: float = 0.0  # round trips before the first message on a link that is new or was idle (door and CURVE: 7)
 
 
@@ -105,6 +109,8 @@ class Network:
             message = decoded
         rtt_s = self.model.rtt_s(origin.place, node.place)
         delay_s = rtt_s / 2 * (1 + faults.jitter * random()) + faults.delay_s
+        if faults.spike and random() < faults.spike:
+            delay_s *= 1 + (SPIKE_FACTOR - 1) * random()
         if faults.dial_rtts:
             delay_s += self._dial_s(origin, node, rtt_s * faults.dial_rtts)
         if faults.reorder and random() < faults.reorder:

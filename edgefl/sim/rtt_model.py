@@ -54,9 +54,15 @@ class RttModel:
             for city in random.choices(order, weights, k=max(1, math.ceil(devices / DEVICES_PER_SITE)))
         ]
 
-    def place(self) -> Place:
-        """A place for one more device, at a random site."""
-        site = self._random.randrange(len(self._sites))
+    def place(self, city: int | None = None) -> Place:
+        """A place for one more device: at a random site, or at one of this city (a new one if it has none)."""
+        if city is None:
+            site = self._random.randrange(len(self._sites))
+        else:
+            found = [site for site, (at, _) in enumerate(self._sites) if at == city]
+            if not found:
+                self._sites.append((city, _lognormal(self._random, SITE_LEG_S, SITE_SPREAD)))
+            site = self._random.choice(found) if found else len(self._sites) - 1
         city, leg_s = self._sites[site]
         return Place(city, site, leg_s, _lognormal(self._random, DEVICE_LEG_S, DEVICE_SPREAD))
 

@@ -12,7 +12,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from edgefl.overlay import WAN, Overlay, Profile, zone_of_site
+from edgefl.overlay import WAN, Overlay, Profile, ZoneMethod, zone_of_site
 from edgefl.sim.clock import Clock
 from edgefl.sim.event_log import EventLog
 from edgefl.sim.network import Handler, Network, SimNode
@@ -86,12 +86,14 @@ class World:
         seed: int = 1,
         profile: Profile = WAN,
         zones: bool = True,
+        zoning: ZoneMethod = ZoneMethod.SITE,
         wire: bool = False,
         matrix: Sequence[Sequence[float]] | None = None,
         verify: Callable[[Advert], bool] = lambda advert: True,
         equip: Callable[[Member], Sequence[Handler]] = lambda member: (),
     ) -> None:
-        """`devices`: how many are planned (shapes the world). `equip` gives each device further handlers; it may also
+        """`devices`: how many are planned (shapes the world). `zones`: the operator has named the regions; `zoning`
+        says how devices without such a label find their zone. `equip` gives each device further handlers; it may also
         append to `member.log.listeners`."""
         self.random = Random(seed)
         self.clock = Clock()
@@ -100,7 +102,8 @@ class World:
         self.members: dict[int, Member] = {}
         self.cycles = 0
         self._profile = profile
-        self._zones = zones
+        self._zones = zones and zoning is ZoneMethod.SITE
+        self._zoning = zoning
         self._verify = verify
         self._equip = equip
         self._addresses = 0
@@ -113,12 +116,14 @@ class World:
         if contact is None:
             self._addresses += 1
             zone = zone_of_site(self.model.region(place)) if self._zones else 0
-            host = f"10.{self._addresses >> 16}.{self._addresses >> 8 & 255}.{self._addresses & 255}"
-            fields = {"node_id": self.random.getrandbits(64), "host": host, "port": 7000, "zone": zone}
+            fields = {"node_id": self.random.getrandbits(64), "host": self._host(), "port": 7000, "zone": zone}
             contact = Contact(**{**fields, **changes})
         member = Member(self, SimNode(self.network, contact, place, self.random.getrandbits(64)))
         member.log = EventLog(partial(self._check_for_cycle, member))
-        member.overlay = Overlay(contact, member.node, member.log, verify=self._verify, profile=self._profile)
+        member.log.on_zone_change = partial(self._change_zone, member)
+        member.overlay = Overlay(
+            contact, member.node, member.log, verify=self._verify, profile=self._profile, zones=self._zoning
+        )
         member.node.handlers = [member.overlay, *self._equip(member)]
         self.members[contact.node_id] = member
         return member
@@ -190,6 +195,20 @@ class World:
         member.node.contact = contact
         self.network.attach(member.node)
         member.overlay.set_contact(contact, member.now)
+
+    def move(self, member: Member, city: int) -> None:
+        """A device travels to another city, where it gets a new address."""
+        member.node.place = self.model.place(city)
+        self._addresses += 1
+        old = member.overlay.contact
+        self.change_contact(member, replace(old, host=self._host(), incarnation=old.incarnation + 1))
+
+    def _change_zone(self, member: Member, zone: int) -> None:
+        old = member.overlay.contact
+        self.change_contact(member, replace(old, zone=zone, incarnation=old.incarnation + 1))
+
+    def _host(self) -> str:
+        return f"10.{self._addresses >> 16}.{self._addresses >> 8 & 255}.{self._addresses & 255}"
 
     def run(self, seconds: float) -> None:
         self.clock.run(self.clock.now + seconds)

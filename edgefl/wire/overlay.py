@@ -46,6 +46,18 @@ MAX_ADVERT_BYTES = 6 * 1024
 MAX_PAGE_ADVERTS = 8
 """Adverts in one page of the directory: 8 x 6 KiB stays below the size of one message."""
 
+ZONE_LABEL_BYTES = 6
+"""A zone's label as it travels in gossip: 16-bit label, age in minutes, and three bytes for roughly where it is."""
+
+MAX_ZONE_LABELS = 64
+"""Labels in one message: everything that a newcomer measures."""
+
+MAX_ANCHORS = 3
+"""Members of a zone that stand for its place."""
+
+COORDINATE_BYTES = 8
+"""A network coordinate (edgefl/overlay/coordinates.py)."""
+
 
 # Joining and the rings
 
@@ -69,6 +81,7 @@ class Rows(Message):
     request: Annotated[int, 1, U32]
     joined: Annotated[bool, 2, BOOL]
     contacts: Annotated[tuple[Contact, ...], 3, many(CONTACT, MAX_ROWS_CONTACTS)] = ()
+    zones: Annotated[bytes, 4, raw(MAX_ZONE_LABELS * ZONE_LABEL_BYTES)] = b""
 
 
 @message(12)
@@ -86,8 +99,11 @@ class Ping(Message):
 @message(14)
 @dataclass(frozen=True, slots=True)
 class Pong(Message):
+    """Answer to Ping, with the sender's network coordinate (empty if it has none)."""
+
     request: Annotated[int, 1, U32]
     joined: Annotated[bool, 2, BOOL]
+    coordinate: Annotated[bytes, 3, raw(COORDINATE_BYTES)] = b""
 
 
 class Ring(IntEnum):
@@ -114,6 +130,7 @@ class RowGossip(Message):
     row: Annotated[int, 1, U8]
     reply: Annotated[bool, 2, BOOL]
     contacts: Annotated[tuple[Contact, ...], 3, many(CONTACT, MAX_ROW_CONTACTS)] = ()
+    zones: Annotated[bytes, 4, raw(MAX_ZONE_LABELS * ZONE_LABEL_BYTES)] = b""
 
 
 @message(17)
@@ -226,6 +243,7 @@ class TrackerCopy(Message):
 
     app: Annotated[int, 1, U64]
     entries: Annotated[tuple[TrackerEntry, ...], 2, many(nested(TrackerEntry), MAX_TRACKER_ENTRIES)] = ()
+    scope: Annotated[Scope, 3, choice(Scope)] = Scope.GLOBAL
 
 
 # Trees
@@ -345,3 +363,26 @@ class Rumour(Message):
     """A new advert, passed on to a few contacts by everyone who hears it for the first time."""
 
     advert: Annotated[bytes, 1, raw(MAX_ADVERT_BYTES)]
+
+
+# Zones (edgefl/overlay/zones.py)
+
+
+@message(58)
+@dataclass(frozen=True, slots=True)
+class ZoneQuery(Message):
+    """Body of a Route to a zone's key: who are its anchors, and how many members has it?"""
+
+    zone: Annotated[int, 1, U16]
+
+
+@message(59)
+@dataclass(frozen=True, slots=True)
+class ZoneInfo(Message):
+    """Answer of the zone's tracker, straight to the origin: the members of highest rank, an estimate of how many
+    members there are, and of how many devices the fleet has."""
+
+    zone: Annotated[int, 1, U16]
+    anchors: Annotated[tuple[Contact, ...], 2, many(CONTACT, MAX_ANCHORS)] = ()
+    members: Annotated[int, 3, U32] = 0
+    fleet: Annotated[int, 4, U32] = 0

@@ -56,8 +56,10 @@ def test_a_fleet_knows_a_new_application_within_seconds() -> None:
 def test_lost_rumours_are_made_good_by_discovery() -> None:
     world = fleet(40)
     world.network.faults.loss = 0.3
-    world.alive()[3].overlay.publish(advert(), world.clock.now)
-    world.run(140)
+    publisher = world.alive()[3]
+    for _ in range(5):  # whoever knows of no application asks every four minutes
+        publisher.overlay.publish(advert(), world.clock.now)
+        world.run(60)
     assert all(names(m.overlay.adverts()) == ["app"] for m in world.alive())
 
 

@@ -24,6 +24,7 @@ from edgefl.overlay import (
     rings,
     routing,
     tracker,
+    zone_table,
 )
 from edgefl.overlay.ids import directory_key, zone_key
 from edgefl.overlay.leaf_set import GLOBAL_SIDE, ZONE_SIDE
@@ -53,6 +54,7 @@ BOUNDS = {
     "lookups": 0,
     "tracked_apps": tracker.MAX_APPS,
     "largest_tracked_app": tracker.MAX_TRACKER_ENTRIES,
+    "zones": zone_table.MAX_ZONES,
     "trees": 3,
     "children": children.ZONE_CHILDREN + children.OTHER_CHILDREN,
     "pool": candidates.MAX_POOL,

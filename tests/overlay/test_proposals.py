@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from random import Random
+from statistics import mean
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.overlay_contacts import contact
 
-from edgefl.overlay.proposals import ALWAYS_KEPT, TOP, ZONE_SEEDS, least_needed, propose, zone_seeds
+from edgefl.overlay.proposals import (
+    ALWAYS_KEPT,
+    TOP,
+    ZONE_SEEDS,
+    anchors,
+    least_needed,
+    population,
+    propose,
+    zone_seeds,
+)
 from edgefl.overlay.rank import can_be_parent, rank
 from edgefl.wire import Capacity, Contact, Role
 from edgefl.wire.overlay import MAX_CANDIDATES
@@ -81,3 +92,33 @@ def test_the_victim_is_never_one_of_the_highest_nor_the_head_of_a_zone(pairs: li
     rest = ranked(members)[ALWAYS_KEPT:]
     if any(sum(m.zone == other.zone for m in rest) > 1 for other in rest):
         assert victim is not ranked([m for m in rest if m.zone == victim.zone])[0]
+
+
+@given(members_of)
+def test_anchors_are_the_highest_that_can_be_dialled(members: list[Contact]) -> None:
+    chosen = anchors(members, APP)
+    dialable = [c for c in ranked(members) if c.dialable]
+    assert list(chosen) == dialable[:3]
+    assert anchors(members[::-1], APP) == chosen
+
+
+@pytest.mark.parametrize("capacities", [(Capacity.NORMAL,), tuple(Capacity)])
+@pytest.mark.parametrize("count", [500, 5000])
+def test_the_kept_tell_how_many_there_are(count: int, capacities: tuple[Capacity, ...]) -> None:
+    ratios = []
+    for app in range(20):
+        members = [
+            contact(n * 0x9E37_79B9_7F4A_7C15 % 2**64, capacity=capacities[n % len(capacities)])
+            for n in range(1, count + 1)
+        ]
+        kept = sorted(members, key=lambda c: rank(c, app), reverse=True)[:128]
+        ratios.append(population(kept, app, 128) / count)
+    spread = 0.15 if len(capacities) == 1 else 0.4  # weak devices are rarely among the kept
+    assert 1 - spread < mean(ratios) < 1 + spread
+
+
+def test_a_few_are_counted() -> None:
+    members = [contact(n) for n in range(1, 51)]
+    assert population(members, APP, 128) == 50
+    leaves = [contact(n, role=Role.LEAF) for n in range(1, 51)]
+    assert population(leaves, APP, 50) == 50  # none that can be dialled: no estimate

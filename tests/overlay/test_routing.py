@@ -144,7 +144,7 @@ def test_requests_that_cannot_be_right_are_dropped() -> None:
     world.receive(ORIGIN, request(1, hops=64))
     world.receive(ORIGIN, request(2, origin=replace(ORIGIN, zone=3), scope=Scope.ZONE))
     assert world.take(RouteAck) == []
-    assert world.overlay.counters["zone_violations"] == 1
+    assert world.overlay.counters["refused_foreign_zone"] == 1
     world.receive(ORIGIN, replace(request(3), body=b"\xff"))
     world.receive(ORIGIN, replace(request(4), body=encode(Ping(1))))
     assert world.overlay.counters["bad_bodies"] == 1

@@ -36,7 +36,7 @@ def test_pairs_kept_in_literals() -> None:
     assert pairs_kept(np.arange(5), np.arange(5)) == 1.0
 
 
-def test_the_shortest_of_five_pings_is_near_the_truth_and_never_below() -> None:
+def test_the_shortest_ping_is_near_the_truth_and_never_below() -> None:
     devices = make_devices(100, 1)
     a, b = np.arange(50), np.arange(50, 100)
     ratio = Pings(devices, generator(1)).rtt_s(a, b) / devices.rtt_s(a, b)

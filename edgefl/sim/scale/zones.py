@@ -1,7 +1,8 @@
 """Finding zones by measurement: adoption by anchors, against landmark binning (a model of overlay study 1.4).
 
-A device measures the three anchors of every zone, five pings each, of which the shortest counts, and adopts the zone
-with the nearest median if that is within tau; else it founds a zone. Anchors are the three members of highest standing.
+The rule is that of edgefl/overlay/zone_rule.py: its constants are taken from there, and a test compares both. A device
+measures the three anchors of every zone, the shortest ping counts, and adopts the zone with the nearest median if that
+is within tau; else it founds a zone. Anchors are the three members of highest standing.
 Small zones dissolve into the nearest within 2 tau. Later a device measures again, and moves only if its own zone is
 beyond tau and another one more than 20 % nearer, twice in a row.
 
@@ -18,20 +19,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgefl.overlay.landmarks import LEVELS_S
+from edgefl.overlay.zone_rule import ANCHORS, BETTER_BY, PINGS, REACH, SMALL_MEMBERS, SMALL_SHARE
 from edgefl.sim.scale.applications import hashes, ranks
 from edgefl.sim.scale.world import Devices, Floats, Ints
 
-PINGS = 5
 JITTER = 0.10
 SPIKES, SPIKE_FACTOR = 0.05, 5.0
 """A ping takes longer than the truth by the size of a normal number of 10 %, and one in twenty up to five times as
 long."""
-
-ANCHORS = 3
-BETTER_BY = 0.8
-SMALL, SMALL_SHARE = 8, 0.005
-LEVELS_S = (0.1, 0.2)
-"""Landmark binning as published: near, middle, far."""
 
 NO_ZONE = -1
 
@@ -90,7 +86,7 @@ def merge_small(devices: Devices, found: Found, tau_s: float, random: np.random.
     pings = Pings(devices, random)
     zone = found.zone.copy()
     alive = np.ones(len(found.anchors), np.bool_)
-    least = max(SMALL, SMALL_SHARE * len(devices))
+    least = max(SMALL_MEMBERS, SMALL_SHARE * len(devices))
     for small in np.argsort(np.bincount(zone, minlength=len(alive)), kind="stable"):
         members = np.flatnonzero(zone == small)
         if len(members) >= least or alive.sum() == 1:
@@ -99,7 +95,7 @@ def merge_small(devices: Devices, found: Found, tau_s: float, random: np.random.
         others = np.flatnonzero(alive)
         distance_s = np.median(pings.rtt_s(members[:, None, None], found.anchors[others]), axis=2)
         nearest = np.argmin(distance_s, axis=1)
-        near = distance_s[np.arange(len(members)), nearest] <= 2 * tau_s
+        near = distance_s[np.arange(len(members)), nearest] <= REACH * tau_s
         zone[members[near]] = others[nearest[near]]
         alive[small] = not near.all()
     names, zone = np.unique(zone, return_inverse=True)

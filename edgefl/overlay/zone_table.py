@@ -1,0 +1,154 @@
+"""The zones that a device has heard of, at a constant cost: labels with their age, and roughly where they are.
+
+First-hand: every peer that has spoken to us carries its zone's label. Hearsay: a few labels ride along with the row
+gossip, and all of them with the answers to a newcomer. An age in minutes travels with the label and only grows on the
+way, so a zone that has dissolved is forgotten everywhere half an hour after its last member was heard. What a zone
+really is, its anchors and size, is asked of its tracker when it matters (zone_survey.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgefl.overlay.coordinates import COARSE_BYTES, Coordinate, unpack_coarse
+from edgefl.overlay.device import Device
+from edgefl.overlay.liveness import Liveness
+from edgefl.overlay.zone_rule import ZoneView
+from edgefl.wire.contact import Contact
+from edgefl.wire.overlay import ZONE_LABEL_BYTES
+
+MAX_ZONES = 128
+"""Zones known: 20-80 are found in a world of 227 cities. About 200 bytes each while their anchors are known."""
+
+NO_ZONE = 0
+"""The label of devices that have not found their zone yet; never a zone to adopt."""
+
+GOSSIP_LABELS = 4
+"""Labels in one row gossip: 1.7 B/s, and everybody knows twenty zones within minutes."""
+
+MINUTE_S = 60.0
+"""The unit of ages on the wire, whatever the profile."""
+
+
+@dataclass(slots=True)
+class Zone:
+    """One zone: when a member was last heard of, and what the last look at it has found."""
+
+    label: int
+    heard_at: float
+    coordinate: Coordinate | None = None
+    anchors: tuple[Contact, ...] = ()
+    view: ZoneView | None = None
+
+
+class ZoneTable:
+    """Zones by label."""
+
+    def __init__(self, device: Device, liveness: Liveness) -> None:
+        self._device = device
+        self._liveness = liveness
+        self._zones: dict[int, Zone] = {}
+        self._gone: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return max(len(self._zones), len(self._gone))
+
+    def refresh(self, now: float) -> None:
+        """Take in what the peers are, and forget what has not been heard of for long."""
+        for peer in self._liveness.peers.values():
+            self._hear(peer.contact.zone, peer.heard_at, peer.coordinate)
+        forget_s = self._device.profile.zone_forget_s
+        for label in [label for label, zone in self._zones.items() if now - zone.heard_at > forget_s]:
+            del self._zones[label]
+        self._gone = {label: at for label, at in self._gone.items() if now - at <= forget_s}
+
+    def get(self, label: int) -> Zone | None:
+        return self._zones.get(label)
+
+    def __contains__(self, label: int) -> bool:
+        return label in self._zones or label in self._gone
+
+    def zones(self) -> list[Zone]:
+        """By label."""
+        return sorted(self._zones.values(), key=lambda zone: zone.label)
+
+    def others(self, limit: int, count: int) -> list[int]:
+        """Zones to look at: all but our own, or the `count` that seem nearest if there are more than `limit`."""
+        own = self._device.contact.zone
+        others = [zone for zone in self.zones() if zone.label != own]
+        if len(others) > limit:
+            others = sorted(others, key=lambda zone: (self.estimate_s(zone.label), zone.label))[:count]
+        return [zone.label for zone in others]
+
+    def estimate_s(self, label: int) -> float:
+        """The estimated RTT to a zone in seconds; infinite while nobody knows where it is."""
+        zone = self._zones.get(label)
+        if zone is None or zone.coordinate is None:
+            return float("inf")
+        return self._device.coordinate.rtt_s(zone.coordinate)
+
+    def saw(self, view: ZoneView, anchors: tuple[Contact, ...], now: float) -> None:
+        """A zone has been looked at. One without members is no more."""
+        if view.members == 0 and not any(p.contact.zone == view.zone for p in self._liveness.peers.values()):
+            self._zones.pop(view.zone, None)
+            if view.zone != self._device.contact.zone:
+                self._gone[view.zone] = now
+                if len(self._gone) > MAX_ZONES:
+                    del self._gone[next(iter(self._gone))]
+            return
+        self._hear(view.zone, now, None)
+        zone = self._zones.get(view.zone)
+        if zone is not None:
+            zone.view, zone.anchors = view, anchors
+
+    def _hear(self, label: int, at: float, coordinate: Coordinate | None) -> None:
+        if label == NO_ZONE or self._gone.get(label, float("-inf")) >= at:
+            return
+        zone = self._zones.get(label)
+        if zone is None:
+            if len(self._zones) >= MAX_ZONES and not self._make_room():
+                return
+            zone = self._zones[label] = Zone(label, at)
+        zone.heard_at = max(zone.heard_at, at)
+        zone.coordinate = coordinate or zone.coordinate
+
+    def _make_room(self) -> bool:
+        """Hearsay goes, any of it: who floods us with labels takes places in proportion, not all."""
+        known = {peer.contact.zone for peer in self._liveness.peers.values()} | {self._device.contact.zone}
+        hearsay = sorted(label for label in self._zones if label not in known)
+        if not hearsay:
+            return False
+        del self._zones[self._device.random.choice(hearsay)]
+        return True
+
+    # On the wire
+
+    def pack(self, now: float, count: int) -> bytes:
+        """Some labels for somebody else, each with its age in minutes (rounded up) and a coarse coordinate."""
+        self.refresh(now)
+        zones = self.zones()
+        own = self._device.contact.zone
+        chosen = self._device.random.sample(zones, min(count, len(zones)))
+        parts = []
+        if own != NO_ZONE and not any(zone.label == own for zone in chosen):
+            parts.append(_pack(own, 0, self._device.coordinate))
+        parts += [
+            _pack(zone.label, now - zone.heard_at, zone.coordinate or Coordinate())
+            for zone in chosen[: count - len(parts)]
+        ]
+        return b"".join(parts)
+
+    def unpack(self, data: bytes, now: float) -> None:
+        """What somebody else has heard of; a label that is cut off is ignored."""
+        for at in range(0, len(data) - ZONE_LABEL_BYTES + 1, ZONE_LABEL_BYTES):
+            label, minutes = int.from_bytes(data[at : at + 2], "big"), data[at + 2]
+            age_s = (minutes + 1) * MINUTE_S
+            coordinate = unpack_coarse(data[at + 3 : at + 3 + COARSE_BYTES])
+            if age_s < self._device.profile.zone_forget_s and label != self._device.contact.zone:
+                known = self._zones.get(label)
+                self._hear(label, now - age_s, None if known is not None and known.coordinate else coordinate)
+
+
+def _pack(label: int, age_s: float, coordinate: Coordinate) -> bytes:
+    minutes = min(255, -int(-max(0.0, age_s) // MINUTE_S))
+    return label.to_bytes(2, "big") + bytes((minutes,)) + coordinate.coarse()
