@@ -1,4 +1,5 @@
 """What the device and the daemon are doing, in numbers.
 
-load.py  processor, memory, temperature and battery of the device, smoothed; every sensor is optional
+capacity.py  the class of the device, from its cores, its memory and whether it runs on mains
+load.py      processor, memory, temperature and battery of the device, smoothed; every sensor is optional
 """
