@@ -18,6 +18,7 @@ from typing import Any
 from edgefl.control import SOCKET_NAME
 from edgefl.errors import ConfigError, UsageError
 from edgefl.trainer.running.providers import PROVIDERS
+from edgefl.wire.contact import Capacity
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,6 +35,9 @@ ZONE_METHODS = ("site", "anchors", "landmarks")
 
 MDNS = ("auto", "on", "off")
 """Look around on the local network: where it is a private one, always, never."""
+
+CAPACITIES = ("auto", "constrained", "normal", "strong", "gateway")
+"""The device's capacity class: as measured (edgefl/telemetry/capacity.py), or as it is told."""
 
 MAX_CONFIG_BYTES = 1024 * 1024
 
@@ -62,9 +66,9 @@ def control_socket(state: Path | None) -> Path:
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources, `provider` is
-    what ONNX Runtime trains on, `mdns` whether to find others and be found on the local network. `zones` is how a
-    device without a site finds its zone: not at all (`site`), by `anchors` or by `landmarks`; in the file it stands
-    under [overlay]."""
+    what ONNX Runtime trains on, `capacity` the class of the device, `mdns` whether to find others and be found on the
+    local network. `zones` is how a device without a site finds its zone: not at all (`site`), by `anchors` or by
+    `landmarks`; in the file it stands under [overlay]."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -75,6 +79,12 @@ class Settings:
     mdns: str = "auto"
     token: str = ""
     zones: str = "site"
+    capacity: str = "auto"
+
+    @property
+    def told_capacity(self) -> Capacity | None:
+        """The class that the device is told to be of; None: as measured."""
+        return None if self.capacity == "auto" else Capacity[self.capacity.upper()]
 
     def remembered(self) -> bytes:
         """What the state directory keeps: everything but the token, which is a secret and no longer needed."""
@@ -151,6 +161,8 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
     split_address(settings.listen, zero_allowed=True)
     if settings.provider not in PROVIDERS:
         raise UsageError(f"no provider {settings.provider!r}", hint=f"choose one of {', '.join(PROVIDERS)}")
+    if settings.capacity not in CAPACITIES:
+        raise UsageError(f"no capacity {settings.capacity!r}", hint=f"choose one of {', '.join(CAPACITIES)}")
     if settings.zones not in ZONE_METHODS:
         raise UsageError(
             f"no way of finding zones {settings.zones!r}", hint=f"[overlay] zones is one of {', '.join(ZONE_METHODS)}"

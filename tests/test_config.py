@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgefl.config import (
+    CAPACITIES,
     Settings,
     control_socket,
     default_config,
@@ -19,6 +20,7 @@ from edgefl.config import (
     split_address,
 )
 from edgefl.errors import ConfigError, UsageError
+from edgefl.wire import Capacity
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,8 @@ def test_later_layers_win_and_empty_values_do_not() -> None:
     assert merged == Settings("0.0.0.0:1", "", ("10.0.0.2:2",), "cellar", {"a": "b"})
     with pytest.raises(UsageError, match="no provider 'tpu'"):
         merge({"provider": "tpu"})
+    with pytest.raises(UsageError, match="no capacity 'huge'"):
+        merge({"capacity": "huge"})
     with pytest.raises(UsageError):
         merge({"bootstrap": ["nonsense"]})
     with pytest.raises(UsageError):
@@ -168,3 +172,13 @@ def test_how_zones_are_found_stands_under_overlay(tmp_path: Path) -> None:
             read_files(path)
     with pytest.raises(UsageError, match="guess"):
         merge({"zones": "guess"})
+
+
+@pytest.mark.parametrize("name", CAPACITIES)
+def test_a_capacity_class_is_told_by_its_name_and_remembered(name: str) -> None:
+    told = merge(from_memory(merge({"capacity": name}).remembered())).told_capacity
+    assert told is (None if name == "auto" else Capacity[name.upper()])
+
+
+def test_every_capacity_class_can_be_told() -> None:
+    assert set(CAPACITIES) == {"auto", *(capacity.name.lower() for capacity in Capacity)}

@@ -30,6 +30,11 @@ def setting(
 @setting("data", "NAME=SOURCE", "Local data to train on: a .npz or .csv file.", multiple=True)
 @setting("mdns", "auto|on|off", "Look around on the local network; auto: only on a private one. [auto]")
 @setting("provider", "cpu|cuda", "What ONNX Runtime trains on; cuda where this device's onnxruntime has it. [cpu]")
+@setting(
+    "capacity",
+    "CLASS",
+    "How much of others' work to carry: constrained, normal, strong, gateway; auto: as measured. [auto]",
+)
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -57,6 +62,7 @@ def join(
     data: tuple[str, ...],
     mdns: str | None,
     provider: str | None,
+    capacity: str | None,
     config: Path | None,
     first: bool,
     fleet: Path | None,
@@ -95,6 +101,7 @@ def join(
         "data": parse_data(data),
         "mdns": mdns,
         "provider": provider,
+        "capacity": capacity,
     }
 
     def settings(kept: bytes | None) -> Settings:

@@ -28,6 +28,7 @@ def status(state: Path | None, as_json: bool) -> None:
             ("fleet", found["fleet"]),
             ("state", found["state"]),
             ("role", f"{found['role']}{' (nobody reaches it: see edgefl doctor)' if found['role'] == 'leaf' else ''}"),
+            ("capacity", f"{found['capacity']['class']} ({found['capacity']['chosen']})"),
             ("site", found["site"] or None),
             ("zone", f"{found['zone']} ({found['zone_chosen']})"),
             ("contacts", found["contacts"]),

@@ -371,6 +371,7 @@ class Daemon:
             "zone_chosen": overlay.zones(self.effects.now).chosen,
             "incarnation": contact.incarnation,
             "role": contact.role.name.lower(),
+            "capacity": self.whereabouts.capacity_document(),
             "reachability": self.whereabouts.document(),
             "uptime_s": round(self.loop.time() - self._started_at, 1),
             "contacts": len(overlay.contacts()),

@@ -35,6 +35,7 @@ async def examination(daemon: Daemon, serial: str) -> dict[str, Any]:
         "ports": list(daemon.transport.ports),
         "connections": daemon.transport.connections,
         "contacts": len(daemon.overlay.contacts()),
+        "capacity": daemon.whereabouts.capacity_document(),
         "reachability": daemon.whereabouts.document(),
         "silent_peers": [
             {

@@ -1,9 +1,9 @@
-"""Keeps this device's contact true: where it is, and whether others can dial it.
+"""Keeps this device's contact true: where it is, whether others can dial it, and of which capacity class it is.
 
 It looks at its own addresses every few seconds, hears from doors where they saw it (transport/outside.py), and asks
-peers now and then to dial it back (reachability.py). When its address or its role has changed, it takes a higher
-incarnation, tells its neighbours, and opens connections that began at a lost address anew. Hearsay of the old contact
-then loses against the higher incarnation.
+peers now and then to dial it back (reachability.py). When its address, its role or its class has changed, it takes a
+higher incarnation, tells its neighbours, and opens connections that began at a lost address anew. Hearsay of the old
+contact then loses against the higher incarnation.
 
 No clock is involved but the loop's own: a suspended device looks again when it wakes up, and a step of the wall clock
 is not even noticed.
@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from edgefl.config import split_address
@@ -23,8 +23,9 @@ from edgefl.daemon.addresses import LOOPBACK, AddressSource, Here, fixed_host, o
 from edgefl.daemon.reachability import Announced, Answer, Reachability
 from edgefl.errors import EdgeflError, StorageError
 from edgefl.overlay import zone_of_site
+from edgefl.telemetry.capacity import Hardware, capacity_of, measure
 from edgefl.transport import DialBack, Knocked
-from edgefl.wire import Contact, Role, node_name
+from edgefl.wire import Capacity, Contact, Role, node_name
 
 if TYPE_CHECKING:
     from edgefl.daemon.daemon import Daemon
@@ -50,6 +51,9 @@ class Whereabouts:
         self._port = split_address(settings.advertise)[1] if settings.advertise else listening[1]
         self.willing = Role.NODE
         """The role of this device while others reach it."""
+        self._measured = measure()
+        self.hardware: Callable[[], Hardware] = self._hardware
+        """What this device is made of, and whether it is on mains now."""
         self._changing = asyncio.Lock()
         self.wake = asyncio.Event()
         """Set to look now instead of within seconds."""
@@ -61,7 +65,7 @@ class Whereabouts:
         daemon = self._daemon
         self.reachability = Reachability(lambda: daemon.effects.random.random(), daemon.loop.time())
         zone = zone_of_site(daemon.settings.site)
-        return Contact(daemon.keys.node_id, self._host, self._port, zone, incarnation, role=self.willing)
+        return Contact(daemon.keys.node_id, self._host, self._port, zone, incarnation, self._capacity(), self.willing)
 
     async def run(self) -> None:
         """Never returns."""
@@ -102,8 +106,18 @@ class Whereabouts:
             role = Role.LEAF
         elif self.reachability.known and role is Role.LEAF:
             role = self.willing
-        if (host, role) != (contact.host, contact.role):
-            await self.change(host=host, role=role)
+        capacity = self._capacity()
+        if (host, role, capacity) != (contact.host, contact.role, contact.capacity):
+            await self.change(host=host, role=role, capacity=capacity)
+
+    def _hardware(self) -> Hardware:
+        """Cores and memory stay; a plug does not, and the load is sampled anyway."""
+        load = self._daemon.load
+        return self._measured if load is None else replace(self._measured, on_mains=load.on_mains)
+
+    def _capacity(self) -> Capacity:
+        told = self._daemon.settings.told_capacity
+        return capacity_of(self.hardware()) if told is None else told
 
     async def change(self, **changes: Any) -> None:
         """Announce our contact with these fields changed, at a higher incarnation. Not done if that cannot be made
@@ -122,6 +136,8 @@ class Whereabouts:
             log.info("this device is at %s now", contact)
             if contact.host != self.reachability.proven:
                 self.reachability.on_moved(daemon.effects.now)
+        if contact.capacity is not before.capacity:
+            log.info("the capacity class of this device is %s now", contact.capacity.name.lower())
         if contact.role is not before.role:
             self._say_role(contact)
 
@@ -192,6 +208,15 @@ class Whereabouts:
                 "(next: restart it with another --listen)"
             ]
         return []
+
+    def capacity_document(self) -> dict[str, Any]:
+        """The announced class, whether it is `told` or `measured`, and what was measured."""
+        told = self._daemon.settings.told_capacity
+        return {
+            "class": self._daemon.overlay.contact.capacity.name.lower(),
+            "chosen": "measured" if told is None else "told",
+            **asdict(self.hardware()),
+        }
 
     def document(self) -> dict[str, Any]:
         """As `edgefl status` and `edgefl doctor` show it."""

@@ -25,7 +25,7 @@ def check_network(facts: Facts) -> list[Check]:
     if facts.token is not None:
         checks.append(check_token(facts))
     if facts.daemon is not None:
-        checks.append(check_reachability(facts.daemon))
+        checks += [check_capacity(facts.daemon), check_reachability(facts.daemon)]
         checks += check_silent_peers(facts.daemon)
     checks.append(check_mdns(facts))
     return checks
@@ -100,6 +100,16 @@ def check_token(facts: Facts) -> Check:
                 "token", f"{said}; this device is in fleet {facts.daemon['fleet']}", "use a token of the fleet you mean"
             )
     return ok("token", f"{said}{f', for {token.uses} devices' if token.uses else ''}; it does not expire")
+
+
+def check_capacity(daemon: dict[str, Any]) -> Check:
+    """How much of others' work this device carries. On battery it steps back by itself: nothing to mend."""
+    found = daemon["capacity"]
+    cores, memory_bytes = found["cores"], found["memory_bytes"]
+    memory = "unknown" if memory_bytes is None else f"{memory_bytes >> 20} MB"
+    power = {True: ", on mains", False: ", on battery", None: ""}[found["on_mains"]]
+    said = f"{found['chosen']} to be {found['class']}: cores {cores or 'unknown'}, memory {memory}{power}"
+    return ok("capacity", said)
 
 
 def check_reachability(daemon: dict[str, Any]) -> Check:

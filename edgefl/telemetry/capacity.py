@@ -1,4 +1,4 @@
-"""The device's capacity class, from what is measured: how much of others' work it can carry (overlay study, 1.4).
+"""The device's capacity class, from what is measured: how much of others' work it can carry (overlay study, 1.3).
 
 What counts is what the kernel reports, which is less than what is printed on the box: the firmware and the graphics
 processor of a small board keep up to a tenth, so the thresholds lie below the sizes that memory is sold in. A gateway

@@ -12,8 +12,9 @@ from edgefl.daemon.daemon import Daemon
 from edgefl.daemon.examination import examination
 from edgefl.errors import StorageError
 from edgefl.identity.revocation import pack_revocations
+from edgefl.telemetry.capacity import Hardware, capacity_of, measure
 from edgefl.transport import DialBack
-from edgefl.wire import Contact, Role, node_name
+from edgefl.wire import Capacity, Contact, Role, node_name
 from tests.daemon.fleet import Addresses, Daemons, with_daemons
 
 
@@ -129,6 +130,47 @@ async def test_a_peer_that_cannot_be_asked_is_no_answer(fleet: Daemons) -> None:
     await device.whereabouts.look()
     assert device.whereabouts.reachability.history == history
     assert device.overlay.contact.role is Role.NODE
+
+
+@with_daemons
+async def test_a_device_that_is_unplugged_steps_back_and_its_neighbours_know(fleet: Daemons) -> None:
+    other = await fleet.start("a")
+    device = await fleet.start("b")
+    assert device.overlay.contact.capacity is capacity_of(measure())
+    assert device.status()["capacity"]["chosen"] == "measured"
+
+    def known_as(capacity: Capacity) -> bool:
+        contact = as_known_to(other, device)
+        return contact is not None and contact.capacity is capacity
+
+    for on_mains, capacity in ((True, Capacity.STRONG), (False, Capacity.CONSTRAINED), (True, Capacity.STRONG)):
+        before = device.overlay.contact
+        device.whereabouts.hardware = lambda on_mains=on_mains: Hardware(8, 16 << 30, on_mains)
+        await device.whereabouts.look()
+        assert device.overlay.contact.capacity is capacity
+        assert device.transport.contact == device.overlay.contact
+        assert device.overlay.contact.incarnation > before.incarnation or before.capacity is capacity
+        await fleet.until(lambda capacity=capacity: known_as(capacity), "known by its class")
+    assert device.status()["capacity"] == {
+        "class": "strong",
+        "chosen": "measured",
+        "cores": 8,
+        "memory_bytes": 16 << 30,
+        "on_mains": True,
+    }
+
+
+@with_daemons
+async def test_a_device_is_of_the_class_that_it_is_told(fleet: Daemons) -> None:
+    device = await fleet.start("a", capacity="gateway")
+    before = device.overlay.contact
+    assert before.capacity is Capacity.GATEWAY
+    device.whereabouts.hardware = lambda: Hardware(1, 256 << 20, on_mains=False)
+    await device.whereabouts.look()
+    assert device.overlay.contact == before
+    assert device.status()["capacity"]["class"] == "gateway"
+    assert device.status()["capacity"]["chosen"] == "told"
+    assert (await examination(device, ""))["capacity"] == device.status()["capacity"]
 
 
 @with_daemons

@@ -49,6 +49,7 @@ def daemon(
         "ports": [7321, 7322, 7323],
         "connections": 5,
         "contacts": 9,
+        "capacity": {"class": "normal", "chosen": "measured", "cores": 4, "memory_bytes": 4 << 30, "on_mains": None},
         "reachability": {
             "role": role,
             "announced": {"host": "192.0.2.7", "port": 7321, "fixed": False},
