@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefl.overlay.rank import can_be_parent, level, rank
+from edgefl.overlay.rank import WEIGHTS, can_be_parent, level, rank
 from edgefl.wire import Capacity, Contact, Role
 
 contacts = st.builds(
@@ -55,3 +56,39 @@ def test_levels_halve_and_gateways_stand_higher() -> None:
     gateways = [Contact(n, "10.0.0.1", 7000, capacity=Capacity.GATEWAY) for n in range(100)]
     highest = sorted(members[:1600] + gateways, key=lambda member: rank(member, 9), reverse=True)[:20]
     assert 5 <= sum(member.capacity is Capacity.GATEWAY for member in highest) <= 15  # 1600 against 1600 by weight
+
+
+def roots(members: list[Contact], names: list[int]) -> Counter[Contact]:
+    """How many applications each device roots, when all take part in all."""
+    return Counter(max(members, key=lambda member: rank(member, name)) for name in names)
+
+
+def fleet_of(classes: list[Capacity], seed: int) -> tuple[list[Contact], list[int]]:
+    """A device per class, with random ids; and the names of 500 applications."""
+    draw = random.Random(seed)
+    members = [Contact(draw.getrandbits(64), "10.0.0.1", 7000, capacity=capacity) for capacity in classes]
+    return members, [draw.getrandbits(64) for _ in range(500)]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_roots_fall_to_the_classes_in_proportion_to_their_weights(seed: int) -> None:
+    """Pearson's chi-square of 500 roots over four classes: 16.27 is exceeded in one of 1,000 fair draws."""
+    counts = {Capacity.CONSTRAINED: 640, Capacity.NORMAL: 280, Capacity.STRONG: 60, Capacity.GATEWAY: 20}
+    members, names = fleet_of([capacity for capacity, count in counts.items() for _ in range(count)], seed)
+    found = Counter(member.capacity for member in roots(members, names).elements())
+    total = sum(WEIGHTS[capacity] * count for capacity, count in counts.items())
+    expected = {capacity: 500 * WEIGHTS[capacity] * count / total for capacity, count in counts.items()}
+    assert min(expected.values()) > 5, "the test needs some of each"
+    assert sum((found[capacity] - mean) ** 2 / mean for capacity, mean in expected.items()) < 16.27
+    by_number = sum(
+        (found[capacity] - 500 * count / 1000) ** 2 / (500 * count / 1000) for capacity, count in counts.items()
+    )
+    assert by_number > 16.27, "the same test tells weights from numbers"
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_equal_devices_root_few_applications_each(seed: int) -> None:
+    members, names = fleet_of([Capacity.NORMAL] * 1000, seed)
+    found = roots(members, names)
+    assert found.total() == 500
+    assert sum(found[member] <= 3 for member in members) >= 990
