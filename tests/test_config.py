@@ -182,3 +182,13 @@ def test_a_capacity_class_is_told_by_its_name_and_remembered(name: str) -> None:
 
 def test_every_capacity_class_can_be_told() -> None:
     assert set(CAPACITIES) == {"auto", *(capacity.name.lower() for capacity in Capacity)}
+
+
+def test_a_capacity_class_in_a_file_is_a_text_and_options_win(tmp_path: Path) -> None:
+    path = tmp_path / "edgefl.toml"
+    path.write_text('capacity = "gateway"')
+    assert merge(read_files(path)).told_capacity is Capacity.GATEWAY
+    assert merge(read_files(path), {"capacity": "auto"}).told_capacity is None
+    path.write_text("capacity = 3")
+    with pytest.raises(ConfigError, match="capacity must be a str"):
+        read_files(path)

@@ -46,6 +46,28 @@ def test_a_member_with_which_all_is_well() -> None:
 
 
 @pytest.mark.parametrize(
+    ("chosen", "measured", "says"),
+    [
+        ("measured", (4, 8 << 30, None), "measured to be normal: cores 4, memory 8192 MB"),
+        ("measured", (8, 1 << 30, False), "measured to be normal: cores 8, memory 1024 MB, on battery"),
+        ("told", (None, None, True), "told to be normal: cores unknown, memory unknown, on mains"),
+    ],
+)
+def test_the_capacity_class_is_shown_with_what_it_comes_from(
+    chosen: str, measured: tuple[int | None, int | None, bool | None], says: str
+) -> None:
+    cores, memory_bytes, on_mains = measured
+    capacity = {
+        "class": "normal",
+        "chosen": chosen,
+        "cores": cores,
+        "memory_bytes": memory_bytes,
+        "on_mains": on_mains,
+    }
+    assert named("capacity", facts(daemon=daemon(capacity=capacity))).says == says
+
+
+@pytest.mark.parametrize(
     ("outcome", "how"),
     [("refused", "is refused"), ("silent", "gets no answer"), ("other", "answered by something else")],
 )
