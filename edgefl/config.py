@@ -18,7 +18,6 @@ from typing import Any
 from edgefl.control import SOCKET_NAME
 from edgefl.errors import ConfigError, UsageError
 from edgefl.trainer.running.providers import PROVIDERS
-from edgefl.wire.contact import Capacity
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -80,11 +79,6 @@ class Settings:
     token: str = ""
     zones: str = "site"
     capacity: str = "auto"
-
-    @property
-    def told_capacity(self) -> Capacity | None:
-        """The class that the device is told to be of; None: as measured."""
-        return None if self.capacity == "auto" else Capacity[self.capacity.upper()]
 
     def remembered(self) -> bytes:
         """What the state directory keeps: everything but the token, which is a secret and no longer needed."""

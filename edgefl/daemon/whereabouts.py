@@ -23,7 +23,7 @@ from edgefl.daemon.addresses import LOOPBACK, AddressSource, Here, fixed_host, o
 from edgefl.daemon.reachability import Announced, Answer, Reachability
 from edgefl.errors import EdgeflError, StorageError
 from edgefl.overlay import zone_of_site
-from edgefl.telemetry.capacity import Hardware, capacity_of, measure
+from edgefl.telemetry.capacity import Hardware, capacity_of, measure, told
 from edgefl.transport import DialBack, Knocked
 from edgefl.wire import Capacity, Contact, Role, node_name
 
@@ -116,8 +116,8 @@ class Whereabouts:
         return self._measured if load is None else replace(self._measured, on_mains=load.on_mains)
 
     def _capacity(self) -> Capacity:
-        told = self._daemon.settings.told_capacity
-        return capacity_of(self.hardware()) if told is None else told
+        by_settings = told(self._daemon.settings.capacity)
+        return capacity_of(self.hardware()) if by_settings is None else by_settings
 
     async def change(self, **changes: Any) -> None:
         """Announce our contact with these fields changed, at a higher incarnation. Not done if that cannot be made
@@ -211,10 +211,9 @@ class Whereabouts:
 
     def capacity_document(self) -> dict[str, Any]:
         """The announced class, whether it is `told` or `measured`, and what was measured."""
-        told = self._daemon.settings.told_capacity
         return {
             "class": self._daemon.overlay.contact.capacity.name.lower(),
-            "chosen": "measured" if told is None else "told",
+            "chosen": "told" if told(self._daemon.settings.capacity) is not None else "measured",
             **asdict(self.hardware()),
         }
 

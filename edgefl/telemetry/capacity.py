@@ -46,6 +46,11 @@ def capacity_of(hardware: Hardware) -> Capacity:
     return Capacity.NORMAL
 
 
+def told(name: str) -> Capacity | None:
+    """The class of this name (edgefl/config.py, CAPACITIES); None for `auto`: as measured."""
+    return None if name == "auto" else Capacity[name.upper()]
+
+
 def measure() -> Hardware:
     """This device. Never raises: what cannot be read is None."""
     import psutil  # only the daemon pays for it
