@@ -196,14 +196,19 @@ def _faults(document: dict[str, Any]) -> str:
     return f"{what}, {document['loss']:.1%} of packets lost"
 
 
+def _over_time(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+
+
 def _show(document: dict[str, Any]) -> None:
     correct = document["lookups_correct"]
     emit_pairs(
         [
             ("devices", f"{document['nodes']} ({document['joined']} joined), seed {document['seed']}"),
             ("faults", _faults(document)),
-            ("lookups correct", ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in correct.items())),
+            ("lookups correct", _over_time({name: f"{value:.3f}" for name, value in correct.items()})),
             ("hops of a lookup", document["lookup_hops_mean"]),
+            ("whole trees", f"{_over_time(document['trees_whole'])} of {len(document['apps'])}"),
             ("cycles ever", document["cycles"]),
             (
                 "traffic per device",

@@ -3,10 +3,10 @@
 Theory of operation, once joined:
 
 * *Rings.* Heartbeats to the neighbours in both rings (rings.py).
-* *Probes.* Every 5 s a contact is pinged: one whose RTT is not known yet, else the one not heard for longest. A death
+* *Probes.* Every 8 s a contact is pinged: one whose RTT is not known yet, else the one not heard for longest. A death
   found makes the next probes follow quickly, for as long as deaths keep being found: a lone failure costs nothing, the
   loss of half of the fleet is known in seconds.
-* *Rows.* Every 30 s one routing table row is exchanged with a device of that row, the deepest rows first: that is how
+* *Rows.* Every 45 s one routing table row is exchanged with a device of that row, the deepest rows first: that is how
   siblings hear of a newcomer that is the first in a slot (otherwise 3-5 % of lookups are wrong for minutes). Of two
   partners the nearer one is asked, and names those nearest to it: who is near to a neighbour is near to us, and so
   slots come by near contacts sooner than by chance.

@@ -106,6 +106,7 @@ def run_fleet(
     settled = [fleet.tree(app) for app in app_ids]
     progress("lookups")
     correct = {"before": fleet.lookups(lookups)}
+    whole = {"before": sum(tree.whole for tree in settled)}
 
     counts: dict[str, int] = {}
     if scenario is None:
@@ -117,6 +118,7 @@ def run_fleet(
     for after_s in AFTER_S:
         progress(f"{after_s:.0f} s after the failure")
         fleet.clock.run(failed_at + after_s)
+        whole[f"after_{after_s:.0f}s"] = sum(fleet.tree(app).whole for app in app_ids)
         correct[f"after_{after_s:.0f}s"] = fleet.lookups(lookups)
     progress("judging")
     fleet.clock.run(failed_at + END_S)
@@ -136,6 +138,7 @@ def run_fleet(
         "devices": {"alive": len(fleet.alive()), **counts},
         "joined": joined,
         "lookups_correct": {name: round(value, 4) for name, value in correct.items()},
+        "trees_whole": whole,
         "lookup_hops_mean": round(sum(hops) / max(1, len(hops)), 3),
         "apps": final,
         "apps_before": [tree.as_dict() for tree in settled],
