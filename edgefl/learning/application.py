@@ -139,6 +139,10 @@ class Application:
         tree = self.tree
         return tree.children if tree is not None else ()
 
+    def has_artifact(self, blob_id: bytes) -> bool:
+        """Whether the blob is one of the trainer's files."""
+        return any(artifact.blob.id == blob_id for artifact in self.manifest.artifacts)
+
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
 

@@ -77,6 +77,7 @@ class Transport:
     outside    our address as others see it
     contact    our own contact as it is told to peers
     door_port  where the door really listens
+    may_have   whether a peer may be served a blob, by its id; a refused one gets no answer. Set by who knows why
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Transport:
         self._random = Random(keys.node_id)
         self._calls = Calls(visitor, self._timing, self._random)
         self.outside = self._calls.outside
+        self.may_have: Callable[[Contact, bytes], bool] = lambda peer, blob_id: True
         self._revoked_by: int | None = None
         self._packed: tuple[RevocationList | None, bytes] = (None, b"")
         self._started = False
@@ -341,7 +343,9 @@ class Transport:
 
     def _on_blob_message(self, node_id: int, message: Message, bulk: zmq.Frame | None) -> None:
         if isinstance(message, BlobGet):
-            self._serving.on_get(node_id, message)
+            contact = self._links.contact_of(node_id)
+            if contact is not None and self.may_have(contact, message.blob):
+                self._serving.on_get(node_id, message)
         elif isinstance(message, BlobHeader | BlobChunk | BlobMissing):
             self._pulls.on_message(node_id, message, bulk)
 
