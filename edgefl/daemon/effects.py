@@ -205,6 +205,15 @@ class LoopEffects:
         (having or scoped)[0].count("refused_foreign_zone")
         return False
 
+    def may_subscribe(self, peer: Contact | None, app_id: int) -> bool:
+        """Whether a peer may be pushed the models of an application; of one that has said nothing of its zone we assume
+        the worst."""
+        app = self.learning.applications.get(app_id) if self.learning is not None else None
+        if app is None or app.manifest.scope is Scope.GLOBAL or (peer and is_inside(app.manifest, app.me, peer)):
+            return True
+        app.count("refused_foreign_zone")
+        return False
+
     def train(self, app: int, job: TrainJob) -> None:
         self._spawn(self._train(app, job))
 

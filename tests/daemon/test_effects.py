@@ -136,6 +136,11 @@ def test_the_blobs_of_a_zone_are_served_inside_it_alone() -> None:
             assert effects.may_have(insider, blob_id)
             assert not effects.may_have(stranger, blob_id)
         assert app.counters["refused_foreign_zone"] == 3
+        assert effects.may_subscribe(insider, app.id)
+        assert effects.may_subscribe(stranger, app.id + 1)  # nothing is pushed for what we do not know
+        assert not effects.may_subscribe(stranger, app.id)
+        assert not effects.may_subscribe(None, app.id)
+        assert app.counters["refused_foreign_zone"] == 5
         # The same content in an application of the whole fleet is everybody's.
         everybody = World(1)
         everybody.start({})
