@@ -147,6 +147,8 @@ class Daemon:
         self.overlay = Overlay(contact, self.effects, self, verify=verify_advert, zones=zoning)
         self.learning = Learning(self.overlay, self.effects, self._policy)
         self.effects.learning = self.learning
+        self.transport.may_have = self.effects.may_have
+        self.transport.may_subscribe = self.effects.may_subscribe
         self.control = ControlServer(self.socket_path, Verbs(self).table())
         await self.control.start()
         log.info("device %s listens at %s:%d", node_name(self.keys.node_id), *listening)

@@ -20,10 +20,12 @@ from edgefl.daemon.disk import Disk
 from edgefl.daemon.training import Training
 from edgefl.effects import TimerKey
 from edgefl.errors import EdgeflError, StorageError
+from edgefl.learning.border import is_inside
 from edgefl.learning.effects import Prepared, Progress, Token, TrainJob
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef
+from edgefl.wire.overlay import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +64,7 @@ class LoopEffects:
         self._tasks: set[asyncio.Task[None]] = set()
         self._users: dict[bytes, set[int]] = {}
         self._awaited: Counter[bytes] = Counter()
+        self._awaiting: dict[bytes, set[int]] = {}
         self._manifests: dict[int, Manifest] = {}
         self._unsaved: dict[int, Progress] = {}
 
@@ -142,6 +145,7 @@ class LoopEffects:
         self, app: int, token: Token, blob: BlobRef, sources: tuple[Contact, ...], *, pushed: bool = False
     ) -> None:
         self._awaited[blob.id] += 1
+        self._awaiting.setdefault(blob.id, set()).add(app)
         self._spawn(self._fetch(app, token, blob, sources, app if pushed else None))
 
     async def _fetch(
@@ -180,9 +184,35 @@ class LoopEffects:
     def _discard_unused(self, blob_id: bytes) -> None:
         if self._awaited[blob_id] <= 0:
             del self._awaited[blob_id]
+            self._awaiting.pop(blob_id, None)
             if not self._users.get(blob_id):
                 self._users.pop(blob_id, None)
                 self._transport.discard_blob(blob_id)
+
+    def may_have(self, peer: Contact, blob_id: bytes) -> bool:
+        """Whether a peer that asks for a blob may be served: not one of another zone where every application that has
+        the blob, or waits for it, is of one zone alone. What belongs to none that we know (a push that nobody has asked
+        for yet) is treated as if it were theirs."""
+        applications = self.learning.applications if self.learning is not None else {}
+        scoped = [app for app in applications.values() if app.manifest.scope is Scope.ZONE]
+        if not scoped:
+            return True
+        users = self._users.get(blob_id, set()) | self._awaiting.get(blob_id, set())
+        having = [app for app in applications.values() if app.id in users or app.has_artifact(blob_id)]
+        for app in having or scoped:
+            if is_inside(app.manifest, app.me, peer):
+                return True
+        (having or scoped)[0].count("refused_foreign_zone")
+        return False
+
+    def may_subscribe(self, peer: Contact | None, app_id: int) -> bool:
+        """Whether a peer may be pushed the models of an application; of one that has said nothing of its zone we assume
+        the worst."""
+        app = self.learning.applications.get(app_id) if self.learning is not None else None
+        if app is None or app.manifest.scope is Scope.GLOBAL or (peer and is_inside(app.manifest, app.me, peer)):
+            return True
+        app.count("refused_foreign_zone")
+        return False
 
     def train(self, app: int, job: TrainJob) -> None:
         self._spawn(self._train(app, job))

@@ -3,6 +3,7 @@
     node.py         Learning: all applications of one device; which event belongs to which
     application.py  Application: life cycle on one device
     ledger.py       how far it has come, as far as this device knows
+    border.py       what must stay inside a zone, and what does
     worker.py       a member's part of a round: take the model, train, add the children's sums, pass on
     coordinator.py  the root's part: start rounds, next model, replicate, take over, hand over
     aggregate.py    the running weighted sum of one open round

@@ -18,6 +18,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from edgefl.learning.aggregate import FLOAT_BYTES
+from edgefl.learning.border import Border
 from edgefl.learning.coordinator import Coordinator
 from edgefl.learning.effects import LearningEffects, Prepared, Progress, TrainResult
 from edgefl.learning.epoch import plausible
@@ -107,7 +108,7 @@ class Application:
         self.id = self.manifest.app_id
         self.advert = advert
         self.forest = forest
-        self.effects = effects
+        self.effects = Border(effects, self.manifest, lambda: self.me, lambda: self.count("refused_foreign_zone"))
         self.observer = observer
         self.owner = owner
         self.stage = Stage.PREPARING
@@ -137,6 +138,10 @@ class Application:
     def children(self) -> tuple[Child, ...]:
         tree = self.tree
         return tree.children if tree is not None else ()
+
+    def has_artifact(self, blob_id: bytes) -> bool:
+        """Whether the blob is one of the trainer's files."""
+        return any(artifact.blob.id == blob_id for artifact in self.manifest.artifacts)
 
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
@@ -241,6 +246,8 @@ class Application:
         self.coordinator.on_child_gone(child, now)
 
     def on_message(self, sender: Contact, message: Message, now: float) -> None:
+        if not self.effects.admits(sender):
+            return
         if isinstance(message, RoundStart):
             self.worker.on_round_start(sender, message, now)
         elif isinstance(message, Update):

@@ -36,14 +36,24 @@ from edgefl.wire.overlay import MAX_PAGE_ADVERTS, Adverts, Discover, Publish, Ro
 if TYPE_CHECKING:
     from edgefl.effects import TimerKey
 
-MAX_ADVERTS = 256
-"""Applications known at once, at most 6 KiB each: 1.5 MiB in the worst case, 250 kB as adverts are today."""
+MAX_ADVERTS = 1024
+"""Applications known at once."""
+
+MAX_DIRECTORY_BYTES = 2 * 1024 * 1024
+"""Packed adverts kept, each of at most MAX_ADVERT_BYTES: 1,024 of 2 KiB (they are of 1 KiB today), or 341 of the
+largest."""
 
 MAX_ADVERTS_PER_OWNER = 64
-"""One owner's share of the directory: nobody else's place can be taken."""
+MAX_BYTES_PER_OWNER = MAX_DIRECTORY_BYTES // (MAX_ADVERTS // MAX_ADVERTS_PER_OWNER)
+"""One owner's share of the places and of the bytes (a sixteenth of each, 128 KiB): what is beyond it takes nobody
+else's place."""
 
 MAX_PAGES = MAX_ADVERTS // MAX_PAGE_ADVERTS + 1
 """Pages of one discovery: an owner of the key that never ends is cut off."""
+
+HANDOVER_ADVERTS = 256
+"""Adverts that a new owner of the key is sent at once: more is not heard (MESSAGE_SHARE). The rest reaches it when it
+is next published, within a minute, long before it expires."""
 
 RUMOUR_FANOUT = 4
 COPIES = 2
@@ -196,7 +206,7 @@ class Directory:
                 continue
             others = [c for c in self._contacts(scope) if c.node_id != peer.node_id]
             if not any(contact.node_id ^ key < own.node_id ^ key for contact in others):
-                for entry in entries:
+                for entry in entries[:HANDOVER_ADVERTS]:
                     self._device.send(peer.contact, Publish(entry.data))
 
     # Discover
@@ -282,12 +292,13 @@ class Directory:
         if held is not None and (advert.version, advert.state) <= (held.advert.version, held.advert.state):
             if refresh and _same(advert, held.advert) and not held.stopped:
                 held.expires_at = now + profile.advert_lifetime_s
-                held.advert, held.data = advert, data  # the hint who holds the artifacts may be new
+                if len(data) <= len(held.data) or self._make_room(app, manifest.owner, len(data)):
+                    held.advert, held.data = advert, data  # the hint who holds the artifacts may be new
             return held, False
         if not self._verify(advert):
             self._device.counters["bad_adverts"] += 1
             return None, False
-        if held is None and not self._has_room(manifest.owner):
+        if (held is None or len(data) > len(held.data)) and not self._make_room(app, manifest.owner, len(data)):
             self._device.counters["adverts_refused"] += 1
             return None, False
         stopped = advert.state is AppState.STOPPED
@@ -299,14 +310,25 @@ class Directory:
         self._on_advert(advert, now)
         return entry, True
 
-    def _has_room(self, owner: bytes) -> bool:
-        if sum(1 for entry in self._entries.values() if entry.owner == owner) >= MAX_ADVERTS_PER_OWNER:
+    def _make_room(self, app: int, owner: bytes, size: int) -> bool:
+        """Whether the owner's share and the table can take `size` bytes about this application (instead of those held
+        about it); what has stopped makes way, the oldest first, and nothing else does."""
+        others = [entry for entry in self._entries.values() if entry.app != app]
+        owned = [len(entry.data) for entry in others if entry.owner == owner]
+        if len(owned) >= MAX_ADVERTS_PER_OWNER or sum(owned) + size > MAX_BYTES_PER_OWNER:
             return False
-        if len(self._entries) >= MAX_ADVERTS:
-            stopped = next((app for app, entry in self._entries.items() if entry.stopped), None)
-            if stopped is None:
-                return False
-            del self._entries[stopped]
+        places, room = MAX_ADVERTS - len(others), MAX_DIRECTORY_BYTES - sum(len(entry.data) for entry in others)
+        going: list[int] = []
+        for entry in others:
+            if places > 0 and size <= room:
+                break
+            if entry.stopped:
+                going.append(entry.app)
+                places, room = places + 1, room + len(entry.data)
+        if places <= 0 or size > room:
+            return False
+        for other in going:
+            del self._entries[other]
         return True
 
     def _is_older(self, data: bytes, held: _Entry) -> bool:

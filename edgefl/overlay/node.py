@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 MESSAGE_SHARE, MESSAGE_WINDOW_S = 1000.0, 5.0
 """What one peer may send: 200 requests per second is the last hop before a tracker while 10^4 members join."""
 
-COST = {wire.Publish: 3.0, wire.Rumour: 3.0, wire.Adverts: 20.0, wire.FindRows: 4.0}
-"""Messages that cost more than one: signatures to verify (100 us each), a long answer to send. A full directory may be
-handed over in one burst."""
+COST = {wire.Publish: 3.0, wire.Rumour: 3.0, wire.Adverts: 6.0, wire.FindRows: 4.0}
+"""Messages that cost more than one: signatures to verify (100 us each), a long answer to send. Adverts are looked at
+only when asked for, so a page costs less than its signatures: a discovery of a full directory fits into one window."""
 
 UNJOINED_MAY_SEND = frozenset((wire.FindRows, wire.Rows, wire.Ping, wire.Pong, wire.Leaving))
 """All other messages come from joined members alone, so their senders may be learned. (Rows and Pong say it

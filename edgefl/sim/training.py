@@ -26,6 +26,7 @@ from edgefl.wire import Contact, Message, encode_record
 from edgefl.wire.application import Advert, AppState, Artifact, Manifest
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.learning import Metric, RoundKind
+from edgefl.wire.overlay import Scope
 
 if TYPE_CHECKING:
     from edgefl.effects import TimerKey
@@ -41,8 +42,10 @@ FETCH_RETRY_S, FETCH_PATIENCE_S = 0.2, 10.0
 """A blob that no source holds yet is asked for again; after this long the fetch fails."""
 
 
-def make_application(name: str, data: str, *, rounds: int, min_members: int, quorum: float, seed: int) -> Manifest:
-    """A manifest for simulated devices: artifacts in name only."""
+def make_application(
+    name: str, data: str, *, rounds: int, min_members: int, quorum: float, seed: int, zone: int | None = None
+) -> Manifest:
+    """A manifest for simulated devices: artifacts in name only. With `zone`, it is of that zone alone."""
     artifacts = tuple(Artifact(file, ref_of(file.encode())) for file in sorted(REQUIRED_ARTIFACTS))
     return Manifest(
         name=name,
@@ -56,6 +59,8 @@ def make_application(name: str, data: str, *, rounds: int, min_members: int, quo
         deadline_s=120.0,
         min_members=min_members,
         seed=seed,
+        scope=Scope.GLOBAL if zone is None else Scope.ZONE,
+        zone=zone or 0,
     )
 
 

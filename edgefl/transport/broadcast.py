@@ -71,11 +71,18 @@ class _Stream:
 
 
 class Broadcast:
-    """The pushing side of one device. `on_child_lost(node_id)`: a subscriber's connection has broken."""
+    """The pushing side of one device. `on_child_lost(node_id)`: a subscriber's connection has broken.
+    `may_subscribe(node_id, app)`: who may not is cut off, when it subscribes and before each blob."""
 
     def __init__(
-        self, station: Station, blobs: Blobs, penalties: Penalties, on_child_lost: Callable[[int], None]
+        self,
+        station: Station,
+        blobs: Blobs,
+        penalties: Penalties,
+        on_child_lost: Callable[[int], None],
+        may_subscribe: Callable[[int, int], bool],
     ) -> None:
+        self._may_subscribe = may_subscribe
         self._station = station
         self._blobs = blobs
         self._penalties = penalties
@@ -123,6 +130,8 @@ class Broadcast:
             if stream.source is source:
                 return
             self._end(stream, complete=False)
+        for child in self.subscribers(app):
+            self._check(child, app)
         if not self.subscribers(app):
             return  # whoever comes later asks for it
         stream = self._streams[app] = _Stream(app, source)
@@ -266,12 +275,22 @@ class Broadcast:
             self._unlist(connection, topic)
         elif len(connection.topics) >= MAX_APPS:
             self._garbage(node_id)
-        else:
+        elif self._check(connection, int.from_bytes(topic, "big")):
             connection.topics.add(topic)
             self._subscribers.setdefault(topic, {})[connection] = None
             stream = self._streams.get(int.from_bytes(topic, "big"))
             if stream is not None and stream.announced:
                 self._push_header(stream, late=True)  # without it, the rest would be of no use to this child
+
+    def _check(self, connection: Connection, app: int) -> bool:
+        """Cut off a child that may not have what is pushed for the application; its zone may have changed."""
+        node_id = connection.node_id
+        if node_id is not None and self._may_subscribe(node_id, app):
+            return True
+        self._station.counters["refused.subscription"] += 1
+        self._unlist(connection, app.to_bytes(TOPIC_BYTES, "big"))
+        self._inbound.cut(connection)
+        return False
 
     def _garbage(self, node_id: int) -> None:
         self._station.counters["dropped.garbage"] += 1

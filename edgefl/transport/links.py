@@ -109,6 +109,11 @@ class Links:
         peer = self._peers.get(node_id)
         return peer is not None and peer.up
 
+    def contact_of(self, node_id: int) -> Contact | None:
+        """What this peer's newest Hello said about itself."""
+        peer = self._peers.get(node_id)
+        return None if peer is None else peer.contact
+
     def count_connected(self) -> int:
         return sum(peer.up for peer in self._peers.values())
 

@@ -77,6 +77,8 @@ class Transport:
     outside    our address as others see it
     contact    our own contact as it is told to peers
     door_port  where the door really listens
+    may_have   whether a peer may be served a blob, by its id; a refused one gets no answer. Set by who knows why
+    may_subscribe  the same for what is pushed for an application; None: a peer that has not said Hello
     """
 
     def __init__(
@@ -116,6 +118,8 @@ class Transport:
         self._random = Random(keys.node_id)
         self._calls = Calls(visitor, self._timing, self._random)
         self.outside = self._calls.outside
+        self.may_have: Callable[[Contact, bytes], bool] = lambda peer, blob_id: True
+        self.may_subscribe: Callable[[Contact | None, int], bool] = lambda peer, app: True
         self._revoked_by: int | None = None
         self._packed: tuple[RevocationList | None, bytes] = (None, b"")
         self._started = False
@@ -179,7 +183,7 @@ class Transport:
         self._blobs = Blobs(self._files, self._executor, self.counters, max_cache_bytes=self._max_cache_bytes)
         self._pulls = Pulls(self._blobs, station, self._links.send)
         self._serving = Serving(self._blobs, station, self._links.send_now, self._links.connected)
-        self._broadcast = Broadcast(station, self._blobs, self._penalties, self._on_hint_of_loss)
+        self._broadcast = Broadcast(station, self._blobs, self._penalties, self._on_hint_of_loss, self._may_be_pushed)
         self._feeds = Feeds(station, self._blobs, self._pulls, self._broadcast, self._on_hint_of_loss)
         self._started = True
 
@@ -339,9 +343,14 @@ class Transport:
             self._serving.on_link_lost(node_id)
             self._listener.on_link_lost(node_id)
 
+    def _may_be_pushed(self, node_id: int, app: int) -> bool:
+        return self.may_subscribe(self._links.contact_of(node_id), app)
+
     def _on_blob_message(self, node_id: int, message: Message, bulk: zmq.Frame | None) -> None:
         if isinstance(message, BlobGet):
-            self._serving.on_get(node_id, message)
+            contact = self._links.contact_of(node_id)
+            if contact is not None and self.may_have(contact, message.blob):
+                self._serving.on_get(node_id, message)
         elif isinstance(message, BlobHeader | BlobChunk | BlobMissing):
             self._pulls.on_message(node_id, message, bulk)
 

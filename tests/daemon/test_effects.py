@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+
+from support.learning_world import World, make_contact, make_manifest
 
 from edgefl.daemon.effects import LoopEffects
 from edgefl.errors import UnreachableError
+from edgefl.wire.application import Artifact
 from edgefl.wire.blob import BlobRef, ref_of
+from edgefl.wire.overlay import Scope
 
 DATA = b"weights"
 BLOB = ref_of(DATA)
@@ -106,5 +111,55 @@ def test_what_nobody_could_give_leaves_nothing_behind() -> None:
         await settle()
         assert shelf.discarded == [BLOB.id]
         assert (effects._users, effects._awaited) == ({}, {})
+
+    run(test)
+
+
+def test_the_blobs_of_a_zone_are_served_inside_it_alone() -> None:
+    zoned = make_manifest(
+        name="zoned", scope=Scope.ZONE, zone=0, artifacts=(*make_manifest().artifacts, Artifact("own", ref_of(b"own")))
+    )
+    world = World(1, manifest=zoned)
+    world.start({})
+    device = world.devices[1]
+    app, insider, stranger = device.app, make_contact(2), replace(make_contact(3), zone=5)
+
+    async def test(effects: LoopEffects, shelf: Shelf, heard: Heard) -> None:
+        heard.applications = dict(device.learning.applications)  # type: ignore[attr-defined]
+        effects.fetch(app.id, (), BLOB, ())
+        await settle()
+        arriving = effects.may_have(insider, BLOB.id), effects.may_have(stranger, BLOB.id)
+        assert arriving == (True, False)
+        shelf.asked[0].set_result(DATA)
+        await settle()
+        for blob_id in (BLOB.id, ref_of(b"own").id):
+            assert effects.may_have(insider, blob_id)
+            assert not effects.may_have(stranger, blob_id)
+        assert app.counters["refused_foreign_zone"] == 3
+        assert effects.may_subscribe(insider, app.id)
+        assert effects.may_subscribe(stranger, app.id + 1)  # nothing is pushed for what we do not know
+        assert not effects.may_subscribe(stranger, app.id)
+        assert not effects.may_subscribe(None, app.id)
+        assert app.counters["refused_foreign_zone"] == 5
+        # The same content in an application of the whole fleet is everybody's.
+        everybody = World(1)
+        everybody.start({})
+        other = everybody.devices[1].app
+        heard.applications[other.id] = other  # type: ignore[attr-defined]
+        unknown = ref_of(b"pushed, and not asked for").id
+        assert (effects.may_have(insider, unknown), effects.may_have(stranger, unknown)) == (True, False)
+        effects.fetch(other.id, (), BLOB, ())
+        await settle()
+        assert effects.may_have(stranger, BLOB.id)  # while it arrives
+        shelf.asked[1].set_result(DATA)
+        await settle()
+        assert effects.may_have(stranger, BLOB.id)
+        assert not effects.may_have(stranger, ref_of(b"own").id)
+        # Who has moved away serves nobody.
+        del heard.applications[other.id]  # type: ignore[attr-defined]
+        effects.discard(other.id, BLOB)
+        device.contact = replace(device.contact, zone=5)
+        assert not effects.may_have(insider, BLOB.id)
+        assert not effects.may_have(stranger, BLOB.id)
 
     run(test)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import cbor2
 import pytest
 from support.overlay_contacts import advert, contact, is_valid, manifest
 from support.solo import SoloOverlay
 
-from edgefl.overlay.directory import MAX_ADVERTS, MAX_ADVERTS_PER_OWNER
+from edgefl.overlay.directory import (
+    HANDOVER_ADVERTS,
+    MAX_ADVERTS,
+    MAX_ADVERTS_PER_OWNER,
+    MAX_BYTES_PER_OWNER,
+    MAX_DIRECTORY_BYTES,
+    MAX_PAGES,
+)
 from edgefl.overlay.ids import directory_key
+from edgefl.overlay.node import COST, MESSAGE_SHARE
 from edgefl.overlay.profile import WAN
 from edgefl.sim.world import World
 from edgefl.wire import encode
 from edgefl.wire.application import Advert, AppState, pack_advert
-from edgefl.wire.overlay import Adverts, Discover, Publish, Route, Rumour, Scope
+from edgefl.wire.codec import encode_record
+from edgefl.wire.overlay import MAX_PAGE_ADVERTS, Adverts, Discover, Publish, Route, Rumour, Scope
 
 KEY = directory_key()
 OWNER_ID = KEY  # the device that owns the directory's key, whoever else is there
@@ -253,12 +263,12 @@ def test_an_endless_directory_is_cut_off() -> None:
     asker.meet(liar)
     pages = 0
     asker.advance(70)
-    for n in range(300):
+    for n in range(MAX_ADVERTS):
         asked = [m for m in asker.take(Route, liar) if m.key == KEY]
         if asked:
             pages += 1
             apps = sorted((f"{n}/{k}" for k in range(4000)), key=lambda name: manifest(name).app_id)
-            asker.receive(liar, Adverts((pack_advert(advert(apps[n * 13], owner=bytes([n]) * 32)),), more=True))
+            asker.receive(liar, Adverts((pack_advert(advert(apps[n * 13], owner=n.to_bytes(32, "big"))),), more=True))
         asker.advance(0.1)
         if not asked:
             break
@@ -268,7 +278,7 @@ def test_an_endless_directory_is_cut_off() -> None:
 def test_every_owner_has_a_share_and_the_table_a_limit() -> None:
     world = owner()
     number = 0
-    for own in range(6):
+    for own in range(MAX_ADVERTS // MAX_ADVERTS_PER_OWNER + 2):
         for n in range(MAX_ADVERTS_PER_OWNER + 5):
             number += 1
             world.advance(0.1)
@@ -282,6 +292,86 @@ def test_every_owner_has_a_share_and_the_table_a_limit() -> None:
     route(world, Publish(pack_advert(advert("new", owner=b"n" * 32))), 9001)
     assert "new" in names(world.overlay.adverts())
     assert len(world.overlay.adverts()) == MAX_ADVERTS
+
+
+def fill(world: SoloOverlay, owners: int, each: int, *, first: int = 1) -> set[str]:
+    """Publish `each` applications of every owner at the directory; their names."""
+    published = set()
+    for number in range(owners * each):
+        world.advance(0.1)
+        name = f"app {number:04}"
+        published.add(name)
+        owned = pack_advert(advert(name, owner=(number // each).to_bytes(32, "big")))
+        route(world, Publish(owned), first + number)
+    return published
+
+
+def test_a_newcomer_discovers_a_thousand_applications_page_by_page() -> None:
+    directory = owner()
+    published = fill(directory, owners=100, each=10)
+    newcomer = SoloOverlay(KEY ^ 1 << 63).start()
+    host = contact(OWNER_ID)
+    newcomer.meet(host)
+    newcomer.take(Route, host)
+    newcomer.overlay._directory.discover(newcomer.now)
+    pages = 0
+    for number in range(MAX_ADVERTS):
+        asked = [m for m in newcomer.take(Route, host) if m.key == KEY]
+        if not asked:
+            break
+        directory.take(Adverts)
+        directory.advance(0.1)
+        directory.receive(FRIEND, Route(5000 + number, KEY, FRIEND, asked[-1].body, 1))
+        (page,) = directory.take(Adverts)
+        newcomer.receive(host, page)
+        newcomer.advance(0.01)
+        pages += 1
+    assert pages == 1000 // MAX_PAGE_ADVERTS
+    assert set(names(newcomer.overlay.adverts())) == published
+    assert len(newcomer.overlay.adverts()) == 1000
+
+
+def test_a_full_directory_is_handed_over_as_far_as_the_new_owner_listens() -> None:
+    world = SoloOverlay(OWNER_ID ^ 2).start(FRIEND)
+    fill(world, owners=40, each=10)
+    world.take(Publish)
+    nearer = contact(OWNER_ID)
+    world.meet(nearer)
+    assert len(world.take(Publish, nearer)) == HANDOVER_ADVERTS
+    assert HANDOVER_ADVERTS * COST[Publish] < MESSAGE_SHARE
+    assert MAX_PAGES * COST[Adverts] < MESSAGE_SHARE
+
+
+def test_a_hostile_publisher_takes_no_more_than_its_share() -> None:
+    world = owner()
+    honest = fill(world, owners=15, each=MAX_ADVERTS_PER_OWNER)
+    for n in range(3 * MAX_ADVERTS_PER_OWNER):
+        world.advance(0.1)
+        route(world, Publish(pack_advert(advert(f"flood {n}", owner=b"h" * 32))), 5000 + n)
+    kept = set(names(world.overlay.adverts()))
+    assert honest <= kept
+    assert len(kept - honest) == MAX_ADVERTS_PER_OWNER
+    assert world.overlay.counters["adverts_refused"] == 2 * MAX_ADVERTS_PER_OWNER
+
+
+def test_large_adverts_use_up_their_owner_s_bytes_and_nobody_else_s() -> None:
+    world = owner()
+    for n in range(MAX_ADVERTS_PER_OWNER):
+        world.advance(0.1)
+        route(world, Publish(large(f"large {n}")), n + 1)
+    kept = [pack_advert(a) for a in world.overlay.adverts()]
+    assert MAX_BYTES_PER_OWNER - len(large("large 0")) - 2 < sum(map(len, kept)) <= MAX_BYTES_PER_OWNER
+    assert len(kept) < MAX_ADVERTS_PER_OWNER
+    assert MAX_BYTES_PER_OWNER * (MAX_ADVERTS // MAX_ADVERTS_PER_OWNER) == MAX_DIRECTORY_BYTES
+    world.advance(0.1)
+    route(world, Publish(pack_advert(advert("small", owner=b"n" * 32))), 9000)
+    assert "small" in names(world.overlay.adverts())
+
+
+def large(name: str) -> bytes:
+    """A packed advert with fields of a later version: they are ignored, but they take room."""
+    fields = cbor2.loads(encode_record(manifest(name, b"l" * 32)))
+    return pack_advert(Advert(cbor2.dumps({**fields, 99: bytes(3000)}), 1, AppState.RUNNING, b"v" * 64, contact(1)))
 
 
 def test_the_owner_does_not_keep_adverts_alive_by_asking_itself() -> None:

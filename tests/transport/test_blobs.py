@@ -96,6 +96,25 @@ async def test_sources_are_tried_in_turn_until_one_has_it(fleet: Fleet) -> None:
 
 
 @asynchronous
+async def test_who_may_not_have_a_blob_gets_no_answer(fleet: Fleet) -> None:
+    """The source decides by the contact that a peer has proved; others get the blob, and the refused one from them."""
+    a, b, c = await fleet.some(3)
+    ref = await a.transport.add_blob(SMALL)
+    asked: list[tuple[int, bytes]] = []
+
+    def may_have(peer: Contact, blob_id: bytes) -> bool:
+        asked.append((peer.node_id, blob_id))
+        return peer.node_id != b.contact.node_id
+
+    a.transport.may_have = may_have
+    assert await c.transport.fetch(ref, [a.contact], max_bytes=len(SMALL)) == SMALL
+    before = a.transport.counters["blobs.served"]
+    assert await b.transport.fetch(ref, [a.contact, c.contact], max_bytes=len(SMALL)) == SMALL
+    assert a.transport.counters["blobs.served"] == before
+    assert (b.contact.node_id, ref.id) in asked
+
+
+@asynchronous
 async def test_sources_are_asked_again(fleet: Fleet) -> None:
     """Given sources of which none has the blob yet, when one gets it a moment later, then the fetch succeeds."""
     a, b, c = await fleet.some(3)

@@ -520,6 +520,26 @@ async def test_a_revoked_child_gets_nothing_more(fleet: Fleet) -> None:
 
 
 @asynchronous
+async def test_who_may_not_subscribe_is_cut_and_pushed_nothing(fleet: Fleet) -> None:
+    root, child, stranger = await fleet.some(3)
+    await adopt(root, child, stranger)
+    connections = root.transport._broadcast.subscribers(APP)
+    before = next(item for item in connections if item.node_id == stranger.node_id)
+    pushed = before.pushed
+    root.transport._broadcast._may_subscribe = lambda node_id, app: node_id != stranger.node_id
+    ref = await root.transport.add_blob(MEGABYTES_2)
+    fetching = asyncio.ensure_future(child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT))
+    await asyncio.sleep(0)
+    root.transport.publish(APP, ref)  # it had subscribed before it was in another zone
+    assert await fetching == MEGABYTES_2
+    assert before.pushed == pushed
+    await until(lambda: root.count("refused.subscription") >= 2, "refused again when it came back")
+    assert {item.node_id for item in root.transport._broadcast.subscribers(APP)} == {child.node_id}
+    assert stranger.count("blobs.pulled") == 0
+    assert not stranger.transport.has_blob(ref)
+
+
+@asynchronous
 async def test_a_flood_of_subscriptions_is_cut_and_the_others_are_served(fleet: Fleet) -> None:
     """Given an admitted device that subscribes to far too much, then it is kept out, and its topics are forgotten."""
     root, child = await fleet.some(2)
