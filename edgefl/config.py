@@ -2,6 +2,8 @@
 
 Files, in the order of rising weight: /etc/edgefl/edgefl.toml, /etc/edgefl/conf.d/*.toml (for root; under
 $XDG_CONFIG_HOME/edgefl for an ordinary user), then the file given with --config. Click reads the environment.
+
+A service is told its places by systemd (STATE_DIRECTORY and its like, systemd.exec(5)): they hold whatever its user is.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ MAX_CONFIG_BYTES = 1024 * 1024
 
 
 def default_state() -> Path:
-    """Where a daemon keeps its state: the system's place for root, the user's own otherwise."""
+    """Where a daemon keeps its state: the service's or the system's place, the user's own otherwise."""
+    if told := os.environ.get("STATE_DIRECTORY"):
+        return Path(told)
     if os.geteuid() == 0:
         return Path("/var/lib/edgefl")
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "edgefl"
@@ -50,6 +54,8 @@ def default_state() -> Path:
 
 def default_config() -> Path:
     """Where configuration and a fleet's key are looked for."""
+    if told := os.environ.get("CONFIGURATION_DIRECTORY"):
+        return Path(told)
     if os.geteuid() == 0:
         return Path("/etc/edgefl")
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edgefl"
@@ -57,6 +63,8 @@ def default_config() -> Path:
 
 def control_socket(state: Path | None) -> Path:
     """The control socket of the daemon with this state directory. The default daemon of root has it in /run/edgefl."""
+    if state is None and (told := os.environ.get("RUNTIME_DIRECTORY")):
+        return Path(told) / SOCKET_NAME
     if state is None and os.geteuid() == 0:
         return Path("/run/edgefl") / SOCKET_NAME
     return (state or default_state()) / SOCKET_NAME
@@ -107,6 +115,14 @@ def read_files(extra: Path | None) -> dict[str, Any]:
     return merged
 
 
+def service_token() -> dict[str, str]:
+    """The token that systemd hands to the service (LoadCredential=token:…), as a layer; `-`, the unit's default, is
+    none."""
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / "token"
+    given = path.is_file() and path.read_bytes()[:MAX_CONFIG_BYTES].strip() not in (b"", b"-")
+    return {"token": f"file:{path}"} if given else {}
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
@@ -117,6 +133,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}", hint="correct that line; https://toml.io has the syntax") from None
+    return check_document(path, document)
+
+
+def check_document(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """The settings in a TOML document (which is used up). Raises ConfigError naming `path` and the key."""
     discovery = _discovery(path, document.pop("discovery", {}))
     kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {"bootstrap": list, "data": dict}
     overlay = document.pop("overlay", {})

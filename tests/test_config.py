@@ -17,6 +17,7 @@ from edgefl.config import (
     merge,
     parse_data,
     read_files,
+    service_token,
     split_address,
 )
 from edgefl.errors import ConfigError, UsageError
@@ -194,3 +195,22 @@ def test_a_capacity_class_in_a_file_is_a_text_and_options_win(tmp_path: Path) ->
     path.write_text("capacity = 3")
     with pytest.raises(ConfigError, match="capacity must be a str"):
         read_files(path)
+
+
+def test_a_service_has_the_places_that_systemd_tells_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("STATE", "CONFIGURATION", "RUNTIME"):
+        monkeypatch.setenv(f"{name}_DIRECTORY", str(tmp_path / name.lower()))
+    assert default_state() == tmp_path / "state"
+    assert default_config() == tmp_path / "configuration"
+    assert control_socket(None).parent == tmp_path / "runtime"
+    assert control_socket(tmp_path).parent == tmp_path
+
+
+@pytest.mark.parametrize(("content", "given"), [("edgefl1-abc\n", True), ("-", False), ("", False), (None, False)])
+def test_the_token_comes_as_a_credential(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None, given: bool
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    if content is not None:
+        (tmp_path / "token").write_text(content)
+    assert service_token() == ({"token": f"file:{tmp_path / 'token'}"} if given else {})

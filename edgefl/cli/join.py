@@ -86,6 +86,7 @@ def join(
         merge,
         parse_data,
         read_files,
+        service_token,
     )
     from edgefl.daemon.daemon import Daemon
     from edgefl.daemon.log import set_up_logging
@@ -105,7 +106,7 @@ def join(
     }
 
     def settings(kept: bytes | None) -> Settings:
-        return merge(from_memory(kept), read_files(config), options)
+        return merge(from_memory(kept), service_token(), read_files(config), options)
 
     daemon = Daemon(state or default_state(), control_socket(state), settings)
     become_member(daemon, first=first, fleet=fleet or default_config())

@@ -401,13 +401,16 @@ class Daemon:
             if self.effects.now - sampled_at >= SAMPLE_S - 0.1:
                 sampled_at = self.effects.now
                 self.load = sensor.sample(sampled_at)
-                if self.ready:
-                    self.supervisor.notify(STATUS=self._summary())
+                self.supervisor.notify(STATUS=self._summary())
 
     def _summary(self) -> str:
         """One line for `systemctl status`."""
+        if not self.overlay.joined:
+            waiting = self.admission.fleet is None
+            return "waiting for approval by the fleet's owner" if waiting else "looking for the fleet"
         rounds = [
-            f"{a.manifest.name} {a.ledger.round}/{a.manifest.rounds}" for a in self.learning.applications.values()
+            f"{a.manifest.name} round {a.ledger.round} of {a.manifest.rounds}"
+            for a in self.learning.applications.values()
         ]
         return f"{len(self.overlay.contacts())} peers; {', '.join(rounds) or 'no applications'}"
 
