@@ -31,7 +31,10 @@ FILES = (
     ("/run/edgefl/edgefl.sock", "where the commands find the daemon"),
 )
 
-EXIT_CODES = "0 ok, 1 failed, 2 usage, 69 daemon or peer unreachable, 75 try again, 76 protocol, 77 not admitted, 78 configuration"
+EXIT_CODES = (
+    "0 ok, 1 failed, 2 usage, 69 daemon or peer unreachable, 75 try again, 76 protocol, 77 not admitted, "
+    "78 configuration"
+)
 
 
 def manual() -> bytes:
