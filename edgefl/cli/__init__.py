@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "artifacts": ("edgefl.cli.artifacts", "artifacts", "Make an ONNX model trainable on stock ONNX Runtime."),
     "app": ("edgefl.cli.app", "app", "Create, watch, steer and pull applications."),
     "sim": ("edgefl.cli.sim", "sim", "The shipped overlay and learning code under virtual time, and models of it."),
+    "image": ("edgefl.cli.image", "image", "Build, customise, check, test and flash images; build the Debian package."),
     "token": ("edgefl.cli.about", "token", "What a join token says."),
     "paths": ("edgefl.cli.about", "paths", "Where edgefl keeps things on this machine."),
     "version": ("edgefl.cli.about", "version", "Versions of edgefl and what it stands on."),

@@ -1,6 +1,5 @@
 """From recipes and wheels to packages and card images, rootless and reproducible; and what a user does with an image.
 
-manual.py      manual page and shell completions, made from the commands
 recipe.py      what a target consists of (firmware-images/*.toml)
 payload.py     pinned wheels unpacked into a virtual environment of the target, without running anything of it
 package.py     the .deb around it

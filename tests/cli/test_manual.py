@@ -8,7 +8,7 @@ import pytest
 
 from edgefl.cli import VERBS
 from edgefl.errors import UsageError
-from edgefl.image.manual import COMPLETION_FILES, completion, manual
+from edgefl.cli.manual import COMPLETION_FILES, completion, manual
 
 
 def test_the_page_has_every_verb_and_is_the_same_each_time() -> None:
