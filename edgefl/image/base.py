@@ -34,7 +34,7 @@ def base_layer(recipe: Recipe, sources: str, cache: Path) -> Path:
     if layer.exists():
         return layer
     cache.mkdir(parents=True, exist_ok=True)
-    listing = cache / f"{layer.stem}.sources"
+    listing = cache / f"{layer.stem}.list"
     listing.write_text(sources)
     part = layer.with_suffix(".part.tar")
     log = layer.with_suffix(".log")

@@ -63,7 +63,7 @@ def platforms(machine: str) -> list[str]:
 
 
 def python_of(lock: Path) -> str:
-    """"3.13" for cp313.txt."""
+    """ "3.13" for cp313.txt."""
     return f"{lock.stem[2]}.{lock.stem[3:]}"
 
 
@@ -124,7 +124,9 @@ def run(*command: str, cwd: Path | None = None, input_text: str | None = None) -
             command, cwd=cwd, input=input_text, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     except FileNotFoundError:
-        raise BuildError(f"{command[0]} is not installed", hint=f"apt-get install {PACKAGE_OF.get(command[0], command[0])}") from None
+        raise BuildError(
+            f"{command[0]} is not installed", hint=f"apt-get install {PACKAGE_OF.get(command[0], command[0])}"
+        ) from None
     if done.returncode:
         words = "\n".join((done.stderr or done.stdout).splitlines()[-15:])
         raise BuildError(f"{' '.join(command[:4])} … failed with {done.returncode}:\n{words}", hint="see above")

@@ -63,4 +63,5 @@ def load(home: Path, target: str) -> Recipe:
 
 
 def _toml(path: Path) -> dict[str, Any]:
-    return tomllib.loads(path.read_text())
+    document: dict[str, Any] = tomllib.loads(path.read_text())
+    return document
