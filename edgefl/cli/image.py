@@ -237,3 +237,42 @@ def flash(file: Path, device: Path, yes: bool) -> None:
 
         write_and_verify(file, device, say)
     click.echo(f"{device} holds the image; it can be taken out")
+
+
+@image.command()
+@click.argument("file", metavar="IMAGE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--target", type=click.Choice(["pc", "rpi"]), help="The machine.  [default: by the partition table]")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("image-test"), help="A new folder for logs."
+)
+@json_option
+@report_errors
+def test(file: Path, target: str | None, out: Path, as_json: bool) -> None:
+    """Boot IMAGE in QEMU beside a fleet of this machine: it must join, train, and come back after a power cut.
+
+    Takes some minutes. The serial console and the measurements stay in the folder.
+    """
+    import time
+
+    from edgefl.errors import UsageError
+    from edgefl.image.check import check_image
+    from edgefl.image.trial import Trial
+
+    if out.exists():
+        raise UsageError(f"{out} exists already", hint="name a new folder with --out")
+    _, wrong = check_image(file)
+    if wrong:
+        raise UsageError(wrong[0][0], hint=wrong[0][1])
+    began = time.monotonic()
+    kind = target or ("pc" if _is_gpt(file) else "rpi")
+    trial = Trial(file, kind, out.absolute(), lambda text: note(f"{time.monotonic() - began:6.1f} s  {text}"))
+    measured = trial.run()
+    if as_json:
+        emit_json({"passed": True, "console": str(trial.console), **measured})
+    else:
+        emit_pairs([*measured.items(), ("console", trial.console)])
+
+
+def _is_gpt(file: Path) -> bool:
+    with file.open("rb") as content:
+        return content.read(520)[512:] == b"EFI PART"
