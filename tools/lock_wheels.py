@@ -30,10 +30,13 @@ NEVER_IMPORTED = ("coloredlogs", "humanfriendly", "sympy", "mpmath")
 
 
 def wanted(python: str) -> list[str]:
-    """What setup.cfg needs at run time, and multicast DNS. Markers are ours to judge: pip judges them by this Python."""
+    """What setup.cfg needs at run time, and multicast DNS. Markers are judged here: pip would by its own Python."""
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
-    lines = parser["options"]["install_requires"].splitlines() + parser["options.extras_require"]["mdns"].splitlines()
+    lines = [
+        *parser["options"]["install_requires"].splitlines(),
+        *parser["options.extras_require"]["mdns"].splitlines(),
+    ]
     plain = [line.partition(";")[0].strip() for line in lines if line.strip()]
     return [line for line in plain if not line.startswith("tomli") or python == "cp310"]
 

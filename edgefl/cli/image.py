@@ -43,13 +43,14 @@ def package(python: str, arch: str, out: Path, recipes: Path | None, as_json: bo
     """Build the Debian package for one Python and architecture; needs pip's index or cache, and dpkg-deb."""
     from edgefl.errors import UsageError
     from edgefl.image.package import build_package
+    from edgefl.image.payload import default_cache
 
     home = _recipes(recipes)
     lock = home / "locks" / f"{python}.txt"
     if not lock.exists():
         known = ", ".join(sorted(path.stem for path in lock.parent.glob("*.txt")))
         raise UsageError(f"no wheels are pinned for {python!r}", hint=f"choose one of {known}")
-    built = build_package(home, lock, arch, out, extra_files())
+    built = build_package(home, lock, arch, out, extra_files(), cache=default_cache())
     if as_json:
         emit_json({"package": str(built), "size_bytes": built.stat().st_size})
     else:
@@ -89,12 +90,13 @@ def build(
 ) -> None:
     """Build an image from this clone, without root: for a Raspberry Pi (rpi) or a UEFI PC or gateway (pc).
 
-    Needs mmdebstrap, genimage, mtools, dosfstools, uidmap (and qemu-user-static for rpi on a PC). The first build fetches
-    Debian's packages and keeps them; later ones take seconds. SOURCE_DATE_EPOCH sets the time of all files.
+    Needs mmdebstrap, genimage, mtools, dosfstools, uidmap (and qemu-user-static for rpi on a PC). The first build
+    fetches Debian's packages and keeps them; later ones are quick. SOURCE_DATE_EPOCH sets the time of all files.
     """
     import time
 
-    from edgefl.image.build import build_image, default_cache
+    from edgefl.image.build import build_image
+    from edgefl.image.payload import default_cache
     from edgefl.image.recipe import load
 
     began = time.monotonic()

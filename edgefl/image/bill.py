@@ -73,7 +73,7 @@ def bill_of_materials(recipe: Recipe, base: Path) -> dict[str, Any]:
 
 
 def imager_manifest(raw: Path, out: Path) -> dict[str, Any]:
-    """For `rpi-imager --repo FILE`: this image as an entry of its list. It takes its settings from edgefl.toml alone."""
+    """For `rpi-imager --repo FILE`: this image as its list's entry. Its settings come from edgefl.toml alone."""
     return {
         "os_list": [
             {

@@ -21,10 +21,6 @@ COMPRESSION_LEVEL = "-10"
 """10 s for 240 MB; -19 saves 12 % of them and takes four minutes."""
 
 
-def default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgefl" / "images"
-
-
 def build_image(
     recipe: Recipe,
     out: Path,
@@ -45,7 +41,9 @@ def build_image(
     with tempfile.TemporaryDirectory(prefix="edgefl-image-", dir=cache) as scratch:
         room = Path(scratch)
         say("package")
-        package = build_package(recipe.home, recipe.lock, recipe.architecture, room, extra, compression="none")
+        package = build_package(
+            recipe.home, recipe.lock, recipe.architecture, room, extra, cache=cache, compression="none"
+        )
         say("image")
         task = Task(
             base=str(base.absolute()),

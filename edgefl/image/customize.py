@@ -23,7 +23,7 @@ def settings_in(image: Path) -> CardSettings:
 
 
 def write_settings(image: Path, settings: CardSettings) -> None:
-    """Overwrite the slot of an image. Raises ImageError, ConfigError (settings that no device would take), UsageError."""
+    """Overwrite the slot of an image. Raises ImageError, ConfigError (what no device would take), UsageError."""
     slot = render(settings)
     read(slot)
     at = find_slot(image)

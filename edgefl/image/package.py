@@ -71,6 +71,7 @@ def build_package(
     out: Path,
     extra: Mapping[str, bytes],
     *,
+    cache: Path,
     compression: str = "xz",
 ) -> Path:
     """The path of edgefl_VERSION_ARCHITECTURE.deb in `out`.
@@ -80,9 +81,9 @@ def build_package(
     """
     with tempfile.TemporaryDirectory(prefix="edgefl-deb-") as scratch:
         room = Path(scratch)
-        fetch(lock, ARCHITECTURES[architecture], room / "wheels")
+        wheels = fetch(lock, ARCHITECTURES[architecture], cache)
         tree = room / "tree"
-        unpack([*sorted((room / "wheels").glob("*.whl")), own_wheel(recipes.parent, room)], tree, python_of(lock))
+        unpack([*wheels, own_wheel(recipes.parent, room)], tree, python_of(lock))
         for source, target in INSTALLED.items():
             _place(tree / target, (recipes / source).read_bytes())
         for target, content in extra.items():

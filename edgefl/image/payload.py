@@ -7,6 +7,7 @@ the wheels are for.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -63,7 +64,7 @@ def platforms(machine: str) -> list[str]:
 
 
 def python_of(lock: Path) -> str:
-    """ "3.13" for cp313.txt."""
+    """Of cp313.txt: 3.13."""
     return f"{lock.stem[2]}.{lock.stem[3:]}"
 
 
@@ -79,8 +80,13 @@ def own_wheel(source: Path, directory: Path) -> Path:
     return wheel
 
 
-def fetch(lock: Path, machine: str, directory: Path) -> None:
-    """The locked wheels into `directory`; pip checks their hashes, its cache makes the second time quick. BuildError."""
+def fetch(lock: Path, machine: str, cache: Path) -> list[Path]:
+    """The locked wheels, in a folder of `cache` named by the lock; pip checks their hashes. Raises BuildError."""
+    key = hashlib.blake2b(lock.read_bytes(), digest_size=6).hexdigest()
+    directory = cache / f"wheels-{lock.stem}-{machine}-{key}"
+    whole = directory / "whole"
+    if whole.exists():
+        return sorted(directory.glob("*.whl"))
     directory.mkdir(parents=True, exist_ok=True)
     chosen = [word for name in platforms(machine) for word in ("--platform", name)]
     run(
@@ -88,6 +94,13 @@ def fetch(lock: Path, machine: str, directory: Path) -> None:
         *("--require-hashes", "--only-binary=:all:", "--implementation", "cp", "--python-version", python_of(lock)),
         *(*chosen, "--dest", str(directory), "--requirement", str(lock)),
     )
+    whole.touch()
+    return sorted(directory.glob("*.whl"))
+
+
+def default_cache() -> Path:
+    """Where wheels and base layers are kept between builds."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgefl" / "images"
 
 
 def unpack(wheels: Iterable[Path], root: Path, python: str) -> None:
@@ -117,12 +130,10 @@ def unpack(wheels: Iterable[Path], root: Path, python: str) -> None:
     (prefix / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
 
 
-def run(*command: str, cwd: Path | None = None, input_text: str | None = None) -> str:
+def run(*command: str) -> str:
     """The output of a program. Raises BuildError with its last words, or naming what is not installed."""
     try:
-        done = subprocess.run(
-            command, cwd=cwd, input=input_text, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     except FileNotFoundError:
         raise BuildError(
             f"{command[0]} is not installed", hint=f"apt-get install {PACKAGE_OF.get(command[0], command[0])}"

@@ -1,5 +1,5 @@
-"""The proof that an image does its job: with a fleet of two daemons on this machine it joins, trains, loses its power in
-the middle of a round, and is back in the fleet by itself.
+"""The proof that an image does its job: with a fleet of two daemons on this machine it joins, trains, loses its power
+in the middle of a round, and is back in the fleet by itself.
 
 Everything is real but the machine, which is emulated: the settings go the way of a person's card, training is the
 digits', ssh is the guest's own. Takes some minutes. The serial console is kept.

@@ -7,8 +7,8 @@ import gzip
 import pytest
 
 from edgefl.cli import VERBS
-from edgefl.errors import UsageError
 from edgefl.cli.manual import COMPLETION_FILES, completion, manual
+from edgefl.errors import UsageError
 
 
 def test_the_page_has_every_verb_and_is_the_same_each_time() -> None:
