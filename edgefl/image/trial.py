@@ -38,8 +38,11 @@ CARD_BYTES = 2 << 30
 BOOT_S, ROUNDS_S = 400.0, 300.0
 """Emulated on a busy machine; a real one takes a tenth."""
 
-SLOW_EPOCHS = 30
-"""Local epochs that make a round last long enough to be struck in its middle."""
+EPOCHS = 10
+"""Local epochs: on an emulated processor a round lasts long enough to be struck in its middle."""
+
+IDLE_S = 60.0
+"""How long writes of a device that has nothing to do are counted."""
 
 HOST = 2
 """Daemons on this machine; the guest has the third part of the data."""
@@ -85,7 +88,7 @@ class Trial:
         if token.encode() in self._boot_partition():
             raise TrialError("the token is still on the boot partition")
         self._say("the token is off its boot partition")
-        self._ssh(port)
+        self._measure_idle(port)
 
         artifacts = self.work / "artifacts"
         digits.build_artifacts("mlp", 0, artifacts)
@@ -96,7 +99,7 @@ class Trial:
             name="digits",
             data="digits",
             rounds=100_000,
-            local_epochs=SLOW_EPOCHS,
+            local_epochs=EPOCHS,
             batch=recipe.batch,
             learning_rate=recipe.lr,
             held_back=0.1,
@@ -125,7 +128,8 @@ class Trial:
         model = self.work / "trained.onnx"
         fleet.client(0).pull(app, model)
         self.measured["accuracy"] = round(digits.accuracy_of_file(model, digits.divide(HOST + 1, 0).test), 4)
-        self._measure(port)
+        trained = self._figures(port, "guest-trained.txt")
+        self.measured["trained_memory_used_mb"] = (trained["MemTotal"] - trained["MemAvailable"]) // 1024
         self._status()
 
     def _joined(self, times: int) -> list[str]:
@@ -184,17 +188,31 @@ class Trial:
             raise TrialError(f"ssh into the image failed: {done.stderr.strip() or done.returncode}")
         return done.stdout
 
-    def _measure(self, port: int) -> None:
-        """The guest's own figures, kept as they are; the numbers among them in `measured`."""
+    def _measure_idle(self, port: int) -> None:
+        """Memory of a device that has joined and waits, and what it writes meanwhile."""
+        before = self._figures(port, "guest-joined.txt")
+        time.sleep(IDLE_S)
+        after = self._figures(port, "guest-idle.txt")
+        self.measured["idle_memory_used_mb"] = (after["MemTotal"] - after["MemAvailable"]) // 1024
+        self.measured["idle_edgefl_rss_mb"] = after["VmRSS"] // 1024
+        self.measured["idle_written_kb_per_min"] = after["written"] - before["written"]
+        failed = (self.work / "guest-idle.txt").read_text().count("●")
+        if failed:
+            raise TrialError(f"{failed} units failed in the image", hint=f"look at {self.work / 'guest-idle.txt'}")
+
+    def _figures(self, port: int, file: str) -> dict[str, int]:
+        """The guest's own figures, kept as they are; those in kB (and sectors written, as kB) by their names."""
         text = self._ssh(
             port,
-            "cat /proc/meminfo; systemctl --failed --no-legend; systemctl status edgefl --no-pager -n 0; df -m /data; "
-            "cat /sys/fs/cgroup/system.slice/edgefl.service/memory.current; swapon --show; "
-            "systemd-analyze time; findmnt -n -o OPTIONS /; timedatectl show -p NTPSynchronized",
+            "systemctl --failed --no-legend; cat /proc/meminfo; swapon --show; df -m /data; findmnt -n -o OPTIONS /; "
+            "grep VmRSS /proc/$(systemctl show -p MainPID --value edgefl)/status; systemd-analyze time; "
+            "systemd-analyze blame --no-pager | head -30; systemctl show edgefl -p StatusText -p MemoryCurrent; "
+            "systemctl list-units --type service --state running --no-legend --plain; "
+            'awk \'{ print "written:", $7 / 2, "kB" }\' /sys/block/vda/stat',
         )
-        (self.work / "guest.txt").write_text(text)
-        kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines() if line.endswith(" kB")}
-        self.measured["memory_used_mb"] = (kilobytes["MemTotal"] - kilobytes["MemAvailable"]) // 1024
+        (self.work / file).write_text(text)
+        found = (re.fullmatch(r"(\w+):\s+([0-9.]+) kB", line) for line in text.splitlines())
+        return {match[1]: int(float(match[2])) for match in found if match}
 
     def _until(self, machine: Machine | None, condition: Callable[[], Any], what: str, timeout_s: float) -> Any:
         deadline = time.monotonic() + timeout_s
