@@ -22,8 +22,7 @@ Version: {version}
 Architecture: {architecture}
 Maintainer: edgefl maintainers <maintainers@edgefl.invalid>
 Installed-Size: {kilobytes}
-Depends: python3 (>= {python}), python3 (<< {next_python}), libc6 (>= 2.28), libstdc++6, libgcc-s1, systemd (>= 249),
- init-system-helpers
+Depends: python3 (>= {python}), python3 (<< {next_python}), libc6 (>= 2.28), libstdc++6, libgcc-s1, systemd (>= 249)
 Section: net
 Priority: optional
 Description: federated learning with no server, for edge devices

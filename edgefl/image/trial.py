@@ -23,11 +23,11 @@ from edgefl.config import split_address
 from edgefl.demo import digits
 from edgefl.demo.local_fleet import LocalFleet
 from edgefl.errors import EdgeflError, LocalError
-from edgefl.firstboot.settings import CardSettings
+from edgefl.firstboot.settings import SLOT_BYTES, CardSettings, render
 from edgefl.identity.fleet import FleetKey
 from edgefl.identity.token import Bootstrap
 from edgefl.image.customize import write_settings
-from edgefl.image.disk import partitions
+from edgefl.image.disk import find_slot, partitions
 from edgefl.image.machine import Machine
 from edgefl.image.payload import run
 from edgefl.wire import parse_node_name
@@ -62,6 +62,8 @@ class Trial:
         self.image, self.console = work / "card.img", work / "console.log"
         self.measured: dict[str, Any] = {}
         self._source = image
+        self._right = CardSettings()
+        self._slot = 0
 
     def run(self) -> dict[str, Any]:
         """What was measured. Raises TrialError naming what did not happen, and where the console is."""
@@ -72,7 +74,7 @@ class Trial:
             fleet.start()
             self._say("two daemons of this machine are a fleet")
             token = self._invite(fleet)
-            self._customize(token, Path(parts[HOST]["digits"]))
+            self._prepare(token, Path(parts[HOST]["digits"]))
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = free.getsockname()[1]
             with Machine(self.image, self.target, self.console, ssh_port=port) as machine:
@@ -80,6 +82,8 @@ class Trial:
         return self.measured
 
     def _trial(self, fleet: LocalFleet, machine: Machine, token: str, port: int) -> None:
+        self._wrong_card(machine)
+        self._put(render(self._right))
         machine.start()
         began = time.monotonic()
         (guest,) = self._until(machine, lambda: self._joined(1), "the image in the fleet", BOOT_S)
@@ -132,6 +136,17 @@ class Trial:
         self.measured["trained_memory_used_mb"] = (trained["MemTotal"] - trained["MemAvailable"]) // 1024
         self._status()
 
+    def _wrong_card(self, machine: Machine) -> None:
+        """A person's mistake: the device stays up, and says on console and card what is wrong and where."""
+        self._put(b'site = "plant"\ntoken = "edgefl1-oops\n'.ljust(SLOT_BYTES, b"\n"))
+        machine.start()
+        self._until(machine, lambda: "SOMETHING IS WRONG" in machine.said(), "the mistake on the console", BOOT_S)
+        self._until(machine, lambda: "SOMETHING IS WRONG" in self._card_status(), "the mistake on the card", BOOT_S)
+        if not machine.running() or "line 2" not in self._card_status():
+            raise TrialError(f"the card does not say where the mistake is: {self._card_status()}")
+        machine.cut_power()
+        self._say("a mistake on the card is told on console and card, with its line")
+
     def _joined(self, times: int) -> list[str]:
         """The devices that the console has shown in the fleet, once it has shown so many. (As a leaf behind QEMU's
         address translation the guest is in nobody's list of contacts; that it counts in rounds is the proof.)"""
@@ -145,15 +160,26 @@ class Trial:
         door = Bootstrap(*split_address(first["address"]), parse_node_name(first["node"]))
         return FleetKey.load(self.work).invite([door], uses=1).text
 
-    def _customize(self, token: str, data: Path) -> None:
+    def _prepare(self, token: str, data: Path) -> None:
         """What a person does: the image onto a card, settings and a file of data onto its first partition."""
         shutil.copy(self._source, self.image)
         os.truncate(self.image, CARD_BYTES)
         key = self.work / "ssh-key"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "trial", "-f", str(key))
         public = key.with_suffix(".pub").read_text().strip()
-        write_settings(self.image, CardSettings(token, {"data": {"digits": "digits.npz"}}, "", (public,)))
+        self._right = CardSettings(token, {"data": {"digits": "digits.npz"}}, "", (public,))
+        write_settings(self.image, self._right)
+        self._slot = find_slot(self.image)
         run("mcopy", "-o", "-i", self._fat(), str(data), "::digits.npz")
+
+    def _put(self, content: bytes) -> None:
+        """Another content of edgefl.toml, in its place."""
+        with self.image.open("r+b") as file:
+            file.seek(self._slot)
+            file.write(content)
+
+    def _card_status(self) -> str:
+        return run("mtype", "-i", self._fat(), "::edgefl-status.txt").strip()
 
     def _fat(self) -> str:
         return f"{self.image}@@{partitions(self.image)[0].start}"
@@ -165,7 +191,7 @@ class Trial:
             return file.read(part.size)
 
     def _status(self) -> None:
-        text = run("mtype", "-i", self._fat(), "::edgefl-status.txt").strip()
+        text = self._card_status()
         (self.work / "edgefl-status.txt").write_text(text)
         if "settings: ok" not in text or "is in its fleet" not in text:
             raise TrialError(f"the status on the card is wrong: {text}")
