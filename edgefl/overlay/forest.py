@@ -3,7 +3,8 @@
 Trees cost per neighbour pair, not per tree: one TreeBeat every 15 s carries all edges that two devices share. What
 changes in between (members, height, depth, root) is sent at once, at most once a second. A neighbour that has said
 nothing about an edge for 17 s is verified by ping; alive but silent for a minute, it has lost the edge. An edge that
-the receiver does not know is answered with Detach, so both ends agree again.
+the receiver does not know is answered with Detach, so both ends agree again. While a round is open in a tree, its
+neighbours are watched more closely (watch.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from edgefl.overlay.rank_tree import RankTree, TreeWorld
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.routing import Router
 from edgefl.overlay.tree_view import TreeListener, TreeView
+from edgefl.overlay.watch import CLOSE
+from edgefl.overlay.watch import Watch as CloseWatch
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
     MAX_BEAT_TREES,
@@ -59,6 +62,7 @@ class Forest:
         self._liveness = liveness
         self._router = router
         self._world = TreeWorld(device, requests, liveness, listener, self._ask_tracker, self._renew_at, self._touched)
+        self._close_watch = CloseWatch(device, liveness, requests)
         self._flushed_at = float("-inf")
         self._dirty: dict[int, RankTree] = {}
         self._ticking = False
@@ -91,6 +95,7 @@ class Forest:
         if tree is None:
             return
         tree.leave(now)
+        self._close_watch.end(app)
         self._dirty.pop(app, None)
         self._device.effects.cancel_timer((*RENEW, app))
         if not tree.observer:
@@ -102,6 +107,12 @@ class Forest:
         for key in (BEAT, FLUSH, WATCH):
             self._device.effects.cancel_timer(key)
         self._ticking = False
+
+    def watch(self, app: int, until: float, now: float) -> None:
+        """Until then a round is open in this tree; unknown ones are fine."""
+        tree = self.trees.get(app)
+        if tree is not None:
+            self._close_watch.set(tree, until, now)
 
     def view(self, app: int) -> TreeView | None:
         tree = self.trees.get(app)
@@ -147,6 +158,8 @@ class Forest:
             self._send_edges(list(dirty.values()), changed_only=True)
         elif key == WATCH:
             self._watch(now)
+        elif key == CLOSE:
+            self._close_watch.on_timer(now)
         elif key[:2] == RENEW:
             tree = self.trees.get(key[2])  # type: ignore[call-overload]
             if tree is not None:

@@ -284,6 +284,12 @@ class Overlay:
         self._forest.leave(app, now)
         self._drain(now)
 
+    def watch_tree(self, app: int, until: float, now: float) -> None:
+        """A round is open in the tree until then (or no longer, if that has passed): neighbours and spare parents are
+        asked more often, so that the dead are noticed and replaced within seconds."""
+        self._forest.watch(app, until, now)
+        self._drain(now)
+
     def publish(self, advert: Advert, now: float) -> None:
         """Make an advert known, and keep it known: the holder of the application's root repeats this every minute."""
         self._directory.publish(advert, now)
