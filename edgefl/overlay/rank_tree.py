@@ -183,7 +183,7 @@ class RankTree:
         if self.parent is None:
             return
         enough = self._spares.refresh(self.parent.node_id, now)
-        if not enough and now - self._asked_at > self._device.profile.renewal_s:
+        if not enough and now - self._asked_at > self._device.profile.seek_s[-1]:
             self.renew(now, content=False)
 
     def _begin(self, targets: list[Contact], now: float) -> None:
