@@ -65,6 +65,7 @@ class Forest:
         self._close_watch = CloseWatch(device, liveness, requests)
         self._flushed_at = float("-inf")
         self._dirty: dict[int, RankTree] = {}
+        self._left_behind: dict[int, float] = {}
         self._ticking = False
         self.trees: dict[int, RankTree] = {}
 
@@ -212,14 +213,20 @@ class Forest:
     def leave_zone(self, now: float) -> None:
         """Our zone is about to change: applications of the old one are left while we are still in it, so that even
         the farewell stays inside."""
+        until = now + self._device.profile.tree_edge_lifetime_s
+        self._left_behind = {app: end for app, end in self._left_behind.items() if end > now}
         for app in [app for app, tree in self.trees.items() if tree.scope is Scope.ZONE]:
             self.leave(app, now)
+            self._left_behind[app] = until  # an answer may be on its way that must not be answered across the border
+        while len(self._left_behind) > MAX_TREES:
+            del self._left_behind[next(iter(self._left_behind))]
 
     def _tree(self, app: int, sender: Contact) -> tuple[RankTree | None, bool]:
         """Our tree of that application, and whether the sender may speak of it: what is of our zone alone is refused at
         the border, without a word."""
         tree = self.trees.get(app)
-        foreign = tree is not None and tree.scope is Scope.ZONE and sender.zone != self._device.contact.zone
+        of_a_zone = app in self._left_behind if tree is None else tree.scope is Scope.ZONE
+        foreign = of_a_zone and sender.zone != self._device.contact.zone
         if foreign:
             self._device.counters["refused_foreign_zone"] += 1
         return tree, not foreign
@@ -233,16 +240,16 @@ class Forest:
 
     def on_attach(self, sender: Contact, message: Attach, now: float) -> None:
         tree, welcome = self._tree(message.app, sender)
-        if tree is None:
+        if tree is None and welcome:
             self._device.send(sender, Refused(message.app, Refusal.NOT_A_MEMBER))
-        elif welcome:
+        elif tree is not None and welcome:
             tree.on_attach(sender, message, now)
 
     def on_attached(self, sender: Contact, message: Attached, now: float) -> None:
         tree, welcome = self._tree(message.app, sender)
-        if tree is None:
+        if tree is None and welcome:
             self._device.send(sender, Detach(message.app, Refusal.NOT_A_MEMBER))
-        elif welcome:
+        elif tree is not None and welcome:
             tree.on_attached(sender, message, now)
 
     def on_refused(self, sender: Contact, message: Refused, now: float) -> None:

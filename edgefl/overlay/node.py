@@ -361,7 +361,7 @@ class Overlay:
         self._membership.on_peer_changed(peer, before, now)
         if self._membership.holds(peer.node_id):
             self._adopted(peer, now)  # it may have restarted, and know nothing any more
-        self._tracker.on_member_changed(peer.contact)
+        self._tracker.on_member_changed(peer.contact, now)
         self._forest.on_peer_changed(peer.contact, now)
 
     def _gone(self, peer: Peer, on_purpose: bool, now: float) -> None:

@@ -394,6 +394,7 @@ class RankTree:
         if child is not None:
             child.contact = contact
             self._check_child(child, now)
+            self._let_excess_go(now)
         if self.parent is not None and self._is_parent(contact.node_id):
             self.parent = contact
             if self._check_parent(now):
@@ -403,6 +404,7 @@ class RankTree:
         """Our own rank or zone may have changed: re-check both sides, children first, then ask the tracker."""
         for child in self.children:
             self._check_child(child, now)
+        self._let_excess_go(now)
         if self._check_parent(now):
             self.renew(now)
 
@@ -411,6 +413,12 @@ class RankTree:
             self._let_go(child, Refusal.RANK, now)
         elif self.scope is Scope.ZONE and child.contact.zone != self._device.contact.zone:
             self._drop_child(child.contact.node_id, now)  # no word: it would cross the border
+
+    def _let_excess_go(self, now: float) -> None:
+        """Who has changed sides in a move takes no place that is not there; it learns who might have one."""
+        for child in self.children.excess(self._device.contact.zone):
+            onward = self.children.above(self.children.rank_of(child), without=child.contact.node_id)
+            self._let_go(child, Refusal.EVICTED, now, onward)
 
     def _check_parent(self, now: float) -> bool:
         """Leave a parent that may not be ours any more. False when it was left."""
