@@ -253,7 +253,8 @@ class Router:
         """Of the devices nearer to the key than we are: those of the slot nearest to it, there those of our own zone
         if it has any, of these the nearest by XOR. Not the nearest by RTT: every hop pays both ends' access links, so
         a shorter path beats nearer hops, and tables hold near contacts anyway."""
-        zone, own_id = self._device.contact.zone, self._device.node_id
+        own = self._device.contact
+        zone, own_id = own.zone, own.node_id
         slot = max(0, ID_BITS - (shared_digits(own_id, key) + 1) * DIGIT_BITS)  # bits that may differ within a slot
         nearer = (
             peer

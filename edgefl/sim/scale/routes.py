@@ -82,7 +82,11 @@ def next_hops(devices: Devices, at: Ints, keys: Ids, candidates: int, alive: Fla
     """The next device for each request (-1: it ends here), and how many were tried for it."""
     asked = slots(devices, at, keys)
     near, near_contact, taken = zone_contacts(devices, at, asked, candidates)
-    far, far_contact = other_contacts(devices, at, asked, candidates, taken)
+    settles = shared_digits(devices.ids[near_contact], keys[near]) > shared_digits(devices.ids[at[near]], keys[near])
+    stays = np.zeros(len(at), np.bool_)
+    stays[near[settles]] = alive is None  # nobody of another zone can be preferred, so none is computed
+    leaving = ~stays[asked.of]
+    far, far_contact = other_contacts(devices, at, asked.only(leaving), candidates, taken[leaving])
     leaves = np.concatenate([zone_leaves(devices, at), fleet_leaves(devices, at)], axis=1)
     whose = np.concatenate([near, far, np.repeat(np.arange(len(at)), leaves.shape[1])])
     contact = np.concatenate([near_contact, far_contact, leaves.ravel()])
