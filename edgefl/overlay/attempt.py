@@ -26,8 +26,8 @@ HANDFUL = 11
 
 RANK_WORTH_S = 1.0
 """How much longer an RTT may be for one level of rank: who stands higher is nearer to the root, so RTT decides among
-equals. With it trees are a third shallower than by RTT alone, and paths to the root shorter by 15 % although edges are
-4 ms longer; 0.1 made them 0.03 deeper and no path shorter (`edgefl sim scale`)."""
+equals. With it trees are a quarter shallower than by RTT alone, and paths to the root 7 % shorter although edges are
+5 ms longer; 0.1 s made trees 0.03 deeper and no path shorter (`edgefl sim scale`)."""
 
 MAX_ATTEMPTS = 24
 """Parents asked before giving up: twice the depth of the largest tree."""
