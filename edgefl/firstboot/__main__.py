@@ -25,7 +25,14 @@ DATA = Path("/data")
 
 def take(card: Card) -> None:
     group = grp.getgrnam("edgefl").gr_gid
-    places = Places(card, Path("/etc/edgefl"), DATA / "sources", DATA / "ssh" / "authorized_keys", owner=(0, group))
+    places = Places(
+        card,
+        Path("/etc/edgefl"),
+        DATA / "sources",
+        DATA / "ssh" / "authorized_keys",
+        Path("/var/lib/iwd"),
+        owner=(0, group),
+    )
     found, outcome = take_settings(places)
     name = found.hostname or host.name_of(host.serial())
     try:

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,9 @@ HEADER = (
 #   bootstrap = ["192.168.1.20:7321"]      devices to knock at, where the token names none
 #   [data]
 #   digits = "digits.npz"                  a file beside this one is copied to the device; or a path on the device
+#   [wifi]
+#   ssid = "plant"                         where there is no cable; the passphrase is taken off the card like the token
+#   passphrase = "8 to 63 characters"
 #   [gateway]
 #   hostname = "press-4"                   otherwise it comes from the serial number
 #   ssh_authorized_keys = ["ssh-ed25519 ..."]   without a key there is no ssh; the user is edgefl-admin
@@ -55,6 +58,8 @@ HEADER = (
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _SSH_KEY = re.compile(r"(ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?")
 MAX_SSH_KEYS = 16
+_PASSPHRASE = re.compile(r"[ -~]{8,63}")
+MAX_SSID_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,16 @@ class CardSettings:
     daemon: Mapping[str, Any] = field(default_factory=dict)
     hostname: str = ""
     ssh_keys: tuple[str, ...] = ()
+    ssid: str = ""
+    passphrase: str = ""
+
+    @property
+    def secret(self) -> bool:
+        """Something is in it that must not stay on a card."""
+        return bool(self.token or self.passphrase)
+
+    def without_secrets(self) -> CardSettings:
+        return replace(self, token="", passphrase="")
 
     @property
     def empty(self) -> bool:
@@ -89,7 +104,7 @@ def read(content: bytes) -> CardSettings:
         raise ConfigError(f"{FILE}: {error}", hint="correct that line; texts need quotes") from None
 
     token, daemon = "", dict[str, Any]()
-    gateway = document.pop("gateway", {})
+    gateway, wifi = document.pop("gateway", {}), document.pop("wifi", {})
     for key, value in document.items():
         with _at_line(text, key):
             if key == "token":
@@ -108,7 +123,9 @@ def read(content: bytes) -> CardSettings:
                 keys = _ssh_keys(value)
             else:
                 raise ConfigError(f"unknown key {key!r} in [gateway]", hint="known: hostname, ssh_authorized_keys")
-    return CardSettings(token, daemon, hostname, keys)
+    with _at_line(text, "wifi"):
+        ssid, passphrase = _wifi(wifi)
+    return CardSettings(token, daemon, hostname, keys, ssid, passphrase)
 
 
 @contextmanager
@@ -133,6 +150,20 @@ def _hostname(value: Any) -> str:
     if not isinstance(value, str) or not _HOSTNAME.fullmatch(value):
         raise ConfigError("hostname must have 1 to 63 letters a-z, digits and hyphens", hint='for example "press-4"')
     return value
+
+
+def _wifi(table: Any) -> tuple[str, str]:
+    """Name and passphrase of a network (IEEE 802.11: at most 32 bytes; 8 to 63 printable ASCII characters)."""
+    if not isinstance(table, dict) or not table.keys() <= {"ssid", "passphrase"}:
+        raise ConfigError("[wifi] has the keys ssid and passphrase", hint="remove the others")
+    ssid, passphrase = table.get("ssid", ""), table.get("passphrase", "")
+    if not isinstance(ssid, str) or len(ssid.encode()) > MAX_SSID_BYTES or not (ssid or not table):
+        raise ConfigError(
+            f"ssid must be a text of 1 to {MAX_SSID_BYTES} bytes", hint="put the network's name in quotes"
+        )
+    if not isinstance(passphrase, str) or (passphrase and not _PASSPHRASE.fullmatch(passphrase)):
+        raise ConfigError("passphrase must have 8 to 63 plain characters", hint="as the access point has it")
+    return ssid, passphrase
 
 
 def _ssh_keys(value: Any) -> tuple[str, ...]:
@@ -164,6 +195,9 @@ def to_toml(settings: CardSettings) -> str:
     for key, value in settings.daemon.items():
         if isinstance(value, dict):
             lines += [f"[{key}]", *(f"{_quote(name)} = {_value(item)}" for name, item in value.items())]
+    if settings.ssid:
+        lines += ["[wifi]", f"ssid = {_quote(settings.ssid)}"]
+        lines += [f"passphrase = {_quote(settings.passphrase)}"] if settings.passphrase else []
     gateway: dict[str, Any] = {}
     if settings.hostname:
         gateway["hostname"] = settings.hostname

@@ -1,7 +1,7 @@
 """The program: from the card into the device, in an order that a power cut cannot hurt.
 
     1  what an earlier cut left is tidied: half-written copies removed, a wipe that had begun finished
-    2  token                -> etc/token, 0600: written, synced, renamed, folder synced
+    2  token                -> etc/token, 0600: written, synced, renamed, folder synced; likewise a Wi-Fi passphrase
     3  settings             -> etc/edgefl.toml, without the token
     4  "a wipe has begun"   -> etc/wiping: digests of the card's sectors, so that a half-overwritten file is known
     5  edgefl.toml on the card is overwritten in place by the same settings without the token, synced
@@ -18,7 +18,7 @@ import contextlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +31,19 @@ from edgefl.firstboot.status import Outcome
 
 TOKEN, SETTINGS, WIPING = "token", "edgefl.toml", "wiping"
 
-TAKEN = "The token was taken off this card by the device."
+TAKEN = "The device has taken token and passphrase off this card; it keeps them."
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
     """`etc`: the device's settings. `data`: copies of data files, for `owner` (user and group number), in a folder that
-    the daemon cannot write. `ssh`: authorized keys."""
+    the daemon cannot write. `ssh`: authorized keys. `wifi`: networks as iwd knows them."""
 
     card: Card
     etc: Path
     data: Path
     ssh: Path
+    wifi: Path
     owner: tuple[int, int] | None = None
 
 
@@ -61,9 +62,11 @@ def take_settings(places: Places) -> tuple[CardSettings, Outcome]:
         found = form.read(content)
         _keep(places.etc / TOKEN, found.token.encode() + b"\n", 0o600, wanted=bool(found.token))
         _keep(places.etc / SETTINGS, _for_daemon(places, found), 0o644, wanted=not found.empty)
-        if found.token:
-            _wipe(places, content, form.render(replace(found, token=""), TAKEN))
-            outcome.done.append("the token is in the device, and no longer on this card")
+        if found.passphrase:
+            _keep(*_network(places, found), 0o600)
+        if found.secret:
+            _wipe(places, content, form.render(found.without_secrets(), TAKEN))
+            outcome.done.append("the secrets are in the device, and no longer on this card")
         _ssh(places, found)
         _data(places, found, outcome)
     except OSError as error:
@@ -77,7 +80,8 @@ def take_settings(places: Places) -> tuple[CardSettings, Outcome]:
 
 def _tidy(places: Places) -> None:
     places.etc.mkdir(parents=True, exist_ok=True)
-    for rest in places.etc.glob(".*"):  # temporary files of write_atomically
+    places.wifi.mkdir(parents=True, exist_ok=True)
+    for rest in [*places.etc.glob(".*"), *places.wifi.glob(".*.psk.*")]:  # temporary files of write_atomically
         rest.unlink()
     note = places.etc / WIPING
     if not note.exists():
@@ -87,6 +91,11 @@ def _tidy(places: Places) -> None:
     if _half_done(content, old, sectors(new)):
         places.card.overwrite(form.FILE, new)
     _forget(note)
+
+
+def _network(places: Places, found: CardSettings) -> tuple[Path, bytes]:
+    """The file in which iwd keeps a network (iwd.network(5)): its name in hexadecimal digits, which fits any."""
+    return places.wifi / f"={found.ssid.encode().hex()}.psk", f"[Security]\nPassphrase={found.passphrase}\n".encode()
 
 
 def _half_done(content: bytes, old: list[str], new: list[str]) -> bool:

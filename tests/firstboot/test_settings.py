@@ -40,6 +40,8 @@ def test_settings_come_back_as_they_were_written(token: str) -> None:
         },
         "press-4",
         (KEY,),
+        "plant",
+        "pass phrase",
     )
     assert read(render(settings)) == settings
 
@@ -73,6 +75,9 @@ def test_any_text_survives_the_card(site: str, data: dict[str, str]) -> None:
         ("[gateway]\nssh_authorized_keys = ['-----BEGIN OPENSSH PRIVATE KEY-----']\n", 2, "public ssh key"),
         ("[gateway]\npassword = 'x'\n", 2, "unknown key 'password'"),
         ("gateway = 1\n", None, "table"),
+        ("[wifi]\npassphrase = 'correct horse'\n", 1, "ssid"),
+        ("[wifi]\nssid = 'a'\npassphrase = 'short'\n", 1, "8 to 63"),
+        ("[wifi]\nssid = 'a'\npassword = 'correct horse'\n", 1, "keys ssid and passphrase"),
         ("[data]\ndigits = 1\n", 1, "texts"),
     ],
 )

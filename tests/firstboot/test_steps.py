@@ -20,6 +20,7 @@ from edgefl.firstboot.steps import Places, take_settings
 from edgefl.identity.fleet import FleetKey
 from edgefl.identity.token import Bootstrap
 
+PASSPHRASE = "correct horse"
 DAEMON = {"site": "plant-2", "data": {"digits": "digits.npz"}}
 
 
@@ -34,7 +35,13 @@ def device(directory: Path) -> Places:
     """A device with an empty card."""
     for name in ("card", "etc"):
         (directory / name).mkdir(parents=True)
-    return Places(Card(directory / "card", mounted=False), directory / "etc", directory / "data", directory / "ssh")
+    return Places(
+        Card(directory / "card", mounted=False),
+        directory / "etc",
+        directory / "data",
+        directory / "ssh",
+        directory / "wifi",
+    )
 
 
 def put(places: Places, content: bytes) -> None:
@@ -91,7 +98,8 @@ def boot_until(places: Places, cut: int) -> bool:
 @pytest.mark.parametrize("length", [SLOT_BYTES, 900, 30_000], ids=["slot", "shortened", "lengthened"])
 def test_the_power_goes_after_every_write(length: int, tokens: tuple[str, str], tmp_path: Path) -> None:
     token, _ = tokens
-    content = f'site = "plant-2"\ntoken = "{token}"\n[data]\ndigits = "digits.npz"\n'.encode().ljust(length, b"\n")
+    text = f'site = "plant-2"\ntoken = "{token}"\n[wifi]\nssid = "plant"\npassphrase = "{PASSPHRASE}"\n'
+    content = f'{text}[data]\ndigits = "digits.npz"\n'.encode().ljust(length, b"\n")
     for cut in range(1, 500):
         places = device(tmp_path / str(cut))
         put(places, content)
@@ -102,12 +110,14 @@ def test_the_power_goes_after_every_write(length: int, tokens: tuple[str, str], 
         assert token.encode() not in card_bytes(places), f"cut {cut}: the token stays on the card"
         assert kept_token(places) == token
         assert (places.etc / "token").stat().st_mode & 0o777 == 0o600
-        assert read(card_bytes(places)) == CardSettings(daemon=DAEMON), f"cut {cut}: the settings changed"
+        assert read(card_bytes(places)) == CardSettings(daemon=DAEMON, ssid="plant"), f"cut {cut}: the settings changed"
         holders = [
             p for p in tmp_path.joinpath(str(cut)).rglob("*") if p.is_file() and token[20:].encode() in p.read_bytes()
         ]
         assert holders == [places.etc / "token"], f"cut {cut}: copies of the token"
         assert (places.data / "digits.npz").read_bytes() == b"data"
+        assert PASSPHRASE.encode() not in card_bytes(places)
+        assert (places.wifi / "=706c616e74.psk").read_text() == f"[Security]\nPassphrase={PASSPHRASE}\n"
         assert "settings: ok" in read_status(places.card)
         if not cut_off:
             break
