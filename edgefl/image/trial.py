@@ -108,7 +108,7 @@ class Trial:
             learning_rate=recipe.lr,
             held_back=0.1,
             min_members=HOST + 1,
-            deadline_s=60.0,
+            deadline_s=ROUNDS_S,
         )["id"]
         first = self._until(machine, lambda: _all_took_part(fleet, app, 0), "a round with all three", ROUNDS_S)
         self._say(f"round {first} was trained by all three")
@@ -133,7 +133,7 @@ class Trial:
         fleet.client(0).pull(app, model)
         self.measured["accuracy"] = round(digits.accuracy_of_file(model, digits.divide(HOST + 1, 0).test), 4)
         trained = self._figures(port, "guest-trained.txt")
-        self.measured["trained_memory_used_mb"] = (trained["MemTotal"] - trained["MemAvailable"]) // 1024
+        self.measured["trained_memory_available_mb"] = trained["MemAvailable"] // 1024
         self._status()
 
     def _wrong_card(self, machine: Machine) -> None:
@@ -219,7 +219,9 @@ class Trial:
         before = self._figures(port, "guest-joined.txt")
         time.sleep(IDLE_S)
         after = self._figures(port, "guest-idle.txt")
-        self.measured["idle_memory_used_mb"] = (after["MemTotal"] - after["MemAvailable"]) // 1024
+        caches = sum(after[name] for name in ("MemFree", "Buffers", "Cached", "SReclaimable"))
+        self.measured["idle_memory_used_mb"] = (after["MemTotal"] - caches) // 1024
+        self.measured["idle_memory_available_mb"] = after["MemAvailable"] // 1024
         self.measured["idle_edgefl_rss_mb"] = after["VmRSS"] // 1024
         self.measured["idle_written_kb_per_min"] = after["written"] - before["written"]
         failed = (self.work / "guest-idle.txt").read_text().count("●")
