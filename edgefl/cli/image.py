@@ -36,10 +36,13 @@ recipes_option = click.option(
 )
 @click.option("--arch", type=click.Choice(["amd64", "arm64"]), default="amd64", help="Architecture of the device.")
 @click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("dist"), help="Where to.")
+@click.option(
+    "--compression", type=click.Choice(["xz", "zstd", "none"]), default="xz", help="Smallest, quicker, for a quick try."
+)
 @recipes_option
 @json_option
 @report_errors
-def package(python: str, arch: str, out: Path, recipes: Path | None, as_json: bool) -> None:
+def package(python: str, arch: str, out: Path, compression: str, recipes: Path | None, as_json: bool) -> None:
     """Build the Debian package for one Python and architecture; needs pip's index or cache, and dpkg-deb."""
     from edgefl.errors import UsageError
     from edgefl.image.package import build_package
@@ -50,7 +53,7 @@ def package(python: str, arch: str, out: Path, recipes: Path | None, as_json: bo
     if not lock.exists():
         known = ", ".join(sorted(path.stem for path in lock.parent.glob("*.txt")))
         raise UsageError(f"no wheels are pinned for {python!r}", hint=f"choose one of {known}")
-    built = build_package(home, lock, arch, out, extra_files(), cache=default_cache())
+    built = build_package(home, lock, arch, out, extra_files(), cache=default_cache(), compression=compression)
     if as_json:
         emit_json({"package": str(built), "size_bytes": built.stat().st_size})
     else:

@@ -56,6 +56,8 @@ class LocalFleet:
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self._token = directory / "token"
         self._host = host
+        self.pythons: dict[int, str] = {}
+        """Interpreters of devices that run another release than this one."""
 
     def __enter__(self) -> LocalFleet:
         return self
@@ -107,7 +109,15 @@ class LocalFleet:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGEFL_")}
         with (self.directory / f"device-{number}.log").open("ab") as log:
             self.processes[number] = subprocess.Popen(
-                [sys.executable, "-m", "edgefl", "join", "--state", str(self.state(number)), *arguments],
+                [
+                    self.pythons.get(number, sys.executable),
+                    "-m",
+                    "edgefl",
+                    "join",
+                    "--state",
+                    str(self.state(number)),
+                    *arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
