@@ -43,7 +43,7 @@ class Machine:
         command = self._pc() if self.target == "pc" else self._virt()
         forward = f",hostfwd=tcp:127.0.0.1:{self._ssh_port}-:22" if self._ssh_port else ""
         command += [
-            *("-m", str(MEMORY_MEGABYTES), "-display", "none", "-no-reboot", "-monitor", "none"),
+            *("-m", str(MEMORY_MEGABYTES), "-display", "none", "-monitor", "none"),
             *("-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console"),
             *("-drive", f"file={self.image},format=raw,if=virtio"),
             *("-netdev", f"user,id=net{forward}", "-device", "virtio-net-pci,netdev=net,romfile="),
