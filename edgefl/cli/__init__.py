@@ -3,6 +3,8 @@
     output.py     tables, JSON documents, errors: the one place that prints
     artifacts.py  artifacts build | check | show
     doctor.py     doctor
+    image.py      image build | customize | check | test | flash | package
+    manual.py     the manual page and shell completions, made from all of them
 
 The contract for verbs, options and JSON keys: add freely, rename nothing.
 """
