@@ -120,3 +120,25 @@ def draw_scale(document: Mapping[str, Any], directory: Path) -> list[Path]:
     right.legend()
     save(drawn, "load")
     return paths
+
+
+def draw_game(document: Mapping[str, Any], directory: Path) -> list[Path]:
+    """Epsilon, cost beside the optimum and the time of a round over the epochs of a document of `edgefl sim game`, one
+    line for each of its runs, as a PNG file in a directory.
+
+    Raises ConfigError without matplotlib.
+    """
+    drawn = figures()(figsize=(12, 3.6), layout="constrained")
+    directory.mkdir(parents=True, exist_ok=True)
+    runs = document.get("runs", [document])
+    drawn.suptitle(f"{document['model']}, {document['players']:,} players", fontsize="medium")
+    columns = (("eps_rel", "epsilon"), ("cost_over_optimum", "cost / optimum"), ("round_time_s", "seconds of a round"))
+    for axes, (name, label) in zip(drawn.subplots(1, len(columns)), columns, strict=True):
+        for run in runs:
+            axes.plot(run[name], label=f"{run['rule']}, lambda {run['delay_weight']:g}")
+        axes.set(xlabel="epoch", ylabel=label, yscale="log" if name == "eps_rel" else "linear")
+        axes.grid(visible=True, alpha=0.3)
+    drawn.axes[0].legend(fontsize="small")
+    path = directory / "game.png"
+    drawn.savefig(path, format="png", dpi=120)
+    return [path]

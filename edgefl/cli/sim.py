@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from edgefl.cli.output import emit_json, emit_pairs, emit_table, json_option, note, report_errors
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+from edgefl.cli.progress import end_progress, reporter
+from edgefl.cli.sim_game import game
 
 rtt_option = click.option(
     "--rtt",
@@ -24,6 +21,9 @@ rtt_option = click.option(
 @click.group()
 def sim() -> None:
     """The shipped overlay and learning code under virtual time (simulations, and labelled so)."""
+
+
+sim.add_command(game)
 
 
 @sim.command()
@@ -81,9 +81,9 @@ def fleet(
         scenario=None if scenario_file is None else read_scenario(scenario_file),
         matrix=_matrix(rtt),
         seed=seed,
-        report=_reporter(),
+        report=reporter(),
     )
-    _end_progress()
+    end_progress()
     if as_json:
         emit_json(document)
     else:
@@ -132,9 +132,9 @@ def scale(
         candidates=candidates,
         seed=seed,
         matrix=_matrix(rtt),
-        report=_reporter(),
+        report=reporter(),
     )
-    _end_progress()
+    end_progress()
     if plot is not None:
         for path in draw_scale(document, plot):
             note(f"drawn: {path}")
@@ -172,19 +172,6 @@ def _matrix(path: Path | None) -> list[list[float]] | None:
         return None if path is None else read_matrix(path)
     except ValueError as error:
         raise DataError(str(error), hint="give as many rows as columns, numbers alone") from None
-
-
-def _reporter() -> Callable[[str, float], None]:
-    return _progress if sys.stderr.isatty() else lambda what, share: None
-
-
-def _end_progress() -> None:
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[K", err=True, nl=False)
-
-
-def _progress(what: str, share: float) -> None:
-    click.echo(f"\r\x1b[K{share:4.0%}  {what}", err=True, nl=False)
 
 
 def _faults(document: dict[str, Any]) -> str:
@@ -372,8 +359,8 @@ def _show_cross_check(nodes: int, seed: int, as_json: bool) -> None:
             f"the event simulator is for up to {MOST_DEVICES:,} devices",
             hint="edgefl sim scale --cross-check --nodes 300",
         )
-    document = cross_check(nodes=nodes, seed=seed, report=_reporter())
-    _end_progress()
+    document = cross_check(nodes=nodes, seed=seed, report=reporter())
+    end_progress()
     if as_json:
         emit_json(document)
         return

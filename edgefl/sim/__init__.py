@@ -11,6 +11,7 @@
     fault_schedules.py  random scenarios for small rings, and what must never happen
     training.py    the learning layer on simulated devices, with a stand-in for the trainer
     scale/         no protocol code: a vectorised model of the overlay, for a million devices (`edgefl sim scale`)
+    game/          the routing game as arrays (`edgefl sim game`)
 
 The same seed gives the same run, whatever PYTHONHASHSEED says.
 """
