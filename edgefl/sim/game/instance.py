@@ -2,8 +2,8 @@
 memberships a device, serving rates from 0.4 to 60 MB/s, K = 5 candidates of higher rank, three of them near.
 
 Not given by the study, and ours: serving rates by capacity class, models from 0.5 to 8 MB, background processor use up
-to 60 %, one in ten devices with a
-penalty of up to a second. Candidates come from the whole application: zones play no part.
+to 60 %, one in ten devices with a penalty of up to a second. Candidates come from the whole application: zones play no
+part.
 """
 
 from __future__ import annotations

@@ -180,7 +180,8 @@ class Game:
         if self.residuals:
             self._learn()
         best, then, now, margin = self._best()
-        asks = np.flatnonzero((self.random.random(len(now)) < parameters.revise) & (then < now - margin))
+        chance = parameters.revise + parameters.urge * np.maximum(0.0, 1 - then / now)
+        asks = np.flatnonzero((self.random.random(len(now)) < chance) & (then < now - margin))
         told = np.where(instance.liar, instance.s_per_byte / LIE, instance.s_per_byte)
         column = best[asks]
         target = instance.candidate_device[asks, column]
@@ -251,10 +252,11 @@ class Game:
         if self.epoch == 1:
             self._scale_s = 3 * cost
         at = (np.arange(size[0]), self.choice)
-        self._weights[at] += np.minimum(1.0, cost / self._scale_s) / (_soft(self._weights, rate)[at] + rate / 2)
-        share = np.cumsum(_soft(self._weights, rate), axis=1)
-        draw = self.random.random(size[0])[:, None] * share[:, -1:]
-        self.choice = (share < draw).sum(axis=1)
+        shares = _soft(self._weights, rate)
+        self._weights[at] += np.minimum(1.0, cost / self._scale_s) / (shares[at] + rate / 2)
+        share: Floats = np.cumsum(_soft(self._weights, rate), axis=1)
+        draw = self.random.random((size[0], 1)) * share[:, -1:]
+        self.choice = np.asarray((share < draw).sum(axis=1))
 
     def _fresh_candidates(self) -> None:
         """The worst candidate (by the adverts, never the one in use) is replaced by another at random."""
