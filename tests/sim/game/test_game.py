@@ -70,9 +70,11 @@ def test_it_beats_the_baselines_in_the_same_run():
 
 
 def test_residuals_see_through_liars():
-    believed = run_game(players=2000, rule=Rule.ACBR, epochs=40, seed=4, delay_weight=0.0, liars=0.1, residuals=False)
-    learnt = run_game(players=2000, rule=Rule.ACBR, epochs=40, seed=4, delay_weight=0.0, liars=0.1)
-    assert learnt["cost_over_optimum"][-1] < 1.05 < believed["cost_over_optimum"][-1]
+    """The last epochs of a window: fresh candidates, of which some lie, have been tried."""
+    how = {"players": 3000, "rule": Rule.ACBR, "epochs": 48, "seed": 4, "delay_weight": 0.0, "liars": 0.1}
+    believed, learnt = run_game(**how, residuals=False), run_game(**how)
+    assert learnt["cost_over_optimum"][-1] < 1.06
+    assert believed["cost_over_optimum"][-1] > 1.2
 
 
 def test_sites_have_a_price_too():
