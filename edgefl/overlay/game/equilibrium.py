@@ -1,8 +1,8 @@
 """Epsilon: what devices could still gain by another parent, summed up on its way to the root (overlay study, 2.4).
 
 Each device adds its own gain, by the adverts that it knows; a parent adds its children's sums to its own. The mean is
-weighted by bytes. It errs upwards as long as adverts are old, and it is an estimate within the candidates and the model,
-not a bound: every document that shows it says so.
+weighted by bytes. It errs upwards as long as adverts are old, and it is an estimate within the candidates and the
+model, not a bound: every document that shows it says so.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ BINS_S = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 """Upper limits of the histogram's bins; the eighth is open."""
 
 MEANING = (
-    "no device could speed up its uplink by more than {max_s:.2g} s ({share:.2%} on average, weighted by bytes) by choosing"
-    " another of its candidate parents; {players} devices, estimated from their adverts"
+    "no device could speed up its uplink by more than {max_s:.2g} s ({share:.2%} on average, weighted by bytes) by"
+    " choosing another of its candidate parents; {players} devices, estimated from their adverts"
 )
 
 

@@ -38,8 +38,8 @@ class Parameters:
     revise: float = 0.25
     """rho: the share of players that reconsider in an epoch. Above it, parents would have to grant leaves too."""
     urge: float = 0.4
-    """Who would gain more reconsiders sooner: this times the share of the cost to be gained is added. Settles in 6 epochs
-    instead of 8, with no more moves."""
+    """Who would gain more reconsiders sooner: this times the share of the cost to be gained is added. Settles in 6
+    epochs instead of 8, with no more moves."""
     eta_share: float = 0.02
     eta_s: float = 0.02
     """A move gains more than the larger of this share of the cost and so many seconds."""
