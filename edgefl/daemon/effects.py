@@ -9,6 +9,7 @@ it and nobody waits for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Coroutine
@@ -75,6 +76,9 @@ class LoopEffects:
 
     def send(self, to: Contact, message: Message) -> None:
         self._transport.send(to, message)
+
+    def send_bulk(self, to: Contact, message: Message, data: Any) -> None:
+        self._transport.send_bulk(to.node_id, message, data)
 
     def set_timer(self, key: TimerKey, at: float) -> None:
         self.cancel_timer(key)
@@ -247,6 +251,19 @@ class LoopEffects:
                 log.info("progress of application %016x was not saved: %s", app, error.cause)
             if self._unsaved.get(app) is progress:
                 del self._unsaved[app]
+
+    def remember(self, app: int, data: Any) -> None:
+        self._disk.soon(lambda store: store.save_feedback(app, data))
+
+    def recall(self, app: int, token: Token) -> None:
+        self._spawn(self._recall(app, token))
+
+    async def _recall(self, app: int, token: Token) -> None:
+        data = None
+        with contextlib.suppress(StorageError):  # the disk remembers and shows it; what was left out is lost
+            data = await self._disk.run(lambda store: store.read_feedback(app))
+        if self.learning is not None:
+            self._guard(self.learning.on_recalled, app, token, data, self.now)
 
     async def restore(self, app: int, progress: Progress) -> bool:
         """Bring a saved model back among the blobs that can be fetched. False when it cannot be read."""

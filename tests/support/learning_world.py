@@ -85,6 +85,7 @@ class Device:
     timers: dict[Any, int] = field(default_factory=dict)
     saved: dict[int, Progress] = field(default_factory=dict)
     durable: dict[bytes, bytes] = field(default_factory=dict)
+    memories: dict[int, bytes] = field(default_factory=dict)
     broadcasts: list[BlobRef] = field(default_factory=list)
     adverts: list[Advert] = field(default_factory=list)
     jobs: list[TrainJob] = field(default_factory=list)
@@ -129,6 +130,16 @@ class Device:
         decoded = decode(encode(message))
         assert decoded == message, "the message does not survive the wire"
         self.world.post(self, to.node_id, message)
+
+    def send_bulk(self, to: Contact, message: Message, data: Any) -> None:
+        assert decode(encode(message)) == message, "the message does not survive the wire"
+        self.world.post(self, to.node_id, message, bytes(data))
+
+    def remember(self, app: int, data: Any) -> None:
+        self.memories[app] = bytes(data)
+
+    def recall(self, app: int, token: Any) -> None:
+        self.later(lambda now: self.learning.on_recalled(app, token, self.memories.get(app), now))
 
     def set_timer(self, key: Any, at: float) -> None:
         self.timers[key] = self.timers.get(key, 0) + 1
@@ -263,7 +274,7 @@ class World:
 
     # Network
 
-    def post(self, sender: Device, to: int, message: Message) -> None:
+    def post(self, sender: Device, to: int, message: Message, data: bytes | None = None) -> None:
         receiver = self.devices.get(to)
         if receiver is None or self.random.random() < self.loss or not self.connected(sender, receiver):
             return
@@ -271,8 +282,12 @@ class World:
             return
 
         def arrive(now: float) -> None:
-            if receiver.alive:
+            if not receiver.alive:
+                return
+            if data is None:
                 receiver.learning.on_message(sender.contact, message, now)
+            else:
+                receiver.learning.on_bulk(sender.contact, message, memoryview(data), now)
 
         self.at(self.now + LATENCY_S, arrive)
 
@@ -402,6 +417,7 @@ class World:
         fresh.saved = dict(old.saved)
         progress = old.saved.get(self.app_id)
         fresh.durable = dict(old.durable)
+        fresh.memories = dict(old.memories)
         fresh.blobs = dict(old.durable)
         self.devices[number] = fresh
         fresh.learning.take_part(self.advert, self.now, progress=progress)
