@@ -23,6 +23,7 @@ from edgefl.effects import TimerKey
 from edgefl.errors import EdgeflError, StorageError
 from edgefl.learning.border import is_inside
 from edgefl.learning.effects import Prepared, Progress, Token, TrainJob
+from edgefl.learning.encoding import check_extra
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef
@@ -102,6 +103,7 @@ class LoopEffects:
         if learning is None:
             return
         try:
+            check_extra(manifest.compress)
             directory = await self._fetch_artifacts(app, manifest, sources)
             source = None if observer else self.data[manifest.data]
             initial = await self._training.prepare(app, directory, manifest, source)

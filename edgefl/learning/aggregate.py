@@ -129,8 +129,8 @@ class Accumulator:
     # Adding
 
     def add_own(self, delta: NDArray[np.float32] | None, samples: int, metrics: Iterable[Metric]) -> None:
-        """Add this device's own delta (float32 [parameters]), weighted by its samples. The array belongs to the sum
-        from now on: where nothing has come before, it becomes the sum, multiplied in place chunk by chunk.
+        """Add this device's own delta (float32 [parameters], finite), weighted by its samples. The array belongs to
+        the sum from now on: where nothing has come before, it becomes the sum, multiplied in place chunk by chunk.
 
         Raises WireError for a delta of the wrong shape.
         """
@@ -189,9 +189,6 @@ class Accumulator:
         delta, samples = self._own
         view = self._view(index)
         own = delta[index * CHUNK_PARAMETERS : (index + 1) * CHUNK_PARAMETERS]
-        if not is_finite(own):
-            own[...] = 0  # not in this chunk; a training that has diverged was refused as a whole by the trainer
-            return
         np.multiply(own, np.float32(samples), out=own)
         if not self._raw:
             if self._participants[index]:

@@ -22,10 +22,10 @@ from edgefl.learning.aggregate import FLOAT_BYTES
 from edgefl.learning.border import Border
 from edgefl.learning.coordinator import Coordinator
 from edgefl.learning.effects import LearningEffects, Prepared, Progress, TrainResult
-from edgefl.learning.epoch import plausible
-from edgefl.learning.history import History
 from edgefl.learning.encoding import open_encoding
+from edgefl.learning.epoch import plausible
 from edgefl.learning.feedback import Feedback
+from edgefl.learning.history import History
 from edgefl.learning.ledger import Ledger
 from edgefl.learning.replicas import Replicas
 from edgefl.learning.worker import Worker

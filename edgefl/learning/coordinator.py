@@ -34,8 +34,8 @@ from edgefl.learning.effects import Token
 from edgefl.learning.epoch import next_epoch
 from edgefl.learning.ledger import Position, position
 from edgefl.learning.metrics import TRAIN_PREFIX, mean, merge
-from edgefl.learning.strategy import STRATEGIES
 from edgefl.learning.round import OpenRound
+from edgefl.learning.strategy import STRATEGIES
 from edgefl.learning.worker import BYTES_METRIC
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState

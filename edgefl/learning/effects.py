@@ -9,7 +9,7 @@ Each request that takes time is answered later by an event of `Learning` with th
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgefl.effects import Effects
@@ -40,13 +40,20 @@ class TrainJob:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What local training gave. `delta`: float32 [parameters], trained minus given, finite, handed over for good (the
-    sum is built in it); None when only evaluated.
-    `samples`: how many the delta was trained on. `metrics`: weighted sums over local data."""
+    """What local training gave. `delta`: float32 [parameters], trained minus given, handed over for good (the sum is
+    built in it); None when only evaluated. `samples`: how many the delta was trained on. `metrics`: weighted sums over
+    local data. `diverged`: the delta is not finite, or far too large; found out where the result is made, which is not
+    on the loop."""
 
     delta: NDArray[np.float32] | None
     samples: int
     metrics: tuple[Metric, ...]
+    diverged: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        from edgefl.learning.aggregate import is_finite  # numpy comes with it
+
+        object.__setattr__(self, "diverged", self.delta is not None and not is_finite(self.delta))
 
 
 @dataclass(frozen=True, slots=True)

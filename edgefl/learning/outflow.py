@@ -21,8 +21,8 @@ from edgefl.wire.learning import MAX_CONTRIBUTORS, Metric, Update, UpdateChunk, 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgefl.learning.encoding import Encoded
     from edgefl.learning.application import Application
+    from edgefl.learning.encoding import Encoded
 
 RESEND_S, RESEND_MAX_S = 3.0, 60.0
 """An update that the parent has neither asked for nor acknowledged is offered again, then after twice as long."""
@@ -167,4 +167,3 @@ class Outflow:
         if mask == (1 << participants) - 1 or len(self.round.sum.names) >= MAX_CONTRIBUTORS:
             return b""
         return mask.to_bytes(-(-mask.bit_length() // 8), "little")
-

@@ -238,7 +238,7 @@ class Worker:
         if round_ is None or tag != round_.tag or not round_.own_pending:
             return
         round_.own_pending = False
-        if result is None:
+        if result is None or result.diverged:
             self.app.count("training_failed")
         elif round_.state is RoundState.COLLECTING:
             try:

@@ -236,7 +236,8 @@ class World:
         self.parent_of: dict[int, int] = {}
         self.root: int | None = None
         self.links_down: set[frozenset[int]] = set()
-        self.tap: Callable[[int, int, Message], bool] | None = None
+        self.tap: Callable[[int, int, Message], bool | Message] | None = None
+        """Decides on each message: it passes, it is lost, or another takes its place."""
         generator = np.random.default_rng(seed)
         self.devices = {
             number: Device(
@@ -278,8 +279,11 @@ class World:
         receiver = self.devices.get(to)
         if receiver is None or self.random.random() < self.loss or not self.connected(sender, receiver):
             return
-        if self.tap is not None and not self.tap(sender.contact.node_id, to, message):
-            return
+        if self.tap is not None:
+            passed = self.tap(sender.contact.node_id, to, message)
+            if not passed:
+                return
+            message = message if passed is True else passed
 
         def arrive(now: float) -> None:
             if not receiver.alive:

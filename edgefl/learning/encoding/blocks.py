@@ -54,7 +54,7 @@ class Blocks:
         np.floor(scaled, out=scaled)
         np.clip(scaled, -self.largest, self.largest, out=scaled)  # float32 may round the sum of both up to the next
         integers = scaled.astype(np.int8).reshape(-1)[: values.size]
-        return scales.astype("<f4", copy=False).tobytes() + self._squeeze(integers).tobytes()
+        return b"".join((scales.astype("<f4", copy=False).tobytes(), self._squeeze(integers).tobytes()))
 
     def unpack(self, data: memoryview, size: int, place: Place) -> NDArray[np.float32]:
         if len(data) != self.limit(size):
@@ -71,16 +71,18 @@ class Blocks:
         return values[:size]
 
     def _squeeze(self, integers: NDArray[np.int8]) -> NDArray[np.uint8]:
-        raw = integers.view(np.uint8)
+        raw: NDArray[np.uint8] = integers.view(np.uint8)
         if self.width == 8:
             return raw
         nibbles = np.zeros(2 * (-(-raw.size // 2)), np.uint8)
-        nibbles[: raw.size] = raw & 0x0F
-        return nibbles[0::2] | nibbles[1::2] << 4
+        nibbles[: raw.size] = raw & np.uint8(0x0F)
+        packed: NDArray[np.uint8] = np.bitwise_or(nibbles[0::2], np.left_shift(nibbles[1::2], np.uint8(4)))
+        return packed
 
     def _spread(self, raw: NDArray[np.uint8], size: int) -> NDArray[np.int8]:
         if self.width == 8:
             return raw.view(np.int8)
         nibbles = np.empty(2 * raw.size, np.uint8)
-        nibbles[0::2], nibbles[1::2] = raw & 0x0F, raw >> 4
-        return ((nibbles ^ 8).view(np.int8) - np.int8(8))[:size]
+        nibbles[0::2], nibbles[1::2] = raw & np.uint8(0x0F), raw >> np.uint8(4)
+        signed: NDArray[np.int8] = np.bitwise_xor(nibbles, np.uint8(8)).view(np.int8) - np.int8(8)
+        return signed[:size]

@@ -85,7 +85,7 @@ class Encoding:
     ) -> Encoded:
         """Write a chunk in its own memory, as bytes. `values` is written over; `memory`, what earlier rounds left out,
         is added first and then holds what this one leaves out."""
-        view = memoryview(values).cast("B")
+        view = values.view(np.uint8).data
         if self._exact:
             return Encoded(view.toreadonly())
         if memory is not None:

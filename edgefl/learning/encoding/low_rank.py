@@ -1,8 +1,8 @@
 """Low rank: a chunk as a matrix of 256 columns, projected on a few directions that all devices draw alike.
 
-P = M Q with an orthonormal Q [256, rank]; the receiver has P Q^T. Projections add up, so a tree may sum them, and nothing
-is lost at inner devices. This is PowerSGD (Vogels et al. 2019) with its right factor drawn anew in every round instead
-of being improved by a power iteration: that would need a second pass through the tree in every round (P up, its
+P = M Q with an orthonormal Q [256, rank]; the receiver has P Q^T. Projections add up, so a tree may sum them, and
+nothing is lost at inner devices. This is PowerSGD (Vogels et al. 2019) with its right factor drawn anew in every round
+instead of being improved by a power iteration: that would need a second pass through the tree in every round (P up, its
 orthonormal form down, the other factor up). What a subspace does not hold stays in the error feedback for later ones.
 """
 

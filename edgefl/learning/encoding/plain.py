@@ -24,9 +24,9 @@ def pack_half(values: NDArray[np.float32]) -> bytes:
     """Values as float16 relative to their largest magnitude, which comes first as a float32."""
     scale = np.abs(values).max() if values.size else np.float32(0)
     if scale == 0:
-        return np.float32(0).tobytes() + bytes(2 * values.size)
+        return bytes(SCALE_BYTES + 2 * values.size)
     halves = np.divide(values, scale).astype("<f2")
-    return np.array(scale, "<f4").tobytes() + halves.tobytes()
+    return b"".join((np.array(scale, "<f4").tobytes(), halves.tobytes()))
 
 
 def unpack_half(data: memoryview, size: int) -> NDArray[np.float32]:
