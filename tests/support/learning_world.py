@@ -229,6 +229,8 @@ class World:
         self.now = 0.0
         self.random = random.Random(seed)
         self.loss = loss
+        self.jitter_s = 0.0
+        self._last: dict[tuple[int, int], float] = {}
         self.manifest = manifest or make_manifest()
         self.advert = make_advert(self.manifest)
         self._heap: list[tuple[float, int, Callable[[float], None]]] = []
@@ -293,7 +295,10 @@ class World:
             else:
                 receiver.learning.on_bulk(sender.contact, message, memoryview(data), now)
 
-        self.at(self.now + LATENCY_S, arrive)
+        # Links keep their order, whatever the weather.
+        pair = (sender.contact.node_id, to)
+        self._last[pair] = max(self._last.get(pair, 0.0), self.now + LATENCY_S + self.jitter_s * self.random.random())
+        self.at(self._last[pair], arrive)
 
     def connected(self, a: Device, b: Device) -> bool:
         return frozenset((a.contact.node_id, b.contact.node_id)) not in self.links_down
