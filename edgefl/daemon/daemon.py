@@ -244,6 +244,9 @@ class Daemon:
         if not self.overlay.on_message(sender, message, now):
             self.learning.on_message(sender, message, now)
 
+    def on_bulk(self, sender: Contact, message: Message, data: memoryview) -> None:
+        self.guard(self.learning.on_bulk, sender, message, data, self.effects.now)
+
     def on_link_lost(self, node_id: int) -> None:
         self.guard(self.overlay.on_link_lost, node_id, self.effects.now)
 

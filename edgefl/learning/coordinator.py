@@ -34,8 +34,9 @@ from edgefl.learning.effects import Token
 from edgefl.learning.epoch import next_epoch
 from edgefl.learning.ledger import Position, position
 from edgefl.learning.metrics import TRAIN_PREFIX, mean, merge
+from edgefl.learning.round import OpenRound
 from edgefl.learning.strategy import STRATEGIES
-from edgefl.learning.worker import BYTES_METRIC, OpenRound
+from edgefl.learning.worker import BYTES_METRIC
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
 from edgefl.wire.blob import BlobRef
@@ -292,7 +293,7 @@ class Coordinator:
         if self.phase is not Phase.RUNNING:
             return
         self._record_evaluation(round_.sum.metrics)
-        participants, quorum = round_.sum.participants, self._quorum()
+        participants, quorum = round_.participants, self._quorum()
         if round_.kind is RoundKind.EVALUATE:
             if participants < quorum and self.attempt < MAX_EVALUATIONS:
                 self._try_again(f"{participants} of {self._expected} devices evaluated it, {quorum} are needed", now)
@@ -305,11 +306,11 @@ class Coordinator:
             else:
                 self._announce_end(now)
             return
-        if participants < quorum or round_.model_data is None:
+        if participants < quorum or round_.model_data is None or round_.sum.total is None:
             self._try_again(f"{participants} of {self._expected} devices delivered, {quorum} are needed", now)
             return
         model = np.frombuffer(round_.model_data, dtype="<f4")
-        new = STRATEGIES[self.app.manifest.strategy](model, round_.sum.mean_delta()).astype(np.float32, copy=False)
+        new = STRATEGIES[self.app.manifest.strategy](model, round_.sum.total).astype(np.float32, copy=False)
         self._record_training(round_, now)
         self.phase = Phase.KEEPING
         self.app.effects.keep(self.app.id, ("model", round_.tag), new)

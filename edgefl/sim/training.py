@@ -80,6 +80,8 @@ class LearningDevice:
         self.data: set[str] = set()
         self.learning = Learning(member.overlay, self, self._policy)
         self.saved: dict[int, Progress] = {}
+        self.memories: dict[int, bytes] = {}
+        self._uplink_free = 0.0
         self.highest_round: dict[int, int] = {}
         self.backwards = 0
         self._devices = devices
@@ -159,6 +161,29 @@ class LearningDevice:
 
     def cancel_timer(self, key: TimerKey) -> None:
         self.member.node.cancel_timer(key)
+
+    def send_bulk(self, to: Contact, message: Message, data: Any) -> None:
+        """Like blobs, outside the packet network: after the round trip and size / bandwidth, if the device lives."""
+        receiver = self._devices.get(to.node_id)
+        if receiver is None:
+            return
+        payload, sender = bytes(data), self.member.overlay.contact
+        rtt_s = self.member.world.model.rtt_s(self.member.node.place, receiver.member.node.place)
+        self._transfers.count += 1
+        self._transfers.bytes += len(payload)
+        # One after the other through this device's uplink, as a link keeps them.
+        clock = self.member.world.clock
+        self._uplink_free = max(self._uplink_free, clock.now) + len(payload) / BANDWIDTH_BYTES_S
+        receiver._later(
+            self._uplink_free - clock.now + rtt_s / 2,
+            lambda now: receiver.learning.on_bulk(sender, message, payload, now),
+        )
+
+    def remember(self, app: int, data: Any) -> None:
+        self.memories[app] = bytes(data)
+
+    def recall(self, app: int, token: Token) -> None:
+        self._later(0.0, self.learning.on_recalled, app, token, self.memories.get(app))
 
     def _later(self, delay_s: float, call: Any, *arguments: Any) -> None:
         clock = self.member.world.clock

@@ -61,6 +61,10 @@ class TransportListener(Protocol):
         """A message of any type but wire/link.py's own, from an authenticated peer."""
         ...
 
+    def on_bulk(self, sender: Contact, message: Message, data: memoryview) -> None:
+        """The same for a message with a second frame. `data` is ZeroMQ's own memory: it is only read, and only now."""
+        ...
+
     def on_link_lost(self, node_id: int) -> None:
         """The last connection with this peer has broken, or its door did not open. A hint, and a prompt one."""
         ...
@@ -250,6 +254,11 @@ class Transport:
         self._cards.learn(knocked.card)
         return knocked
 
+    def send_bulk(self, node_id: int, message: Message, data: bytes | memoryview) -> bool:
+        """Send a message with a second frame straight from `data`, which must not change any more, through a
+        connection that is up; False if there is none, or it is full."""
+        return self._links.send_now(node_id, message, zmq.Frame(data, track=False, copy=False))
+
     def send(self, to: Contact, message: Message) -> None:
         """Send, best effort: at most once, or not at all. Never waits, never raises."""
         self._links.send(to, message)
@@ -387,6 +396,7 @@ class _LinkEvents:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.on_message = transport._listener.on_message
+        self.on_bulk = transport._listener.on_bulk
         self.on_blob_message = transport._on_blob_message
         self.on_revocations = transport._on_revocations
         self.on_link_lost = transport._on_link_lost

@@ -53,6 +53,8 @@ class Message:
 
     __slots__ = ()
     TYPE: ClassVar[int]
+    BULK: ClassVar[bool] = False
+    """Whether a second frame of raw bytes follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +88,15 @@ def record(cls: C) -> C:
     return cls
 
 
-def message(number: int) -> Callable[[C], C]:
-    """Declare a message type. Apply above `@dataclass`."""
+def message(number: int, *, bulk: bool = False) -> Callable[[C], C]:
+    """Declare a message type; `bulk`: a second frame of raw bytes comes with it. Apply above `@dataclass`."""
 
     def declare(cls: C) -> C:
         if number in _messages:
             raise TypeError(f"message type {number} is taken by {_messages[number].__name__}")
         record(cls)
         cls.TYPE = number  # type: ignore[attr-defined]
+        cls.BULK = bulk  # type: ignore[attr-defined]
         _messages[number] = cls
         return cls
 

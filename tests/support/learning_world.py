@@ -85,6 +85,7 @@ class Device:
     timers: dict[Any, int] = field(default_factory=dict)
     saved: dict[int, Progress] = field(default_factory=dict)
     durable: dict[bytes, bytes] = field(default_factory=dict)
+    memories: dict[int, bytes] = field(default_factory=dict)
     broadcasts: list[BlobRef] = field(default_factory=list)
     adverts: list[Advert] = field(default_factory=list)
     jobs: list[TrainJob] = field(default_factory=list)
@@ -133,6 +134,16 @@ class Device:
         decoded = decode(encode(message))
         assert decoded == message, "the message does not survive the wire"
         self.world.post(self, to.node_id, message)
+
+    def send_bulk(self, to: Contact, message: Message, data: Any) -> None:
+        assert decode(encode(message)) == message, "the message does not survive the wire"
+        self.world.post(self, to.node_id, message, bytes(data))
+
+    def remember(self, app: int, data: Any) -> None:
+        self.memories[app] = bytes(data)
+
+    def recall(self, app: int, token: Any) -> None:
+        self.later(lambda now: self.learning.on_recalled(app, token, self.memories.get(app), now))
 
     def set_timer(self, key: Any, at: float) -> None:
         self.timers[key] = self.timers.get(key, 0) + 1
@@ -222,6 +233,8 @@ class World:
         self.now = 0.0
         self.random = random.Random(seed)
         self.loss = loss
+        self.jitter_s = 0.0
+        self._last: dict[tuple[int, int], float] = {}
         self.manifest = manifest or make_manifest()
         self.advert = make_advert(self.manifest)
         self._heap: list[tuple[float, int, Callable[[float], None]]] = []
@@ -229,7 +242,8 @@ class World:
         self.parent_of: dict[int, int] = {}
         self.root: int | None = None
         self.links_down: set[frozenset[int]] = set()
-        self.tap: Callable[[int, int, Message], bool] | None = None
+        self.tap: Callable[[int, int, Message], bool | Message] | None = None
+        """Decides on each message: it passes, it is lost, or another takes its place."""
         generator = np.random.default_rng(seed)
         self.devices = {
             number: Device(
@@ -267,18 +281,28 @@ class World:
 
     # Network
 
-    def post(self, sender: Device, to: int, message: Message) -> None:
+    def post(self, sender: Device, to: int, message: Message, data: bytes | None = None) -> None:
         receiver = self.devices.get(to)
         if receiver is None or self.random.random() < self.loss or not self.connected(sender, receiver):
             return
-        if self.tap is not None and not self.tap(sender.contact.node_id, to, message):
-            return
+        if self.tap is not None:
+            passed = self.tap(sender.contact.node_id, to, message)
+            if not passed:
+                return
+            message = message if passed is True else passed
 
         def arrive(now: float) -> None:
-            if receiver.alive:
+            if not receiver.alive:
+                return
+            if data is None:
                 receiver.learning.on_message(sender.contact, message, now)
+            else:
+                receiver.learning.on_bulk(sender.contact, message, memoryview(data), now)
 
-        self.at(self.now + LATENCY_S, arrive)
+        # Links keep their order, whatever the weather.
+        pair = (sender.contact.node_id, to)
+        self._last[pair] = max(self._last.get(pair, 0.0), self.now + LATENCY_S + self.jitter_s * self.random.random())
+        self.at(self._last[pair], arrive)
 
     def connected(self, a: Device, b: Device) -> bool:
         return frozenset((a.contact.node_id, b.contact.node_id)) not in self.links_down
@@ -406,6 +430,7 @@ class World:
         fresh.saved = dict(old.saved)
         progress = old.saved.get(self.app_id)
         fresh.durable = dict(old.durable)
+        fresh.memories = dict(old.memories)
         fresh.blobs = dict(old.durable)
         self.devices[number] = fresh
         fresh.learning.take_part(self.advert, self.now, progress=progress)
