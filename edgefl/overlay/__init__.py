@@ -7,6 +7,7 @@
     device.py         this device as its components see it
     requests.py       open questions and deadlines; a slow device doubts itself first
     quota.py          token buckets per peer
+    fleet_size.py     how many devices the fleet has
     liveness.py       who is alive: first-hand knowledge, suspicion, verification, tombstones
     routing_table.py  three contacts for every prefix, own zone first, nearest first
     leaf_set.py       the nearest on either side of a ring

@@ -25,12 +25,12 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
-from edgefl.overlay.ids import shared_digits
-from edgefl.overlay.joining import CANDIDATES_PER_SLOT, KNOCK, Joiner
+from edgefl.overlay.ids import shared_bits, shared_digits
+from edgefl.overlay.joining import KNOCK, Joiner
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.rings import GLOBAL_BEAT, ZONE_BEAT, Rings
-from edgefl.overlay.routing_table import CONTACTS_PER_SLOT, RoutingTable, assumed_rtt_s
+from edgefl.overlay.routing_table import RoutingTable, assumed_rtt_s
 from edgefl.overlay.search import RowQueries
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
@@ -83,7 +83,7 @@ class Membership:
         self._next_row = 0
         self._self_joins = 0
         self._members: list[Peer] | None = None
-        self.table = RoutingTable(device.node_id, device.contact.zone)
+        self.table = RoutingTable(device.node_id, device.contact.zone, device.profile)
         self.rings = Rings(device, requests, liveness)
         self.joiner = Joiner(device, liveness, queries, self.remembered, self._on_placed)
         self.on_joined: Callable[[float], None] = lambda now: None
@@ -123,6 +123,14 @@ class Membership:
         contacts = {**self._lost, **self._bootstrap}
         contacts.pop(self._device.node_id, None)
         return list(contacts.values())
+
+    def fleet_guess(self) -> int:
+        """How many devices the fleet has, by our own neighbours alone; 0 for a leaf, which has none."""
+        return self.rings.fleet.ring_size() if self._device.contact.dialable else 0
+
+    def fleet_size(self) -> int:
+        """How many devices the fleet has, by what others think as well."""
+        return self._liveness.fleet_size.estimate(self.rings.fleet.ring_size())
 
     def sizes(self) -> dict[str, int]:
         return {"bootstrap": len(self._bootstrap), "lost": len(self._lost), **self.rings.sizes()}
@@ -240,7 +248,7 @@ class Membership:
         if self.table.remove(node_id, self._liveness.peers.values()):
             if not self._thin_rows and self._device.joined:
                 self._device.set_timer(GOSSIP, now + self._device.profile.quick_gossip_s)
-            self._thin_rows.add(shared_digits(self._device.node_id, node_id))
+            self._thin_rows.add(shared_digits(self._device.node_id, node_id, self.table.digit_bits))
         if self.rings.remove(node_id, self._liveness.peers.values(), now):
             self._look_after_myself(now)
         self._members = None
@@ -257,6 +265,7 @@ class Membership:
 
     def _probe(self, now: float) -> None:
         device, profile = self._device, self._device.profile
+        self._liveness.forget_loose()
         self._quick_probes = max(0, self._quick_probes - 1)
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
         stale = (peer for peer in self.members() if peer.rtt_s is None or now - peer.heard_at > fresh_s)  # a few
@@ -283,20 +292,19 @@ class Membership:
             partners = [peer for r in rows if r >= row for peer in self.table.row(r) if not peer.suspect]
             if partners:
                 partner = min(device.random.sample(partners, min(PARTNERS, len(partners))), key=assumed_rtt_s)
-                device.send(
-                    partner.contact,
-                    RowGossip(row, False, self._row_for(row, partner.node_id), self.pack_zones(now, False)),
-                )
+                prefix = row * self.table.digit_bits
+                contacts, zones = self._row_for(prefix, partner.node_id), self.pack_zones(now, False)
+                device.send(partner.contact, RowGossip(prefix, False, contacts, zones))
         wait_s = profile.quick_gossip_s if self._thin_rows else profile.gossip_s
         device.set_timer(GOSSIP, now + device.jittered(wait_s))
 
-    def _row_for(self, row: int, receiver: int) -> tuple[Contact, ...]:
-        """A row for somebody else. The nearest contact stands for a full slot: its owner's siblings will hardly need
-        more."""
+    def _row_for(self, prefix: int, receiver: int) -> tuple[Contact, ...]:
+        """The row beyond a prefix for somebody else. The nearest contact stands for a full slot: its owner's siblings
+        will hardly need more."""
         chosen: list[Peer] = []
-        for slot in self.table.slots(row):
+        for slot in self.table.beyond(prefix):
             others = [peer for peer in slot if peer.node_id != receiver]
-            chosen += [min(others, key=assumed_rtt_s)] if len(others) == CONTACTS_PER_SLOT else others
+            chosen += [min(others, key=assumed_rtt_s)] if len(others) == self.table.contacts_per_slot else others
         return _contacts(chosen, MAX_ROW_CONTACTS)
 
     def _look_after_myself(self, now: float) -> None:
@@ -360,7 +368,7 @@ class Membership:
         near = sorted((p for p in self.members() if p.contact.zone == question.zone), key=lambda p: p.node_id ^ target)
         chosen: dict[int, Contact] = {contact.node_id: contact for contact in self.zone_members(target, asker)}
         groups = [near[:NEAREST_IN_ANSWER], self.rings.peers()]
-        deepest = shared_digits(self._device.node_id, target)
+        deepest = shared_digits(self._device.node_id, target, self.table.digit_bits)
         groups += [self.table.row(row) for row in range(deepest, deepest - 1 if question.brief else -1, -1)]
         for group in groups:
             chosen.update((peer.node_id, peer.contact) for peer in group)
@@ -372,11 +380,11 @@ class Membership:
 
     def on_row_gossip(self, sender: Contact, message: RowGossip, now: float) -> None:
         own_id = self._device.node_id
-        if shared_digits(own_id, sender.node_id) < message.row:
+        if shared_bits(own_id, sender.node_id) < message.prefix:
             return  # its row is about other prefixes than ours
         if not message.reply:
-            row = self._row_for(message.row, sender.node_id)
-            self._device.send(sender, RowGossip(message.row, True, row, self.pack_zones(now, False)))
+            row = self._row_for(message.prefix, sender.node_id)
+            self._device.send(sender, RowGossip(message.prefix, True, row, self.pack_zones(now, False)))
         self.unpack_zones(message.zones, now)
         for contact in message.contacts:
             self.consider(contact, sender.node_id, now)
@@ -387,7 +395,7 @@ class Membership:
         seems nearest."""
         strangers = [c for c in contacts if c.node_id not in self._liveness.peers and c.node_id != self._device.node_id]
         if strangers:
-            some = self._device.random.sample(strangers, min(CANDIDATES_PER_SLOT, len(strangers)))
+            some = self._device.random.sample(strangers, min(self._device.profile.slot_candidates, len(strangers)))
             stranger = min(some, key=lambda contact: self.zone_distance_s(contact.zone))
             self._liveness.check(stranger, informant, now)
 

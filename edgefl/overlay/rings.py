@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
-from edgefl.overlay.leaf_set import GLOBAL_SIDE, ZONE_SIDE, LeafSet
+from edgefl.overlay.leaf_set import LeafSet
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.requests import Requests
 from edgefl.wire.contact import Contact
@@ -52,8 +52,8 @@ class Rings:
         self._device = device
         self._requests = requests
         self._liveness = liveness
-        self._zone = _Ring(Ring.ZONE, LeafSet(own_id, ZONE_SIDE), profile.zone_beat_s, ZONE_BEAT)
-        self._fleet = _Ring(Ring.GLOBAL, LeafSet(own_id, GLOBAL_SIDE), profile.global_beat_s, GLOBAL_BEAT)
+        self._zone = _Ring(Ring.ZONE, LeafSet(own_id, profile.zone_side), profile.zone_beat_s, ZONE_BEAT)
+        self._fleet = _Ring(Ring.GLOBAL, LeafSet(own_id, profile.fleet_side), profile.global_beat_s, GLOBAL_BEAT)
         self._corrected: dict[int, float] = {}
 
     @property
