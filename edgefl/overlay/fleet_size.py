@@ -43,5 +43,6 @@ class FleetSize:
             self._heard.append(code)
 
     def estimate(self, own_guess: int) -> int:
-        """The median of ours and those heard last."""
-        return round(median([float(own_guess), *map(unpack_size, self._heard)]))
+        """The median of ours (0: we have none) and those heard last; 1 if there is none."""
+        guesses = [*([float(own_guess)] if own_guess else []), *map(unpack_size, self._heard)]
+        return round(median(guesses)) if guesses else 1

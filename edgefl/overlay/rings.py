@@ -109,6 +109,12 @@ class Rings:
                 self._beat_soon(ring, now)
         return bool(rings)
 
+    def rebuild(self, pool: Iterable[Peer]) -> None:
+        """We have become a leaf, which is in no ring, or are none any more."""
+        known = list(pool)
+        for ring in (self._fleet, self._zone):
+            ring.leaves.rebuild(self._fit_for(ring, known))
+
     def rebuild_zone(self, pool: Iterable[Peer]) -> None:
         """Our own zone has changed."""
         self.zone.rebuild(self._fit_for(self._zone, pool))
@@ -135,8 +141,6 @@ class Rings:
     def _beat(self, ring: _Ring, now: float) -> None:
         device, leaves = self._device, ring.leaves
         device.set_timer(ring.timer, now + device.jittered(ring.period_s))
-        if not device.contact.dialable:
-            return  # it is in nobody's leaf set: nobody expects beats from it, or sends it any
         ring.beats += 1
         told = {}
         patience_s = ring.period_s * device.profile.silent_beats + self._requests.stretch_s(now)

@@ -11,8 +11,8 @@ A hop is acknowledged per request, not by "any message" (which loses requests). 
 known by origin and request number. The answer goes straight to the origin. A lookup without an answer is repeated
 once, by another way, then reported as failed.
 
-A device that cannot be dialled would not get the answer: it walks to the owner itself (search.py), because answers come
-back on links that it has dialled.
+A leaf would not get the answer: it walks to the owner itself (search.py), because answers come back on links that it
+has dialled. It begins with the owner of the last time, which is usually the end of the walk as well.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ MAX_TRIES = 8
 
 MAX_FORWARDS_PER_PEER = 64
 """Requests of one previous hop that wait for an acknowledgement; more are not taken over (it tries another)."""
+
+MAX_OWNERS = 32
+"""Owners of keys that a leaf remembers: of both directories, its zone, and the trees of a busy device."""
 
 LOOKUP_TRIES = 2
 
@@ -93,6 +96,7 @@ class Router:
         self._waiting: dict[tuple[int, int], _Forward] = {}
         self._open_of: Counter[int] = Counter()
         self._lookups: dict[int, _Lookup] = {}
+        self._owners: dict[int, Contact] = {}
         self.deliver: Deliver = lambda route, body, now: None
         self.on_lookup: OnLookup = lambda request, owner, hops, now: None
 
@@ -114,12 +118,20 @@ class Router:
     def _walk(self, forward: _Forward, now: float) -> None:
         """Nobody can send us an answer unless we have dialled it: find the owner and ask it ourselves."""
         message = forward.message
-        seeds = [peer.contact for peer in self._membership.members() if not peer.suspect]
+        before = self._owners.pop(message.key, None)
+        seeds = (
+            [peer.contact for peer in self._membership.members() if not peer.suspect] if before is None else [before]
+        )
 
         def found(now: float) -> None:
             owner = None if search.nearest is None else self._liveness.peers.get(search.nearest.node_id)
             if owner is not None:
+                self._owners[message.key] = owner.contact
+                if len(self._owners) > MAX_OWNERS:
+                    del self._owners[next(iter(self._owners))]
                 self._forward(forward, owner, now)
+            elif before is not None:
+                self._walk(forward, now)
 
         within = message.origin.zone if message.scope is Scope.ZONE else None
         search = Search(self._device, self._queries, message.key, seeds, found, within=within, brief=True)
