@@ -39,7 +39,7 @@ from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.signing import verify_advert
 from edgefl.identity.token import fingerprint
 from edgefl.learning.node import Decision, Learning, Part
-from edgefl.overlay import Overlay, ZoneMethod
+from edgefl.overlay import PROFILES, Overlay, ZoneMethod
 from edgefl.store import Store
 from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
 from edgefl.transport import Transport
@@ -144,7 +144,8 @@ class Daemon:
         )
         self.effects.data = dict(self.settings.data)
         zoning = ZoneMethod.SITE if self.settings.site else ZoneMethod(self.settings.zones)
-        self.overlay = Overlay(contact, self.effects, self, verify=verify_advert, zones=zoning)
+        profile = PROFILES[self.settings.profile]
+        self.overlay = Overlay(contact, self.effects, self, verify=verify_advert, profile=profile, zones=zoning)
         self.learning = Learning(self.overlay, self.effects, self._policy)
         self.effects.learning = self.learning
         self.transport.may_have = self.effects.may_have
@@ -376,6 +377,7 @@ class Daemon:
             "zone_chosen": overlay.zones(self.effects.now).chosen,
             "incarnation": contact.incarnation,
             "role": contact.role.name.lower(),
+            "profile": self.settings.profile,
             "capacity": self.whereabouts.capacity_document(),
             "reachability": self.whereabouts.document(),
             "uptime_s": round(self.loop.time() - self._started_at, 1),

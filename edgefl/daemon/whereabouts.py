@@ -49,7 +49,7 @@ class Whereabouts:
         self._listening = listening[0]
         self._host = self._fixed or own_host(self._here, None, None, None)
         self._port = split_address(settings.advertise)[1] if settings.advertise else listening[1]
-        self.willing = Role.NODE
+        self.willing = Role.LEAF if settings.role == "leaf" else Role.NODE
         """The role of this device while others reach it."""
         self._measured = measure()
         self.hardware: Callable[[], Hardware] = self._hardware

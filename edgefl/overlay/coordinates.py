@@ -67,6 +67,11 @@ def unpack_coordinate(data: bytes) -> Coordinate:
     return Coordinate(x * _AXIS_S, y * _AXIS_S, z * _AXIS_S, height * _HEIGHT_S, error * _ERROR)
 
 
+def coarse_of(packed: bytes | None) -> bytes:
+    """The 3 bytes for a coordinate in 8 (or for none)."""
+    return bytes(COARSE_BYTES) if packed is None else unpack_coordinate(packed).coarse()
+
+
 def unpack_coarse(data: bytes) -> Coordinate:
     """The coordinate in 3 bytes; its height is not known."""
     x, y, z = (((byte ^ 0x80) - 0x80) * _COARSE_S for byte in data)

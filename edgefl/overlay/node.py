@@ -13,6 +13,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from edgefl.overlay.coordinates import unpack_coordinate
 from edgefl.overlay.device import Device
 from edgefl.overlay.directory import Directory
 from edgefl.overlay.events import EventQueue, Listener
@@ -108,7 +109,8 @@ class Overlay:
         self._router.deliver = self._deliver
         self._router.on_lookup = self._looked_up
         self._zones.on_zone = self._leave_zone
-        self._zones.fleet_estimate = self._membership.rings.fleet.ring_size
+        self._liveness.fleet_guess = self._membership.fleet_guess
+        self._zones.fleet_estimate = self._membership.fleet_size
         self._membership.pack_zones = self._pack_zones
         self._membership.zone_distance_s = self._zones.table.estimate_s
         self._membership.unpack_zones = self._queries.unpack_zones = self._zones.table.unpack
@@ -206,7 +208,7 @@ class Overlay:
         peer = self._liveness.peers.get(node_id)
         if peer is None or peer.coordinate is None:
             return None
-        return self._device.coordinate.rtt_s(peer.coordinate)
+        return self._device.coordinate.rtt_s(unpack_coordinate(peer.coordinate))
 
     def sizes(self) -> dict[str, int]:
         """How much each bounded table holds, by name (for status, metrics and the tests of the bounds)."""

@@ -158,6 +158,11 @@ class RankTree:
             self._become_root(now)
         else:
             self._reconsider(now)
+            self._keep_spares(now)
+
+    def _keep_spares(self, now: float) -> None:
+        if not self._device.contact.dialable and self.parent is not None and self._attempt is None:
+            self._pool.keep_spares(self.parent.node_id, now)
 
     def _reconsider(self, now: float) -> None:
         """Is there a better place, by what we know now?"""
@@ -234,6 +239,7 @@ class RankTree:
         self._told = (said.height, said.members)
         self._world.touched(self, now)  # children may have come or gone since we asked
         self._heard_from_parent(answer.depth, answer.root, now)
+        self._keep_spares(now)
         self._seeks = 0
         profile = self._device.profile
         # Those that failed us are reported soon, so that others need not try them.

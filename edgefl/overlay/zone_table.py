@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgefl.overlay.coordinates import COARSE_BYTES, Coordinate, unpack_coarse
+from edgefl.overlay.coordinates import COARSE_BYTES, coarse_of, unpack_coarse
 from edgefl.overlay.device import Device
-from edgefl.overlay.liveness import Liveness
+from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.zone_rule import ZoneView
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import ZONE_LABEL_BYTES
@@ -36,7 +36,8 @@ class Zone:
 
     label: int
     heard_at: float
-    coordinate: Coordinate | None = None
+    coordinate: bytes | None = None
+    """Coarse: three bytes."""
     anchors: tuple[Contact, ...] = ()
     view: ZoneView | None = None
 
@@ -55,8 +56,16 @@ class ZoneTable:
 
     def refresh(self, now: float) -> None:
         """Take in what the peers are, and forget what has not been heard of for long."""
+        newest: dict[int, Peer] = {}
         for peer in self._liveness.peers.values():
-            self._hear(peer.contact.zone, peer.heard_at, peer.coordinate)
+            other = newest.get(peer.contact.zone)
+            if other is None or (peer.coordinate is not None, peer.heard_at) > (
+                other.coordinate is not None,
+                other.heard_at,
+            ):
+                newest[peer.contact.zone] = peer
+        for label, peer in newest.items():
+            self._hear(label, peer.heard_at, None if peer.coordinate is None else coarse_of(peer.coordinate))
         forget_s = self._device.profile.zone_forget_s
         for label in [label for label, zone in self._zones.items() if now - zone.heard_at > forget_s]:
             del self._zones[label]
@@ -85,7 +94,7 @@ class ZoneTable:
         zone = self._zones.get(label)
         if zone is None or zone.coordinate is None:
             return float("inf")
-        return self._device.coordinate.rtt_s(zone.coordinate)
+        return self._device.coordinate.rtt_s(unpack_coarse(zone.coordinate))
 
     def saw(self, view: ZoneView, anchors: tuple[Contact, ...], now: float) -> None:
         """A zone has been looked at. One without members is no more."""
@@ -101,7 +110,7 @@ class ZoneTable:
         if zone is not None:
             zone.view, zone.anchors = view, anchors
 
-    def _hear(self, label: int, at: float, coordinate: Coordinate | None) -> None:
+    def _hear(self, label: int, at: float, coordinate: bytes | None) -> None:
         if label == NO_ZONE or self._gone.get(label, float("-inf")) >= at:
             return
         zone = self._zones.get(label)
@@ -131,9 +140,9 @@ class ZoneTable:
         chosen = self._device.random.sample(zones, min(count, len(zones)))
         parts = []
         if own != NO_ZONE and not any(zone.label == own for zone in chosen):
-            parts.append(_pack(own, 0, self._device.coordinate))
+            parts.append(_pack(own, 0, self._device.coordinate.coarse()))
         parts += [
-            _pack(zone.label, now - zone.heard_at, zone.coordinate or Coordinate())
+            _pack(zone.label, now - zone.heard_at, zone.coordinate or coarse_of(None))
             for zone in chosen[: count - len(parts)]
         ]
         return b"".join(parts)
@@ -143,12 +152,12 @@ class ZoneTable:
         for at in range(0, len(data) - ZONE_LABEL_BYTES + 1, ZONE_LABEL_BYTES):
             label, minutes = int.from_bytes(data[at : at + 2], "big"), data[at + 2]
             age_s = (minutes + 1) * MINUTE_S
-            coordinate = unpack_coarse(data[at + 3 : at + 3 + COARSE_BYTES])
+            coordinate = data[at + 3 : at + 3 + COARSE_BYTES]
             if age_s < self._device.profile.zone_forget_s and label != self._device.contact.zone:
                 known = self._zones.get(label)
                 self._hear(label, now - age_s, None if known is not None and known.coordinate else coordinate)
 
 
-def _pack(label: int, age_s: float, coordinate: Coordinate) -> bytes:
+def _pack(label: int, age_s: float, coarse: bytes) -> bytes:
     minutes = min(255, -int(-max(0.0, age_s) // MINUTE_S))
-    return label.to_bytes(2, "big") + bytes((minutes,)) + coordinate.coarse()
+    return label.to_bytes(2, "big") + bytes((minutes,)) + coarse

@@ -16,7 +16,6 @@ from edgefl.overlay import (
     children,
     directory,
     forest,
-    joining,
     liveness,
     membership,
     quota,
@@ -27,7 +26,7 @@ from edgefl.overlay import (
     zone_table,
 )
 from edgefl.overlay.ids import directory_key, zone_key
-from edgefl.overlay.leaf_set import GLOBAL_SIDE, ZONE_SIDE
+from edgefl.overlay.profile import NODE, PROFILES
 from edgefl.wire import Capacity, Contact, Message, Role, encode, message_types
 from edgefl.wire import codec as codec_module
 from edgefl.wire.application import AppState, pack_advert
@@ -38,14 +37,14 @@ APPS = [zone_key(0), directory_key(), directory_key(0), 5, OWN, OWN + 1, OWN - 1
 
 BOUNDS = {
     "peers": liveness.MAX_PEERS + 500,  # and those that tables refer to
-    "contacts": 22 * 8 * 3 + 2 * (ZONE_SIDE + GLOBAL_SIDE),
+    "contacts": 22 * 8 * 3 + 2 * (NODE.zone_side + NODE.fleet_side),
     "requests": requests.MAX_OPEN,
     "quotas": quota.MAX_SPENDERS,
     "tombstones": liveness.MAX_TOMBSTONES,
     "checking": liveness.MAX_CHECKING,
     "probing": requests.MAX_OPEN,
-    "zone_leaves": 2 * ZONE_SIDE,
-    "global_leaves": 2 * GLOBAL_SIDE,
+    "zone_leaves": 2 * NODE.zone_side,
+    "global_leaves": 2 * NODE.fleet_side,
     "bootstrap": membership.MAX_BOOTSTRAP,
     "lost": membership.MAX_LOST,
     "corrected": rings.MAX_CORRECTED,
@@ -180,5 +179,5 @@ def test_a_flood_of_joined_strangers_is_forgotten_again() -> None:
         world.meet(contact(random.getrandbits(64)))
     check_bounds(world)
     assert world.overlay.sizes()["peers"] <= liveness.MAX_PEERS
-    assert joining.MAX_MEASURED <= liveness.MAX_CHECKING
+    assert max(p.join_pings for p in PROFILES.values()) <= liveness.MAX_CHECKING
     assert forest.MAX_TREES >= 3
