@@ -220,9 +220,9 @@ def _repair(
         loss=loss,
         seed=seed,
         matrix=_matrix(rtt),
-        report=_reporter(),
+        report=reporter(),
     )
-    _end_progress()
+    end_progress()
     if as_json:
         emit_json(document)
         return

@@ -47,6 +47,9 @@ class Outflow:
         self._offered_names = -1
         self._resend_s = RESEND_S
         self._progress = False
+        self._behind_since: float | None = None
+        self._waited_s = 0.0
+        self.sent_bytes = 0
 
     # Sealing
 
@@ -66,6 +69,8 @@ class Outflow:
             else:
                 self.ready.append(self._encode(index, values))
         if self.ready and not self.round.mine:
+            if self._behind_since is None:
+                self._behind_since = now
             self._offer_if_news(now)
             self._pump()
         return sum_.sealed >= ready
@@ -131,7 +136,11 @@ class Outflow:
         self._resend_s = min(2 * self._resend_s, RESEND_MAX_S)
         self.offer(now)
 
-    def on_get(self, message: UpdateGet) -> None:
+    def waited_s(self, now: float) -> float:
+        """How long chunks were ready that the parent had not taken yet: what this parent has cost us."""
+        return self._waited_s + (0.0 if self._behind_since is None else now - self._behind_since)
+
+    def on_get(self, message: UpdateGet, now: float) -> None:
         """The parent gives credit."""
         chunks = self.round.sum.chunks
         if not message.first <= message.until <= chunks or message.first > len(self.ready):
@@ -139,6 +148,8 @@ class Outflow:
             return
         self._progress = True
         self.acked = max(self.acked, message.first)
+        if self.acked == len(self.ready):
+            self._waited_s, self._behind_since = self.waited_s(now), None
         self._sent = max(self._sent, self.acked)
         self._until = message.until
         self._pump()
@@ -160,6 +171,7 @@ class Outflow:
                 self.app.id, epoch, number, attempt, index, samples, participants, self._mask(participants, mask)
             )
             self._sent += 1
+            self.sent_bytes += 0 if encoded is None else len(encoded.data)
             self.app.effects.send_bulk(parent, chunk, b"" if encoded is None else encoded.data)
 
     def _mask(self, participants: int, mask: int) -> bytes:

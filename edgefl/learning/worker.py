@@ -366,7 +366,7 @@ class Worker:
 
     def on_update_get(self, sender: Contact, message: UpdateGet, now: float) -> None:
         if self._outflow is not None and self._is_answer(sender, message):
-            self._outflow.on_get(message)
+            self._outflow.on_get(message, now)
 
     def on_update_ack(self, sender: Contact, message: UpdateAck, now: float) -> None:
         round_ = self.open
@@ -377,12 +377,19 @@ class Worker:
             return
         if accepted:
             self.app.feedback.commit()
+            self._tell_game(now)
         else:
             self.app.count(f"own_update_{message.verdict.name.lower()}")
             self.app.feedback.forget()
         round_.state = RoundState.CLOSED
         for name in self.TIMERS:
             self.app.cancel_timer(name)
+
+    def _tell_game(self, now: float) -> None:
+        """The round is over for this device: it may change its parent now."""
+        outflow = self._outflow
+        if outflow is not None and outflow.ready:
+            self.app.forest.on_round_over(self.app.id, outflow.sent_bytes, outflow.waited_s(now), now)
 
     def _is_answer(self, sender: Contact, message: UpdateGet | UpdateAck) -> bool:
         round_, parent = self.open, self.app.parent

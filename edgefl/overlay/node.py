@@ -18,6 +18,10 @@ from edgefl.overlay.device import Device
 from edgefl.overlay.directory import Directory
 from edgefl.overlay.events import EventQueue, Listener
 from edgefl.overlay.forest import Forest
+from edgefl.overlay.game.equilibrium import Epsilon
+from edgefl.overlay.game.game import Game
+from edgefl.overlay.game.ledger import Price
+from edgefl.overlay.game.rules import Rule
 from edgefl.overlay.ids import zone_key
 from edgefl.overlay.liveness import Hooks, Liveness, Peer
 from edgefl.overlay.membership import Membership
@@ -34,6 +38,7 @@ from edgefl.wire import overlay as wire
 from edgefl.wire.application import Advert
 from edgefl.wire.codec import Message
 from edgefl.wire.contact import Contact
+from edgefl.wire.game import MoveAsk, MoveTold, PriceAsk, PriceTold
 from edgefl.wire.overlay import Candidates, Leaving, Route, Scope, Track
 
 if TYPE_CHECKING:
@@ -73,6 +78,7 @@ class Overlay:
         verify: Callable[[Advert], bool],
         profile: Profile = WAN,
         zones: ZoneMethod = ZoneMethod.SITE,
+        rule: Rule = Rule.ACBR,
     ) -> None:
         self._device = device = Device(contact, effects, profile)
         self._events = events = EventQueue(listener)
@@ -85,7 +91,8 @@ class Overlay:
         self._membership = membership = Membership(device, requests, liveness, queries)
         self._router = router = Router(device, requests, liveness, membership, queries)
         self._tracker = Tracker(device, liveness, membership)
-        self._forest = Forest(device, requests, liveness, router, events)
+        self._game = game = Game(device, requests, liveness, rule)
+        self._forest = Forest(device, requests, liveness, router, game, events)
         self._directory = Directory(device, requests, membership, router, verify, events.on_advert)
         self._zones = Zones(device, requests, liveness, router, zones)
         self._connect()
@@ -117,6 +124,7 @@ class Overlay:
 
     def _make_handlers(self) -> dict[type[Message], Callable[[Contact, Any, float], None]]:
         membership, router, forest, directory = self._membership, self._router, self._forest, self._directory
+        game = self._game
         return {
             wire.FindRows: membership.on_find_rows,
             wire.Rows: self._queries.on_rows,
@@ -136,6 +144,10 @@ class Overlay:
             wire.Refused: forest.on_refused,
             wire.Detach: forest.on_detach,
             wire.TreeBeat: forest.on_tree_beat,
+            PriceAsk: forest.on_price_ask,
+            PriceTold: game.on_price_told,
+            MoveAsk: forest.on_move_ask,
+            MoveTold: game.on_move_told,
             wire.Publish: directory.on_publish,
             wire.Adverts: directory.on_adverts,
             wire.Rumour: directory.on_rumour,
@@ -291,6 +303,25 @@ class Overlay:
         asked more often, so that the dead are noticed and replaced within seconds."""
         self._forest.watch(app, until, now)
         self._drain(now)
+
+    def set_price(self, price: Price) -> None:
+        """What this device costs those who send through it, from its sensors."""
+        self._game.set_price(price)
+
+    def on_round_over(self, app: int, size_bytes: int, waited_s: float, now: float) -> None:
+        """Our update of this round is with our parent, after it was ready for so long: the boundary at which a device
+        may change its parent (overlay/game)."""
+        self._game.on_round_over(app, size_bytes, waited_s, now)
+        self._drain(now)
+
+    def epsilon(self, app: int) -> Epsilon:
+        """What the devices of our subtree could still gain by another parent; at the root, of the application."""
+        return self._game.epsilon(app)
+
+    @property
+    def promised_bytes(self) -> int:
+        """What this device carries for its children in a round, over all applications."""
+        return self._game.ledger.load_bytes
 
     def publish(self, advert: Advert, now: float) -> None:
         """Make an advert known, and keep it known: the holder of the application's root repeats this every minute."""

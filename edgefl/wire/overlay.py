@@ -11,7 +11,8 @@ from typing import Annotated
 
 from edgefl.wire.codec import Message, Record, message, nested, record
 from edgefl.wire.contact import CONTACT, Contact
-from edgefl.wire.fields import BOOL, U8, U16, U32, U64, choice, many, raw
+from edgefl.wire.fields import BOOL, U8, U16, U32, U64, choice, many, optional, raw
+from edgefl.wire.game import EpsilonSum
 
 MAX_ROWS_CONTACTS = 128
 """Contacts in one answer to FindRows: five rows of eight digits with three each, plus the leaf sets."""
@@ -309,7 +310,8 @@ class Detach(Message):
 @record
 @dataclass(frozen=True, slots=True)
 class TreeEdge(Record):
-    """One edge as its sender sees it. Upwards `height` and `members` count, downwards `depth` and `root`."""
+    """One edge as its sender sees it. Upwards `height`, `members` and at times `epsilon` count, downwards `depth` and
+    `root`."""
 
     app: Annotated[int, 1, U64]
     upwards: Annotated[bool, 2, BOOL]
@@ -317,6 +319,7 @@ class TreeEdge(Record):
     members: Annotated[int, 4, U32] = 0
     depth: Annotated[int, 5, U8] = 0
     root: Annotated[int, 6, U64] = 0
+    epsilon: Annotated[EpsilonSum | None, 7, optional(nested(EpsilonSum))] = None
 
 
 @message(44)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from edgefl.overlay.game.bandits import Exp3, KlUcb
 from edgefl.overlay.game.model import cost_s, margin_s
 from edgefl.overlay.game.rules import DEFAULT, Parameters, Rule
 from edgefl.sim.game.instance import Instance, draw_candidates
@@ -25,9 +26,6 @@ Number = TypeVar("Number", bound=np.generic)
 
 LIE = 8.0
 """Liars advertise so many times less seconds per byte than they need."""
-
-BISECTIONS = 16
-"""Of the KL-UCB index: u to 2^-16."""
 
 
 @dataclass(eq=False)
@@ -49,11 +47,9 @@ class Game:
         self.residual_s = np.zeros(instance.rtt_s.shape)
         self._adverts: deque[Floats] = deque([self.loads()], maxlen=self.stale + 1)
         self.delay_s = np.zeros(len(instance.members))
-        self._weights = np.zeros(instance.rtt_s.shape)
-        self._pulls = np.zeros(instance.rtt_s.shape)
-        self._successes = np.zeros(instance.rtt_s.shape)
+        self._bandit = KlUcb(*instance.rtt_s.shape)
+        self._weights = Exp3(*instance.rtt_s.shape)
         self._path = np.zeros(len(instance.members))
-        self._scale_s = np.ones(len(instance))
         self.refresh_delays()
 
     # What is so
@@ -217,45 +213,19 @@ class Game:
         self.choice[moves] = best[moves]
 
     def _klucb(self) -> None:
-        """delay = unit / success: a player's unit is what its cheapest candidate would cost it alone."""
         instance = self.instance
         device = instance.candidate_device
         alone = instance.rtt_s + instance.penalty_s[device] + instance.s_per_byte[device] * instance.size_bytes[:, None]
-        unit = alone.min(axis=1)
-        cost = self.chosen(self.true_cost_s(delay_weight=0.0))
-        at = (np.arange(len(unit)), self.choice)
-        self._pulls[at] += 1
-        self._successes[at] += np.minimum(1.0, unit / cost)
-        index = unit[:, None] / self._optimistic()
+        unit_s = alone.min(axis=1)
+        self._bandit.observe(self.choice, self.chosen(self.true_cost_s(delay_weight=0.0)), unit_s)
+        index = self._bandit.index_s(unit_s, self.epoch)
         self._path[instance.player] = (index + self._path[instance.candidate]).min(axis=1)  # J, one hop an epoch
         self.choice = np.argmin(index + self._path[instance.candidate], axis=1)
 
-    def _optimistic(self) -> Floats:
-        """(n, K) the highest success that the trials so far do not contradict: a KL(mean, u) <= log t."""
-        pulls = np.maximum(self._pulls, 1)
-        mean = self._successes / pulls
-        room = np.log(max(2, self.epoch)) / pulls
-        low, high = mean.copy(), np.full(mean.shape, 1 - 1e-9)
-        for _ in range(BISECTIONS):
-            middle = np.clip((low + high) / 2, 1e-9, 1 - 1e-9)
-            left = np.where(mean > 0, mean * np.log(np.maximum(mean, 1e-12) / middle), 0.0)
-            right = np.where(mean < 1, (1 - mean) * np.log(np.maximum(1 - mean, 1e-12) / (1 - middle)), 0.0)
-            inside = left + right <= room
-            low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-        return np.where(self._pulls > 0, np.maximum(low, 1e-9), 1.0)
-
     def _exp3(self) -> None:
-        """EXP3-IX (Neu 2015), losses scaled by three times what the player paid at first."""
-        size = self.instance.rtt_s.shape
-        rate = np.sqrt(2 * np.log(size[1]) / (size[1] * max(1, self.epoch)))
-        cost = self.chosen(self.true_cost_s(delay_weight=0.0))
-        if self.epoch == 1:
-            self._scale_s = 3 * cost
-        at = (np.arange(size[0]), self.choice)
-        shares = _soft(self._weights, rate)
-        self._weights[at] += np.minimum(1.0, cost / self._scale_s) / (shares[at] + rate / 2)
-        share: Floats = np.cumsum(_soft(self._weights, rate), axis=1)
-        draw = self.random.random((size[0], 1)) * share[:, -1:]
+        self._weights.observe(self.choice, self.chosen(self.true_cost_s(delay_weight=0.0)), self.epoch)
+        share: Floats = np.cumsum(self._weights.shares(self.epoch), axis=1)
+        draw = self.random.random((len(share), 1)) * share[:, -1:]
         self.choice = np.asarray((share < draw).sum(axis=1))
 
     def _fresh_candidates(self) -> None:
@@ -270,13 +240,6 @@ class Game:
         np.put_along_axis(instance.candidate, worst, candidate[:, -1:], axis=1)
         np.put_along_axis(instance.rtt_s, worst, rtt_s[:, -1:], axis=1)
         np.put_along_axis(self.residual_s, worst, 0.0, axis=1)
-
-
-def _soft(weights: Floats, rate: Any) -> Floats:
-    scaled = -rate * (weights - weights.min(axis=1, keepdims=True))
-    share = np.exp(scaled)
-    shares: Floats = share / share.sum(axis=1, keepdims=True)
-    return shares
 
 
 def _turns(target: Ints, random: np.random.Generator) -> list[Ints]:
