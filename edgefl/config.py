@@ -35,7 +35,10 @@ ZONE_METHODS = ("site", "anchors", "landmarks")
 PROFILES = ("node", "tiny", "gateway")
 """How many contacts a device keeps (edgefl/overlay/profile.py)."""
 
-OVERLAY = {"zones": ZONE_METHODS, "profile": PROFILES}
+RULES = ("acbr", "smooth", "rtt", "klucb", "exp3")
+"""How a device chooses among its candidate parents (edgefl/overlay/game/rules.py)."""
+
+OVERLAY = {"zones": ZONE_METHODS, "profile": PROFILES, "rule": RULES}
 """The keys of the table [overlay], and what each may be; the first is the default."""
 
 ROLES = ("auto", "leaf")
@@ -75,9 +78,9 @@ def control_socket(state: Path | None) -> Path:
 class Settings:
     """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources, `provider` is
     what ONNX Runtime trains on, `capacity` the class of the device, `mdns` whether to find others and be found on the
-    local network, `role` whether to be a leaf in any case. `zones` is how a device without a site finds its zone: not at
-    all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps; in the file both stand under
-    [overlay]."""
+    local network, `role` whether to be a leaf in any case. `zones` is how a device without a site finds its zone: not
+    at all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps; `rule` is how it chooses
+    its parents; in the file these three stand under [overlay]."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -90,6 +93,7 @@ class Settings:
     zones: str = "site"
     capacity: str = "auto"
     profile: str = "node"
+    rule: str = "acbr"
     role: str = "auto"
 
     def remembered(self) -> bytes:
@@ -180,6 +184,8 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
         )
     if settings.profile not in PROFILES:
         raise UsageError(f"no profile {settings.profile!r}", hint=f"choose one of {', '.join(PROFILES)}")
+    if settings.rule not in RULES:
+        raise UsageError(f"no rule {settings.rule!r}", hint=f"[overlay] rule is one of {', '.join(RULES)}")
     if settings.role not in ROLES:
         raise UsageError(f"no role {settings.role!r}", hint=f"choose one of {', '.join(ROLES)}")
     if settings.mdns not in MDNS:

@@ -35,6 +35,7 @@ def status(state: Path | None, as_json: bool) -> None:
             ("zone ring", ", ".join(found["zone_ring"]) or None),
             ("global ring", ", ".join(found["global_ring"]) or None),
             ("data", ", ".join(f"{name} ({source})" for name, source in found["data"].items()) or None),
+            *([("takes no children", found["routing"]["why_not"])] if found["routing"]["why_not"] else []),
             *([("waiting for approval", found["pending"])] if found["pending"] else []),
             *[("problem", problem) for problem in found["problems"]],
         ]
@@ -140,6 +141,7 @@ def tree(app: str, state: Path | None, as_json: bool) -> None:
             ("depth", found["depth"]),
             ("height", found["height"]),
             ("members below", found["members"]),
+            ("epsilon", found["epsilon"]["meaning"]),
         ]
     )
     if found["branches"]:

@@ -40,8 +40,10 @@ from edgefl.identity.signing import verify_advert
 from edgefl.identity.token import fingerprint
 from edgefl.learning.node import Decision, Learning, Part
 from edgefl.overlay import PROFILES, Overlay, ZoneMethod
+from edgefl.overlay.game.rules import Rule
 from edgefl.store import Store
 from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
+from edgefl.telemetry.price import price_of, why_closed
 from edgefl.transport import Transport
 from edgefl.wire import Contact, Message, node_name
 from edgefl.wire.application import Advert, Manifest, pack_advert, unpack_advert
@@ -145,7 +147,15 @@ class Daemon:
         self.effects.data = dict(self.settings.data)
         zoning = ZoneMethod.SITE if self.settings.site else ZoneMethod(self.settings.zones)
         profile = PROFILES[self.settings.profile]
-        self.overlay = Overlay(contact, self.effects, self, verify=verify_advert, profile=profile, zones=zoning)
+        self.overlay = Overlay(
+            contact,
+            self.effects,
+            self,
+            verify=verify_advert,
+            profile=profile,
+            zones=zoning,
+            rule=Rule(self.settings.rule),
+        )
         self.learning = Learning(self.overlay, self.effects, self._policy)
         self.effects.learning = self.learning
         self.transport.may_have = self.effects.may_have
@@ -388,9 +398,22 @@ class Daemon:
             "applications": [application_document(app, overlay) for app in self.learning.applications.values()],
             "pending": len(self.admission.pending),
             "load": self.load.as_dict() if self.load is not None else None,
+            "routing": self._routing(),
             "traffic": dict(self.transport.counters),
             "counters": dict(overlay.counters),
             "problems": problems,
+        }
+
+    def _routing(self) -> dict[str, Any]:
+        """This device as a parent in the routing game: what it costs, and what it has promised."""
+        price = self.overlay.price
+        return {
+            "rule": self.settings.rule,
+            "seconds_per_mb": round(price.s_per_byte * 1e6, 6),
+            "penalty_s": round(price.penalty_s, 3),
+            "takes_children": not price.closed,
+            "why_not": why_closed(self.load) if self.load is not None else None,
+            "promised_bytes": self.overlay.promised_bytes,
         }
 
     # Regular work
@@ -406,6 +429,7 @@ class Daemon:
             if self.effects.now - sampled_at >= SAMPLE_S - 0.1:
                 sampled_at = self.effects.now
                 self.load = sensor.sample(sampled_at)
+                self.overlay.set_price(price_of(self.load, None))
                 if self.ready:
                     self.supervisor.notify(STATUS=self._summary())
 

@@ -79,6 +79,10 @@ ROUND_RECORDS = 2
 """Records in each RoundStart: the round just done and the one before, completed by its evaluation."""
 
 
+EPSILON_METRIC = "train_epsilon"
+"""What devices could still gain by other parents, as a share of what their uplinks cost (edgefl/overlay/game)."""
+
+
 class Phase(Enum):
     MEMBER = "member"
     RECOVERING = "recovering"
@@ -364,6 +368,7 @@ class Coordinator:
 
     def _record_training(self, round_: OpenRound, now: float) -> None:
         training = [m for m in round_.sum.metrics if m.name.startswith(TRAIN_PREFIX)]
+        training.append(Metric(EPSILON_METRIC, *self.app.forest.epsilon_sums(self.app.id)))
         received = sum(m.total for m in round_.sum.metrics if m.name == BYTES_METRIC)
         self.app.ledger.history.merge(
             [

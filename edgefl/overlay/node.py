@@ -314,9 +314,19 @@ class Overlay:
         self._game.on_round_over(app, size_bytes, waited_s, now)
         self._drain(now)
 
+    def epsilon_sums(self, app: int) -> tuple[float, float]:
+        """The same as two sums, for the history: what could be gained and what is paid, in byte-seconds."""
+        epsilon = self._game.epsilon(app)
+        return epsilon.gain_byte_s, epsilon.cost_byte_s
+
     def epsilon(self, app: int) -> Epsilon:
         """What the devices of our subtree could still gain by another parent; at the root, of the application."""
         return self._game.epsilon(app)
+
+    @property
+    def price(self) -> Price:
+        """As last set."""
+        return self._game.ledger.price
 
     @property
     def promised_bytes(self) -> int:

@@ -99,6 +99,10 @@ class Mallory:
             return random.choice((0, 1, random.randrange(40), 2 ** int(codec[1:]) - 1))
         if codec == "bool":
             return random.random() < 0.5
+        if codec == "f64":
+            return random.choice((0.0, -1.0, 1e-300, 1e300, random.random()))
+        if codec.endswith("?"):
+            return None if random.random() < 0.5 else self._value(codec[:-1])
         if codec.startswith("["):
             inner, _, maximum = codec[1:-1].rpartition(" ≤")
             return tuple(self._value(inner) for _ in range(random.choice((0, 1, 3, int(maximum)))))

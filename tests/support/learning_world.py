@@ -126,6 +126,9 @@ class Device:
     def watch_tree(self, app: int, until: float, now: float) -> None:
         self.watched[app] = until
 
+    def epsilon_sums(self, app: int) -> tuple[float, float]:
+        return 0.0, 0.0
+
     def on_round_over(self, app: int, size_bytes: int, waited_s: float, now: float) -> None:
         self.rounds_over.append((app, size_bytes))
 
