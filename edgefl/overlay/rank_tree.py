@@ -76,7 +76,7 @@ class RankTree:
         self._spares = Spares(world.device, world.liveness, self._pool)
         self._attempt: Attempt | None = None
         self._orphaned = False
-        self._asked_at = float("-inf")
+        self._asked_at = self._spares_seen_at = float("-inf")
         self._parent_heard_at = 0.0
         self._told: tuple[int, int] | None = None
         self._seeks = 0
@@ -187,10 +187,12 @@ class RankTree:
 
     def refresh_spares(self, now: float) -> None:
         """A round is open: know where to go if the parent dies; ask the tracker if we know too few."""
-        if self.parent is None:
+        profile = self._device.profile
+        if self.parent is None or now - self._spares_seen_at < profile.spare_fresh_s / 3:
             return
+        self._spares_seen_at = now
         enough = self._spares.refresh(self.parent.node_id, now)
-        if not enough and now - self._asked_at > self._device.profile.seek_s[-1]:
+        if not enough and now - self._asked_at > profile.seek_s[-1]:
             self.renew(now, content=False)
 
     def _begin(self, targets: list[Contact], now: float) -> None:

@@ -656,27 +656,27 @@ def test_the_number_of_trees_is_bounded() -> None:
 
 
 def test_a_silent_parent_is_asked_at_once_while_a_round_is_open() -> None:
-    for open_, patient_s in ((True, 4.0), (False, 14.0)):
+    for open_ in (True, False):
         member = Member().attached_to(HIGHER[0])
         if open_:
             member.overlay.watch_tree(APP, member.now + 60, member.now)
         member.cut(HIGHER[0])
-        member.advance(patient_s)
+        member.advance(4.0)
         assert (member.view().parent is None) == open_
     member = Member().attached_to(HIGHER[0])
     member.overlay.watch_tree(APP, member.now + 60, member.now)
     member.overlay.watch_tree(APP, member.now, member.now)
     member.cut(HIGHER[0])
-    member.advance(14.0)
+    member.advance(4.0)
     assert member.view().parent == HIGHER[0]  # the round is over
 
 
-def test_a_parent_that_stands_still_for_less_than_two_seconds_is_not_left() -> None:
+def test_a_parent_that_stands_still_now_and_then_is_not_left() -> None:
     member = Member().attached_to(HIGHER[0])
     member.overlay.watch_tree(APP, member.now + 300, member.now)
     for _ in range(20):
         member.cut(HIGHER[0])
-        member.advance(1.9)
+        member.advance(0.9)
         member.reachable[HIGHER[0].node_id] = HIGHER[0]
         member.receive(HIGHER[0], TreeBeat((TreeEdge(APP, False, depth=1, root=HIGHER[0].node_id),)))
         member.advance(2.0)
@@ -747,7 +747,7 @@ def test_children_of_other_zones_beyond_their_places_are_let_go_lowest_first() -
         member.receive(child, TreeBeat((TreeEdge(APP, True, members=1),)))
     foreign = [c.contact for c in member.view().children if c.contact.zone == 3]
     assert foreign == moved[:OTHER_CHILDREN]  # LOWER is in the order of rank
-    (told,) = member.take(Detach, moved[5])
+    told, _ = member.take(Detach, moved[5])  # and the answer to its word about the edge that it had
     assert told.reason is Refusal.EVICTED
     assert moved[0].node_id in {c.node_id for c in told.alternatives}
     member.overlay.set_contact(replace(MIDDLE, zone=3, incarnation=1), member.now)
@@ -785,8 +785,21 @@ def test_an_acceptance_that_comes_after_a_move_is_not_answered_across_the_border
         st.tuples(
             st.sampled_from(CROWD),
             st.sampled_from(
-                ("attach", "watch", "attached", "full", "detach", "candidates", "beat", "cut", "wait", "round")
-                + ("change", "own class", "own zone")
+                [
+                    "attach",
+                    "watch",
+                    "attached",
+                    "full",
+                    "detach",
+                    "candidates",
+                    "beat",
+                    "cut",
+                    "wait",
+                    "round",
+                    "change",
+                    "own-class",
+                    "own-zone",
+                ]
             ),
             st.integers(0, 3),
         ),
@@ -825,7 +838,7 @@ def test_whatever_happens_edges_follow_the_ranks(steps: list[tuple[Contact, str,
             known[who.node_id] = who
             member.receive(who, TreeBeat(()))
         elif what.startswith("own"):
-            changes = {"zone": number % 2} if what == "own zone" else {"capacity": Capacity(number)}
+            changes = {"zone": number % 2} if what == "own-zone" else {"capacity": Capacity(number)}
             own = replace(own, incarnation=own.incarnation + 1, **changes)
             member.overlay.set_contact(own, member.now)
         else:

@@ -135,7 +135,7 @@ def test_root_and_head_of_a_zone_hear_of_a_newcomer_that_outranks_them() -> None
 def test_a_root_hears_that_an_old_member_has_come_to_outrank_it(first_hand: bool) -> None:
     """Also when the member has told us of its new class before its renewal says so."""
     world = Owner()
-    root, low = MEMBERS[0], MEMBERS[20]
+    root, low = MEMBERS[15], MEMBERS[20]
     world.track(root)
     world.track(low)
     risen = replace(low, capacity=Capacity.GATEWAY, incarnation=1)
