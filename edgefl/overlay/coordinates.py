@@ -53,8 +53,13 @@ class Coordinate:
 
     def pack(self) -> bytes:
         """8 bytes; what does not fit is clamped."""
-        axes = (_clamp(axis / _AXIS_S, -0x7FFF, 0x7FFF) for axis in (self.x, self.y, self.z))
-        return _PACKED.pack(*axes, _clamp(self.height / _HEIGHT_S, 0, 255), _clamp(self.error / _ERROR, 0, 255))
+        return _PACKED.pack(
+            _clamp(self.x / _AXIS_S, -0x7FFF, 0x7FFF),
+            _clamp(self.y / _AXIS_S, -0x7FFF, 0x7FFF),
+            _clamp(self.z / _AXIS_S, -0x7FFF, 0x7FFF),
+            _clamp(self.height / _HEIGHT_S, 0, 255),
+            _clamp(self.error / _ERROR, 0, 255),
+        )
 
     def coarse(self) -> bytes:
         """3 bytes: the axes in steps of 2 ms, up to a quarter of a second; enough to sort by."""
@@ -94,4 +99,5 @@ def moved(own: Coordinate, other: Coordinate, rtt_s: float, random: Random) -> C
 
 
 def _clamp(value: float, lowest: int, highest: int) -> int:
-    return max(lowest, min(highest, round(value)))
+    whole = round(value)
+    return lowest if whole < lowest else highest if whole > highest else whole

@@ -21,7 +21,6 @@ us with an Announce. A device that has lost everybody goes back to joining.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
@@ -259,11 +258,8 @@ class Membership:
         device, profile = self._device, self._device.profile
         self._quick_probes = max(0, self._quick_probes - 1)
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
-        stale = (peer for peer in self.members() if peer.rtt_s is None or now - peer.heard_at > fresh_s)  # a few
-        sure = [peer for peer in stale if not self._liveness.is_in_doubt(peer)]
-        unmeasured = (peer for peer in sure if peer.rtt_s is None)
-        chosen = next(unmeasured, None) or min(sure, key=attrgetter("heard_at"), default=None)
-        if chosen is not None:
+        chosen = self._liveness.least_known(self.members())
+        if chosen is not None and (chosen.rtt_s is None or now - chosen.heard_at > fresh_s):
             self._liveness.probe(chosen, now)
         else:
             self._quick_probes = 0

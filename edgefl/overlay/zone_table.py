@@ -55,12 +55,22 @@ class ZoneTable:
 
     def refresh(self, now: float) -> None:
         """Take in what the peers are, and forget what has not been heard of for long."""
-        for peer in self._liveness.peers.values():
-            self._hear(peer.contact.zone, peer.heard_at, peer.coordinate)
+        zones, gone = self._zones, self._gone
+        for peer in self._liveness.peers.values():  # all of them with every gossip: mostly of zones that are known
+            label = peer.contact.zone
+            zone = zones.get(label)
+            if zone is None or label in gone:
+                self._hear(label, peer.heard_at, peer.coordinate)
+            else:
+                if peer.heard_at > zone.heard_at:
+                    zone.heard_at = peer.heard_at
+                if peer.coordinate is not None:
+                    zone.coordinate = peer.coordinate
         forget_s = self._device.profile.zone_forget_s
         for label in [label for label, zone in self._zones.items() if now - zone.heard_at > forget_s]:
             del self._zones[label]
-        self._gone = {label: at for label, at in self._gone.items() if now - at <= forget_s}
+        if gone:
+            self._gone = {label: at for label, at in gone.items() if now - at <= forget_s}
 
     def get(self, label: int) -> Zone | None:
         return self._zones.get(label)
