@@ -18,7 +18,7 @@ everybody agrees.)
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -135,18 +135,9 @@ class Liveness:
             return max(timeout_s, profile.cold_timeout_s)
         return timeout_s
 
-    def least_known(self, peers: Iterable[Peer]) -> Peer | None:
-        """The first that was never measured, else the one not heard for longest. Not one that is being asked or was
-        found silent: another probe would tell nothing new."""
-        least: Peer | None = None
-        for peer in peers:
-            if peer.suspect or peer.node_id in self._probing:
-                continue
-            if peer.rtt_s is None:
-                return peer
-            if least is None or peer.heard_at < least.heard_at:
-                least = peer
-        return least
+    def is_in_doubt(self, peer: Peer) -> bool:
+        """Being asked, or found silent: another probe would tell nothing new."""
+        return peer.suspect or peer.node_id in self._probing
 
     def is_buried(self, contact: Contact, now: float) -> bool:
         """Known to be dead at this incarnation or a later one."""

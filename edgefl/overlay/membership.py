@@ -27,6 +27,7 @@ from edgefl.overlay.device import Device
 from edgefl.overlay.ids import shared_digits
 from edgefl.overlay.joining import CANDIDATES_PER_SLOT, KNOCK, Joiner
 from edgefl.overlay.liveness import Liveness, Peer
+from edgefl.overlay.probe_queue import ProbeQueue
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.rings import GLOBAL_BEAT, ZONE_BEAT, Rings
 from edgefl.overlay.routing_table import CONTACTS_PER_SLOT, RoutingTable, assumed_rtt_s
@@ -82,6 +83,7 @@ class Membership:
         self._next_row = 0
         self._self_joins = 0
         self._members: list[Peer] | None = None
+        self._probes = ProbeQueue(liveness)
         self.table = RoutingTable(device.node_id, device.contact.zone)
         self.rings = Rings(device, requests, liveness)
         self.joiner = Joiner(device, liveness, queries, self.remembered, self._on_placed)
@@ -111,6 +113,7 @@ class Membership:
             known = {peer.node_id: peer for peer in self.table}
             known.update((peer.node_id, peer) for peer in self.rings.peers())
             self._members = list(known.values())
+            self._probes.clear()
         return self._members
 
     def holds(self, node_id: int) -> bool:
@@ -258,7 +261,7 @@ class Membership:
         device, profile = self._device, self._device.profile
         self._quick_probes = max(0, self._quick_probes - 1)
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
-        chosen = self._liveness.least_known(self.members())
+        chosen = self._probes.next(self.members())
         if chosen is not None and (chosen.rtt_s is None or now - chosen.heard_at > fresh_s):
             self._liveness.probe(chosen, now)
         else:
