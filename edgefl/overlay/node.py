@@ -159,6 +159,11 @@ class Overlay:
         """Everybody in our tables."""
         return tuple(peer.contact for peer in self._membership.members())
 
+    def acquaintances(self) -> set[int]:
+        """The node ids of everybody that it could turn to, now or after losing all others."""
+        remembered = {contact.node_id for contact in self._membership.remembered()}
+        return remembered | self._liveness.peers.keys()
+
     def zone_leaves(self) -> tuple[Contact, ...]:
         return tuple(peer.contact for peer in self._membership.rings.zone.peers())
 

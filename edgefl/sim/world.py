@@ -219,6 +219,23 @@ class World:
         """The live, joined device that is truly nearest to a key."""
         return min((m.node_id for m in self.alive() if m.overlay.joined), key=lambda node_id: node_id ^ key)
 
+    def is_torn(self) -> bool:
+        """Are there live devices who know nobody, through however many others, that is known to the rest? No protocol
+        brings them together again: somebody has to tell them an address."""
+        alive = {member.node_id: member for member in self.alive()}
+        knows = {node_id: member.overlay.acquaintances() & alive.keys() for node_id, member in alive.items()}
+        for node_id, others in list(knows.items()):
+            for other in others:
+                knows[other].add(node_id)
+        reached: set[int] = set()
+        ahead = list(alive)[:1]
+        while ahead:
+            node_id = ahead.pop()
+            if node_id not in reached:
+                reached.add(node_id)
+                ahead += knows[node_id]
+        return len(reached) < len(alive)
+
     def lookups(self, count: int, *, wait_s: float = 12.0) -> float:
         """Send lookups of random keys from random devices over a second; the share that named the true owner."""
         asked = []
