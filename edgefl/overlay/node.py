@@ -280,6 +280,10 @@ class Overlay:
         """Ask who is nearest to `key`; the answer is `on_lookup` with the number returned."""
         return self._router.lookup(key, now)
 
+    def ping(self, contact: Contact, now: float, then: Callable[[float | None], None]) -> None:
+        """Measure the RTT to a device now: `then` is called once, with seconds, or None without an answer in time."""
+        self._liveness.ping(contact, now, lambda peer, at: then(None if peer is None else at - now))
+
     def join_tree(self, app: int, now: float, *, observer: bool = False, scope: Scope = Scope.GLOBAL) -> None:
         """Take part in an application's tree, or change the part taken. UsageError beyond forest.MAX_TREES."""
         self._forest.join(app, now, observer=observer, scope=scope)
