@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgefl.cli.output import emit_json, emit_pairs, emit_table, json_option, note, report_errors
+from edgefl.cli.sim_fleet import show_fleet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +48,7 @@ def sim() -> None:
 )
 @rtt_option
 @click.option("--seed", default=1, help="The same seed gives the same run.")
+@click.option("--plot", type=click.Path(file_okay=False, path_type=Path), help="Draw the figures into a directory.")
 @json_option
 @report_errors
 def fleet(
@@ -59,6 +61,7 @@ def fleet(
     scenario_file: Path | None,
     rtt: Path | None,
     seed: int,
+    plot: Path | None,
     as_json: bool,
 ) -> None:
     """A fleet joins, applications train, a share of the devices vanishes, the rest repairs itself and trains on.
@@ -66,11 +69,14 @@ def fleet(
     Training itself is a stand-in with a known answer; everything else is the code that runs on devices.
     """
     from edgefl.errors import UsageError
+    from edgefl.pictures import draw_fleet, figures
     from edgefl.sim import run_fleet
     from edgefl.sim.scenario import read_scenario
 
     if scenario_file is not None and churn is not None:
         raise UsageError("--churn and --scenario exclude each other", hint='a phase of kind "crash" does the same')
+    if plot is not None:
+        figures()  # an error now rather than after the run
     document = run_fleet(
         nodes=nodes,
         apps=apps,
@@ -84,10 +90,13 @@ def fleet(
         report=_reporter(),
     )
     _end_progress()
+    if plot is not None:
+        for path in draw_fleet(document, plot):
+            note(f"drawn: {path}")
     if as_json:
         emit_json(document)
     else:
-        _show(document)
+        show_fleet(document)
 
 
 @sim.command()
@@ -185,58 +194,6 @@ def _end_progress() -> None:
 
 def _progress(what: str, share: float) -> None:
     click.echo(f"\r\x1b[K{share:4.0%}  {what}", err=True, nl=False)
-
-
-def _faults(document: dict[str, Any]) -> str:
-    if document["scenario"]:
-        counts = ", ".join(f"{count} {name}" for name, count in document["devices"].items())
-        what = f"{', '.join(phase['kind'] for phase in document['scenario'])} ({counts})"
-    else:
-        what = f"{document['churn']:.0%} vanish at once"
-    return f"{what}, {document['loss']:.1%} of packets lost"
-
-
-def _over_time(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
-
-
-def _show(document: dict[str, Any]) -> None:
-    correct = document["lookups_correct"]
-    emit_pairs(
-        [
-            ("devices", f"{document['nodes']} ({document['joined']} joined), seed {document['seed']}"),
-            ("faults", _faults(document)),
-            ("lookups correct", _over_time({name: f"{value:.3f}" for name, value in correct.items()})),
-            ("hops of a lookup", document["lookup_hops_mean"]),
-            ("whole trees", f"{_over_time(document['trees_whole'])} of {len(document['apps'])}"),
-            ("cycles ever", document["cycles"]),
-            (
-                "traffic per device",
-                f"{document['idle_bytes_per_node_s']} B/s idle, {document['bytes_per_node_s']} B/s with trees",
-            ),
-            (
-                "simulated",
-                f"{document['seconds']} s, {document['events']} events, {document['cpu_seconds']} s of processor, "
-                f"digest {document['digest']}",
-            ),
-        ]
-    )
-    if document["apps"]:
-        click.echo()
-        header = ["APPLICATION", "MEMBERS", "ATTACHED", "ROOTS", "DEPTH MEAN", "DEPTH MAX"]
-        trained = "rounds" in document["apps"][0]
-        emit_table(
-            [
-                [app["app"], app["members"], app["attached"], app["roots"], app["depth"]["mean"], app["depth"]["max"]]
-                + (
-                    [app["rounds"], app["finished"], app["backwards"], app["loss"]["first"], app["loss"]["last"]]
-                    if trained
-                    else []
-                )
-                for app in document["apps"]
-            ],
-            header + (["ROUNDS", "FINISHED", "BACKWARDS", "LOSS FIRST", "LOSS LAST"] if trained else []),
-        )
 
 
 def _show_scale(document: dict[str, Any]) -> None:

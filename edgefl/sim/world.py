@@ -6,7 +6,7 @@ everything can answer: who owns this key, is each tree one tree. Further layers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
@@ -130,7 +130,7 @@ class World:
 
     def start(self, member: Member, *, first: bool = False) -> None:
         """Start a device now; unless it is the first, it knows some devices that have started before."""
-        others = [m for m in self.alive() or self.members.values() if m is not member and m.overlay.contact.dialable]
+        others = [m for m in self.alive() or self.members.values() if m is not member and m.node.contact.dialable]
         known = self.random.sample(others, min(BOOTSTRAP_CONTACTS, len(others)))
         member.overlay.bootstrap([m.overlay.contact for m in known], member.now)
         member.overlay.start(member.now, first=first)
@@ -247,11 +247,16 @@ class World:
             key = self.random.getrandbits(64)
             asked.append((member, member.overlay.lookup(key, member.now), key))
         self.clock.run(start + wait_s)
+        return self.right(asked) / count
+
+    def right(self, asked: Iterable[tuple[Member, int, int]]) -> int:
+        """How many of these lookups (who asked, its number, the key) were answered with the owner of the key."""
+        joined = [member.node_id for member in self.alive() if member.overlay.joined]
         right = 0
         for member, request, key in asked:
-            owner, _ = member.log.lookups.get(request, (None, 0))
-            right += owner is not None and owner.node_id == self.owner(key)
-        return right / count
+            answer, _ = member.log.lookups.get(request, (None, 0))
+            right += answer is not None and answer.node_id == min(joined, key=key.__xor__)
+        return right
 
     def tree(self, app: int) -> TreeReport:
         """Follow every member's parents up to a root, along edges that both ends know."""
