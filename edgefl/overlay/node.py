@@ -321,7 +321,7 @@ class Overlay:
         elif self._liveness.learn(sender, now) is None or not self._device.joined:
             return True  # of an earlier incarnation; or we would have to answer like a joined member
         handler(sender, message, now)
-        if self._device.loopback or self._events:
+        if self._device.loopback or self._events.waiting:
             self._drain(now)
         return True
 
@@ -335,7 +335,8 @@ class Overlay:
         else:
             component = self._timers.get(key[0])
             handled = component is not None and component(key, now)
-        self._drain(now)
+        if self._device.loopback or self._events.waiting:
+            self._drain(now)
         return handled
 
     def on_link_lost(self, node_id: int, now: float) -> None:
@@ -432,7 +433,7 @@ class Overlay:
             return
         self._draining = True
         try:
-            while self._device.loopback or self._events:
+            while self._device.loopback or self._events.waiting:
                 if self._device.loopback:
                     message = self._device.loopback.popleft()
                     self._handlers[type(message)](self._device.contact, message, now)

@@ -8,6 +8,7 @@ really is, its anchors and size, is asked of its tracker when it matters (zone_s
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 from edgefl.overlay.coordinates import COARSE_BYTES, Coordinate, unpack_coarse
@@ -28,6 +29,10 @@ GOSSIP_LABELS = 4
 
 MINUTE_S = 60.0
 """The unit of ages on the wire, whatever the profile."""
+
+
+_LABEL = struct.Struct(f">HB{COARSE_BYTES}s")
+assert _LABEL.size == ZONE_LABEL_BYTES
 
 
 @dataclass(slots=True)
@@ -150,15 +155,15 @@ class ZoneTable:
 
     def unpack(self, data: bytes, now: float) -> None:
         """What somebody else has heard of; a label that is cut off is ignored."""
-        for at in range(0, len(data) - ZONE_LABEL_BYTES + 1, ZONE_LABEL_BYTES):
-            label, minutes = int.from_bytes(data[at : at + 2], "big"), data[at + 2]
+        own, forget_s = self._device.contact.zone, self._device.profile.zone_forget_s
+        for label, minutes, coarse in _LABEL.iter_unpack(data[: len(data) // _LABEL.size * _LABEL.size]):
             age_s = (minutes + 1) * MINUTE_S
-            coordinate = unpack_coarse(data[at + 3 : at + 3 + COARSE_BYTES])
-            if age_s < self._device.profile.zone_forget_s and label != self._device.contact.zone:
+            if age_s < forget_s and label != own:
                 known = self._zones.get(label)
-                self._hear(label, now - age_s, None if known is not None and known.coordinate else coordinate)
+                is_placed = known is not None and known.coordinate is not None
+                self._hear(label, now - age_s, None if is_placed else unpack_coarse(coarse))
 
 
 def _pack(label: int, age_s: float, coordinate: Coordinate) -> bytes:
     minutes = min(255, -int(-max(0.0, age_s) // MINUTE_S))
-    return label.to_bytes(2, "big") + bytes((minutes,)) + coordinate.coarse()
+    return _LABEL.pack(label, minutes, coordinate.coarse())
