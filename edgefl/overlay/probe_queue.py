@@ -7,7 +7,6 @@ than those in it, because the time when a device was last heard only grows. A ch
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import nsmallest
 from operator import itemgetter
 
 from edgefl.overlay.liveness import Liveness, Peer
@@ -35,7 +34,8 @@ class ProbeQueue:
 
     def _look(self, contacts: Iterable[Peer]) -> Peer | None:
         sure = [(_quiet_since(peer), peer) for peer in contacts if not self._liveness.is_in_doubt(peer)]
-        self._queue = nsmallest(QUEUED, sure, key=itemgetter(0))[::-1]
+        sure.sort(key=itemgetter(0))
+        self._queue = sure[:QUEUED][::-1]
         return self._first()
 
     def _first(self) -> Peer | None:

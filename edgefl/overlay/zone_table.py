@@ -16,7 +16,6 @@ from edgefl.overlay.device import Device
 from edgefl.overlay.liveness import Liveness
 from edgefl.overlay.zone_rule import ZoneView
 from edgefl.wire.contact import Contact
-from edgefl.wire.overlay import ZONE_LABEL_BYTES
 
 MAX_ZONES = 128
 """Zones known: 20-80 are found in a world of 227 cities. About 200 bytes each while their anchors are known."""
@@ -32,7 +31,7 @@ MINUTE_S = 60.0
 
 
 _LABEL = struct.Struct(f">HB{COARSE_BYTES}s")
-assert _LABEL.size == ZONE_LABEL_BYTES
+"""ZONE_LABEL_BYTES: the label, its age in minutes, its coordinate."""
 
 
 @dataclass(slots=True)
@@ -59,18 +58,11 @@ class ZoneTable:
         return max(len(self._zones), len(self._gone))
 
     def refresh(self, now: float) -> None:
-        """Take in what the peers are, and forget what has not been heard of for long."""
-        zones, gone = self._zones, self._gone
-        for peer in self._liveness.peers.values():  # all of them with every gossip: mostly of zones that are known
-            label = peer.contact.zone
-            zone = zones.get(label)
-            if zone is None or label in gone:
-                self._hear(label, peer.heard_at, peer.coordinate)
-            else:
-                if peer.heard_at > zone.heard_at:
-                    zone.heard_at = peer.heard_at
-                if peer.coordinate is not None:
-                    zone.coordinate = peer.coordinate
+        """Take in what the peers have said, and forget what has not been heard of for long."""
+        heard, places = self._liveness.take_zone_news()
+        for label, heard_at in heard.items():
+            self._hear(label, heard_at, places.get(label))
+        gone = self._gone
         forget_s = self._device.profile.zone_forget_s
         for label in [label for label, zone in self._zones.items() if now - zone.heard_at > forget_s]:
             del self._zones[label]
