@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable
+from heapq import nsmallest
+from operator import itemgetter
 
 from edgefl.overlay.ids import ID_SPACE, clockwise
 from edgefl.overlay.liveness import Peer
@@ -22,6 +24,7 @@ class LeafSet:
         self._after: list[tuple[int, Peer]] = []
         self._before: list[tuple[int, Peer]] = []
         self._ids: set[int] = set()
+        self._peers: list[Peer] | None = None
         self.version = 0
 
     def __len__(self) -> int:
@@ -31,8 +34,11 @@ class LeafSet:
         return node_id in self._ids
 
     def peers(self) -> list[Peer]:
-        """Everybody in it, once: those after us, then those before us, nearest first."""
-        return list({peer.node_id: peer for side in (self._after, self._before) for _, peer in side}.values())
+        """Everybody in it, once: those after us, then those before us, nearest first. Not to be changed by the
+        caller."""
+        if self._peers is None:
+            self._peers = list({peer.node_id: peer for _, peer in self._after + self._before}.values())
+        return self._peers
 
     def neighbours(self) -> list[Peer]:
         """The device after us and the one before us; one of them in a ring of two."""
@@ -63,8 +69,7 @@ class LeafSet:
             return False
         self._insert(self._after, clockwise(self._own_id, peer.node_id), peer)
         self._insert(self._before, clockwise(peer.node_id, self._own_id), peer)
-        self._ids = {other.node_id for side in (self._after, self._before) for _, other in side}
-        self.version += 1
+        self._changed()
         return True
 
     def remove(self, node_id: int, pool: Iterable[Peer]) -> bool:
@@ -76,17 +81,23 @@ class LeafSet:
 
     def rebuild(self, pool: Iterable[Peer]) -> None:
         """Start again from these peers."""
-        self._after.clear()
-        self._before.clear()
-        self._ids.clear()
+        own_id, side = self._own_id, self._side
+        others = [peer for peer in pool if peer.node_id != own_id]
+        after = ((clockwise(own_id, peer.node_id), peer) for peer in others)
+        before = ((clockwise(peer.node_id, own_id), peer) for peer in others)
+        self._after = nsmallest(side, after, key=itemgetter(0))
+        self._before = nsmallest(side, before, key=itemgetter(0))
+        self._changed()
+
+    def _changed(self) -> None:
+        self._peers = None
+        self._ids = {peer.node_id for peer in self.peers()}
         self.version += 1
-        for peer in pool:
-            self.offer(peer)
 
     def _fits(self, side: list[tuple[int, Peer]], distance: int) -> bool:
         return len(side) < self._side or distance < side[-1][0]
 
     def _insert(self, side: list[tuple[int, Peer]], distance: int, peer: Peer) -> None:
         if self._fits(side, distance):
-            insort(side, (distance, peer), key=lambda item: item[0])
+            insort(side, (distance, peer), key=itemgetter(0))
             del side[self._side :]

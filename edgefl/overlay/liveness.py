@@ -112,6 +112,8 @@ class Liveness:
         self._probing: set[int] = set()
         self._pings: dict[int, Then] = {}
         self._hearsay = Quota(HEARSAY_SHARE, HEARSAY_WINDOW_S)
+        self._zones_heard: dict[int, float] = {}
+        self._zone_places: dict[int, bytes] = {}
         self.peers: dict[int, Peer] = {}
         self.hooks = Hooks()
         self.fleet_size = FleetSize()
@@ -162,6 +164,17 @@ class Liveness:
             "probing": len(self._probing),
         }
 
+    def take_zone_news(self) -> tuple[dict[int, float], dict[int, bytes]]:
+        """When each zone was last heard, and where one of its devices says it is (8 bytes); as far as it is news."""
+        news = self._zones_heard, self._zone_places
+        self._zones_heard, self._zone_places = {}, {}
+        return news
+
+    def _hear_zone(self, zone: int, now: float) -> None:
+        if len(self._zones_heard) >= MAX_PEERS:  # nobody takes the news, or somebody invents labels
+            self.take_zone_news()
+        self._zones_heard[zone] = now
+
     # First-hand news
 
     def heard(self, sender: Contact, now: float) -> Peer | None:
@@ -170,6 +183,7 @@ class Liveness:
         if peer is None or sender.incarnation < peer.contact.incarnation:
             return None
         peer.heard_at = now
+        self._zones_heard[peer.contact.zone] = now
         if peer.suspect and now - peer.suspected_at > self._flight_s(peer):
             self._clear(peer)
         return peer
@@ -197,6 +211,7 @@ class Liveness:
             return None
         if sender.incarnation > peer.contact.incarnation:
             before, peer.contact = peer.contact, sender
+            self._hear_zone(sender.zone, now)
             self.hooks.changed(peer, before, now)
         return peer
 
@@ -214,6 +229,7 @@ class Liveness:
     def _new(self, sender: Contact, now: float) -> Peer:
         peer = Peer(sender, now)
         self.peers[sender.node_id] = peer
+        self._hear_zone(sender.zone, now)
         self._tombstones.pop(sender.node_id, None)
         if len(self.peers) > MAX_PEERS:
             self._make_room(peer)
@@ -289,7 +305,7 @@ class Liveness:
         """Where the peer says it is, and what this measurement says about where we are. (A first one may include
         dialling: far above the smoothed value later, it does not count.)"""
         first = peer.coordinate is None
-        peer.coordinate = coordinate
+        peer.coordinate = self._zone_places[peer.contact.zone] = coordinate
         if not first and peer.rtt_s is not None and rtt_s <= TIMEOUT_RTTS * peer.rtt_s:
             self._device.coordinate = moved(
                 self._device.coordinate, unpack_coordinate(coordinate), rtt_s, self._device.random

@@ -22,7 +22,6 @@ us with an Announce. A device that has lost everybody goes back to joining.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
@@ -30,6 +29,7 @@ from edgefl.overlay.doors import MAX_DOORS, Doors
 from edgefl.overlay.ids import shared_bits, shared_digits
 from edgefl.overlay.joining import KNOCK, Joiner
 from edgefl.overlay.liveness import Liveness, Peer
+from edgefl.overlay.probe_queue import ProbeQueue
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.rings import GLOBAL_BEAT, ZONE_BEAT, Rings
 from edgefl.overlay.routing_table import RoutingTable, assumed_rtt_s
@@ -88,6 +88,7 @@ class Membership:
         self._next_row = 0
         self._self_joins = 0
         self._members: list[Peer] | None = None
+        self._probes = ProbeQueue(liveness)
         self.table = RoutingTable(device.node_id, device.contact.zone, device.profile)
         self.rings = Rings(device, requests, liveness)
         self.doors = Doors()
@@ -119,6 +120,7 @@ class Membership:
             known.update((peer.node_id, peer) for peer in self.rings.peers())
             known.update((peer.node_id, peer) for peer in self.doors)
             self._members = list(known.values())
+            self._probes.clear()
         return self._members
 
     def holds(self, node_id: int) -> bool:
@@ -331,11 +333,8 @@ class Membership:
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
         if not device.contact.dialable:
             fresh_s = 0.0  # it keeps the link open, also while answers to other questions come by it
-        stale = (peer for peer in self.members() if peer.rtt_s is None or now - peer.heard_at > fresh_s)  # a few
-        sure = [peer for peer in stale if not self._liveness.is_in_doubt(peer)]
-        unmeasured = (peer for peer in sure if peer.rtt_s is None)
-        chosen = next(unmeasured, None) or min(sure, key=attrgetter("heard_at"), default=None)
-        if chosen is not None:
+        chosen = self._probes.next(self.members())
+        if chosen is not None and (chosen.rtt_s is None or now - chosen.heard_at > fresh_s):
             self._liveness.probe(chosen, now)
         else:
             self._quick_probes = 0

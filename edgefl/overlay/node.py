@@ -173,6 +173,11 @@ class Overlay:
         """Everybody in our tables."""
         return tuple(peer.contact for peer in self._membership.members())
 
+    def acquaintances(self) -> set[int]:
+        """The node ids of everybody that it could turn to, now or after losing all others."""
+        remembered = {contact.node_id for contact in self._membership.remembered()}
+        return remembered | self._liveness.peers.keys()
+
     def zone_leaves(self) -> tuple[Contact, ...]:
         return tuple(peer.contact for peer in self._membership.rings.zone.peers())
 
@@ -289,6 +294,10 @@ class Overlay:
         """Ask who is nearest to `key`; the answer is `on_lookup` with the number returned."""
         return self._router.lookup(key, now)
 
+    def ping(self, contact: Contact, now: float, then: Callable[[float | None], None]) -> None:
+        """Measure the RTT to a device now: `then` is called once, with seconds, or None without an answer in time."""
+        self._liveness.ping(contact, now, lambda peer, at: then(None if peer is None else at - now))
+
     def join_tree(self, app: int, now: float, *, observer: bool = False, scope: Scope = Scope.GLOBAL) -> None:
         """Take part in an application's tree, or change the part taken. UsageError beyond forest.MAX_TREES."""
         self._forest.join(app, now, observer=observer, scope=scope)
@@ -361,7 +370,7 @@ class Overlay:
         elif self._liveness.learn(sender, now) is None or not self._device.joined:
             return True  # of an earlier incarnation; or we would have to answer like a joined member
         handler(sender, message, now)
-        if self._device.loopback or self._events:
+        if self._device.loopback or self._events.waiting:
             self._drain(now)
         return True
 
@@ -375,7 +384,8 @@ class Overlay:
         else:
             component = self._timers.get(key[0])
             handled = component is not None and component(key, now)
-        self._drain(now)
+        if self._device.loopback or self._events.waiting:
+            self._drain(now)
         return handled
 
     def on_link_lost(self, node_id: int, now: float) -> None:
@@ -472,7 +482,7 @@ class Overlay:
             return
         self._draining = True
         try:
-            while self._device.loopback or self._events:
+            while self._device.loopback or self._events.waiting:
                 if self._device.loopback:
                     message = self._device.loopback.popleft()
                     self._handlers[type(message)](self._device.contact, message, now)

@@ -6,7 +6,7 @@ everything can answer: who owns this key, is each tree one tree. Further layers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
@@ -130,7 +130,7 @@ class World:
 
     def start(self, member: Member, *, first: bool = False) -> None:
         """Start a device now; unless it is the first, it knows some devices that have started before."""
-        others = [m for m in self.alive() or self.members.values() if m is not member and m.overlay.contact.dialable]
+        others = [m for m in self.alive() or self.members.values() if m is not member and m.node.contact.dialable]
         known = self.random.sample(others, min(BOOTSTRAP_CONTACTS, len(others)))
         member.overlay.bootstrap([m.overlay.contact for m in known], member.now)
         member.overlay.start(member.now, first=first)
@@ -219,6 +219,23 @@ class World:
         """The live, joined device that is truly nearest to a key."""
         return min((m.node_id for m in self.alive() if m.overlay.joined), key=lambda node_id: node_id ^ key)
 
+    def is_torn(self) -> bool:
+        """Are there live devices who know nobody, through however many others, that is known to the rest? No protocol
+        brings them together again: somebody has to tell them an address."""
+        alive = {member.node_id: member for member in self.alive()}
+        knows = {node_id: member.overlay.acquaintances() & alive.keys() for node_id, member in alive.items()}
+        for node_id, others in list(knows.items()):
+            for other in others:
+                knows[other].add(node_id)
+        reached: set[int] = set()
+        ahead = list(alive)[:1]
+        while ahead:
+            node_id = ahead.pop()
+            if node_id not in reached:
+                reached.add(node_id)
+                ahead += knows[node_id]
+        return len(reached) < len(alive)
+
     def lookups(self, count: int, *, wait_s: float = 12.0) -> float:
         """Send lookups of random keys from random devices over a second; the share that named the true owner."""
         asked = []
@@ -230,11 +247,16 @@ class World:
             key = self.random.getrandbits(64)
             asked.append((member, member.overlay.lookup(key, member.now), key))
         self.clock.run(start + wait_s)
+        return self.right(asked) / count
+
+    def right(self, asked: Iterable[tuple[Member, int, int]]) -> int:
+        """How many of these lookups (who asked, its number, the key) were answered with the owner of the key."""
+        joined = [member.node_id for member in self.alive() if member.overlay.joined]
         right = 0
         for member, request, key in asked:
-            owner, _ = member.log.lookups.get(request, (None, 0))
-            right += owner is not None and owner.node_id == self.owner(key)
-        return right / count
+            answer, _ = member.log.lookups.get(request, (None, 0))
+            right += answer is not None and answer.node_id == min(joined, key=key.__xor__)
+        return right
 
     def tree(self, app: int, among: Sequence[Member] | None = None) -> TreeReport:
         """Follow every member's parents up to a root, along edges that both ends know. `among` spares looking for the
