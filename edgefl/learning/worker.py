@@ -75,6 +75,7 @@ class Worker:
         self.inflow = Inflow(app, self._advance)
         self._outflow: Outflow | None = None
         self._objections = (0, 0)  # epoch of the root, how often it was told that it is behind
+        self._early: tuple[Contact, RoundStart] | None = None  # of a new parent whose acceptance is still on the way
 
     def on_round_start(self, sender: Contact, message: RoundStart, now: float) -> None:
         app = self.app
@@ -82,6 +83,7 @@ class Worker:
         parent = app.parent
         if parent is None or sender.node_id != parent.node_id:
             app.count("round_not_from_parent")
+            self._early = (sender, message)
             return
         if message.round < 1 or not app.credible(message.epoch, message.round - 1, message.model):
             app.count("round_invalid")
@@ -360,8 +362,11 @@ class Worker:
             outflow.on_parent(now)
 
     def on_parent(self, now: float) -> None:
-        round_ = self.open
-        if round_ is not None and round_.state is not RoundState.CLOSED:
+        round_, early, parent = self.open, self._early, self.app.parent
+        self._early = None
+        if early is not None and parent is not None and early[0].node_id == parent.node_id:
+            self.on_round_start(*early, now)
+        elif round_ is not None and round_.state is not RoundState.CLOSED:
             self._report(now)
 
     def on_update_get(self, sender: Contact, message: UpdateGet, now: float) -> None:

@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from edgefl.overlay import WAN, Overlay, Profile, ZoneMethod, zone_of_site
+from edgefl.overlay.game.rules import Rule
 from edgefl.sim.clock import Clock
 from edgefl.sim.event_log import EventLog
 from edgefl.sim.network import Handler, Network, SimNode
@@ -87,13 +88,14 @@ class World:
         profile: Profile = WAN,
         zones: bool = True,
         zoning: ZoneMethod = ZoneMethod.SITE,
+        rule: Rule = Rule.ACBR,
         wire: bool = False,
         matrix: Sequence[Sequence[float]] | None = None,
         verify: Callable[[Advert], bool] = lambda advert: True,
         equip: Callable[[Member], Sequence[Handler]] = lambda member: (),
     ) -> None:
         """`devices`: how many are planned (shapes the world). `zones`: the operator has named the regions; `zoning`
-        says how devices without such a label find their zone. `equip` gives each device further handlers; it may also
+        says how devices without such a label find their zone; `rule` how all choose their parents. `equip` gives each device further handlers; it may also
         append to `member.log.listeners`."""
         self.random = Random(seed)
         self.clock = Clock()
@@ -104,6 +106,7 @@ class World:
         self._profile = profile
         self._zones = zones and zoning is ZoneMethod.SITE
         self._zoning = zoning
+        self._rule = rule
         self._verify = verify
         self._equip = equip
         self._addresses = 0
@@ -122,7 +125,13 @@ class World:
         member.log = EventLog(partial(self._check_for_cycle, member))
         member.log.on_zone_change = partial(self._change_zone, member)
         member.overlay = Overlay(
-            contact, member.node, member.log, verify=self._verify, profile=self._profile, zones=self._zoning
+            contact,
+            member.node,
+            member.log,
+            verify=self._verify,
+            profile=self._profile,
+            zones=self._zoning,
+            rule=self._rule,
         )
         member.node.handlers = [member.overlay, *self._equip(member)]
         self.members[contact.node_id] = member

@@ -72,8 +72,12 @@ class Game:
 
     def on_round_over(self, app: int, size_bytes: int, waited_s: float, now: float) -> None:
         player = self._players.get(app)
-        if player is not None and size_bytes > 0:
-            player.on_round_over(size_bytes, waited_s, now)
+        if player is None or size_bytes <= 0:
+            return
+        if size_bytes != player.size_bytes:
+            for child in self.ledger.children(app):
+                self.ledger.promise(app, child, size_bytes)
+        player.on_round_over(size_bytes, waited_s, now)
 
     def on_parent_lost(self, app: int) -> None:
         player = self._players.get(app)

@@ -62,6 +62,10 @@ class Ledger:
         for key in [key for key in self._promises if key[0] == app]:
             self.release(*key)
 
+    def children(self, app: int) -> list[int]:
+        """Who has a promise for as long as it is our child."""
+        return [child for (of, child), promise in self._promises.items() if of == app and promise.until is None]
+
     def expire(self, now: float) -> None:
         """Reservations that were not used."""
         for key in [k for k, promise in self._promises.items() if promise.until is not None and promise.until <= now]:

@@ -43,6 +43,9 @@ LEAST_ASKED_S = 1.0
 UNKNOWN_RTT_S = 0.05
 """Of a candidate that was never measured: middling, so that it is neither shunned nor sought."""
 
+OWN_DRIFT = 0.01
+"""Per epoch: a link that has become slower is believed after some dozen rounds."""
+
 BANDITS = (Rule.KLUCB, Rule.EXP3)
 
 
@@ -94,6 +97,7 @@ class Player:
         self._waiting: set[int] = set()
         self._target: Contact | None = None
         self._gain_share = 0.0
+        self._own_s: float | None = None
         self._epoch = 0
         self._bandit = (
             KlUcb(1, CANDIDATES) if rule is Rule.KLUCB else Exp3(1, CANDIDATES) if rule is Rule.EXP3 else None
@@ -116,7 +120,7 @@ class Player:
         self._epoch += 1
         told = self._told.get(parent.node_id)
         if told is not None:
-            self._residuals.learn(parent.node_id, waited_s, told.penalty_s + told.s_per_byte * told.load_bytes)
+            self._learn(parent.node_id, waited_s, told.penalty_s + told.s_per_byte * told.load_bytes)
         self._residuals.fade()
         if self.stage is Stage.GRANTED and target is not None:
             self.stage, self._target = Stage.IDLE, None
@@ -129,6 +133,14 @@ class Player:
         chance = self._parameters.revise + self._parameters.urge * self._gain_share
         if self.stage is Stage.IDLE and (self._rule in BANDITS or self._device.random.random() < chance):
             self._ask(parent, now)
+
+    def _learn(self, parent: int, waited_s: float, predicted_s: float) -> None:
+        """What our own link takes is the same below every parent, and no surprise: it is the least that any wait has
+        been longer than predicted."""
+        surprise_s = waited_s - predicted_s
+        own_s = surprise_s if self._own_s is None else min(surprise_s, self._own_s + OWN_DRIFT * abs(self._own_s))
+        self._own_s = own_s
+        self._residuals.learn(parent, predicted_s + surprise_s - own_s, predicted_s)
 
     def reset(self) -> None:
         """The parent is lost: what was going on has no meaning any more."""
