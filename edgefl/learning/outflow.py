@@ -66,7 +66,9 @@ class Outflow:
             else:
                 self.ready.append(self._encode(index, values))
         if self.ready and not self.round.mine:
-            self._offer_if_news(now)
+            # With the last chunk of a closed round comes the final word, which says it all.
+            if sum_.sealed < sum_.chunks or self.round.state is not RoundState.SEALING:
+                self._offer_if_news(now)
             self._pump()
         return sum_.sealed >= ready
 
