@@ -130,6 +130,8 @@ class Worker:
         self._outflow = Outflow(app, round_)
         if kind is not RoundKind.DONE:
             app.set_timer("budget", round_.closes)
+            # Not until our own share of the time is over: the round goes on above, and the next one follows.
+            app.forest.watch_tree(app.id, now + app.manifest.deadline_s, now)
         if works:
             round_.sum.expect(app.me.node_id)
             if kind is RoundKind.TRAIN and not mine:
@@ -310,6 +312,8 @@ class Worker:
         app, outflow = self.app, self._outflow
         if round_.kind is RoundKind.DONE or app.observer or outflow is None:
             round_.state = RoundState.CLOSED
+            if round_.kind is RoundKind.DONE:
+                app.forest.watch_tree(app.id, now, now)
             return
         round_.add_metrics(Metric(BYTES_METRIC, float(round_.received_bytes), 0.0))
         if round_.mine:
