@@ -267,6 +267,10 @@ class Transport:
         """Push a blob to the children of `app`."""
         self._broadcast.publish(app, blob)
 
+    def children(self, app: int) -> list[int]:
+        """Node ids of the devices that are subscribed to what we push for `app`."""
+        return [child.node_id for child in self._broadcast.subscribers(app) if child.node_id is not None]
+
     async def add_blob(self, data: bytes | bytearray | memoryview) -> BlobRef:
         """Hold a blob, which must not change any more, for whoever asks, until it is discarded. Returns its name."""
         return await self._blobs.add(data)
