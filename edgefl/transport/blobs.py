@@ -22,7 +22,9 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from edgefl.errors import EdgeflError, TryAgainError
 from edgefl.transport.assembly import Assembly
+from edgefl.transport.blame import Blame
 from edgefl.transport.counters import Counters
+from edgefl.transport.reuse import ChunkIndex
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, blob_ref, hash_chunks
 
 P = ParamSpec("P")
@@ -97,8 +99,16 @@ class Blobs:
     """The blobs of one device."""
 
     def __init__(
-        self, files: BlobFiles, executor: Executor, counters: Counters, *, max_cache_bytes: int = MAX_CACHE_BYTES
+        self,
+        files: BlobFiles,
+        executor: Executor,
+        counters: Counters,
+        blame: Blame,
+        *,
+        max_cache_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
+        self.index = ChunkIndex()
+        self.blame = blame
         self._files = files
         self._executor = executor
         self._counters = counters
@@ -155,7 +165,7 @@ class Blobs:
         """Forget a blob. Views of it that were handed out stay valid; a fetch that is under way goes on."""
         held = self._held.pop(blob_id, None)
         if held is not None:
-            self.cached_bytes -= held.ref.size
+            self._drop(held)
         self._moving.pop(blob_id, None)
         if blob_id in self._spilled:
             self._spilled.discard(blob_id)
@@ -241,6 +251,7 @@ class Blobs:
             self._held[held.ref.id] = known
             return
         self._held[held.ref.id] = held
+        self.index.add(held)
         self.cached_bytes += held.ref.size
         while self.cached_bytes > self._max_cache_bytes and len(self._held) > 1:
             self._evict(held)
@@ -249,10 +260,15 @@ class Blobs:
         others = [item for item in self._held.values() if item is not newest]
         victim = next((item for item in others if item.loose or item.on_disk), others[0])
         del self._held[victim.ref.id]
-        self.cached_bytes -= victim.ref.size
+        self._drop(victim)
         if not victim.loose and not victim.on_disk:
             self._moving[victim.ref.id] = victim
             self._soon(self._spill(victim))
+
+    def _drop(self, held: Held) -> None:
+        """It has left the cache."""
+        self.index.remove(held)
+        self.cached_bytes -= held.ref.size
 
     async def _spill(self, held: Held) -> None:
         blob_id = held.ref.id
@@ -276,7 +292,7 @@ class Blobs:
         view, hashes = found
         ref = blob_ref(len(view), hashes)
         if ref.id != blob_id:
-            self._counters["blobs.rotten"] += 1
+            self.blame.disk(asyncio.get_running_loop().time())
             return None
         held = Held(ref, hashes, view, on_disk=True)
         self._hold(held)

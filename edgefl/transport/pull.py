@@ -103,10 +103,13 @@ class Pull:
             if source is not None and source.node_id == node_id and self._asking:
                 self._next_source()
         elif isinstance(message, BlobHeader) and bulk is not None:
+            news = self.assembly.hashes is None
             if not self.assembly.set_header(bulk.bytes):
                 self._lied(node_id)
             else:
                 self._heard = self._station.clock()
+                if news:
+                    self._blobs.index.fill(self.assembly, asyncio.get_running_loop())
         elif isinstance(message, BlobChunk) and bulk is not None:
             stored = self.assembly.put(message.index, bulk.buffer, self._station.clock())
             if stored is Stored.WRONG and self.assembly.hashes is not None:
@@ -140,7 +143,7 @@ class Pull:
         if assembly.hashes is None and not header:
             return
         room = MAX_CHUNKS_PER_GET - len(self._asked)
-        wanted = (assembly.lost if patient else assembly.missing) - self._asked
+        wanted = (assembly.lost if patient else assembly.missing) - self._asked - assembly.local
         # Asking for one chunk at a time would double the number of messages: wait for half of the credit.
         too_few = not wanted or (room < MAX_CHUNKS_PER_GET // 2 and len(wanted) > room)
         if room <= 0 or (too_few and not header):
@@ -168,7 +171,7 @@ class Pull:
             self._resume_at = self._station.clock() + pause
 
     def _lied(self, node_id: int) -> None:
-        self._station.counters["blobs.lying"] += 1
+        self._blobs.blame.peer(node_id, self._station.clock())
         self._liars.add(node_id)
         self._asked.clear()
         self._header_asked = False

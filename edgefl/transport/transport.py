@@ -25,6 +25,7 @@ from edgefl.errors import ConfigError, EdgeflError
 from edgefl.identity.admission import Admission
 from edgefl.identity.keys import DeviceKeys
 from edgefl.identity.revocation import RevocationList, pack_revocations
+from edgefl.transport.blame import Blame
 from edgefl.transport.blobs import MAX_CACHE_BYTES, BlobFiles, Blobs, NoFiles
 from edgefl.transport.broadcast import Broadcast
 from edgefl.transport.calls import Calls
@@ -39,6 +40,7 @@ from edgefl.transport.penalties import Penalties
 from edgefl.transport.pull import Pulls
 from edgefl.transport.serve import Serving
 from edgefl.transport.timing import Timing
+from edgefl.transport.uplink import Uplink
 from edgefl.transport.visit import Card, Knocked, Visitor
 from edgefl.transport.zap import Zap
 from edgefl.wire.blob import BlobRef
@@ -94,8 +96,11 @@ class Transport:
         files: BlobFiles | None = None,
         timing: Timing | None = None,
         max_cache_bytes: int = MAX_CACHE_BYTES,
+        uplink_bytes_s: float = 0.0,
     ) -> None:
-        """`earlier_port`: the door's port of the time before. Where any port will do (`listen` names port 0), it is
+        """`uplink_bytes_s`: all bulk together leaves no faster than this; 0 for as fast as the line takes it.
+
+        `earlier_port`: the door's port of the time before. Where any port will do (`listen` names port 0), it is
         taken again if it is still free, so that peers find the device where they remember it."""
         self.counters: Counters = Counters()
         self.contact = Contact(keys.node_id, "0.0.0.0", 1)  # noqa: S104 - "unknown", until `start`
@@ -109,6 +114,8 @@ class Transport:
         self._files = files if files is not None else NoFiles()
         self._timing = timing or Timing()
         self._max_cache_bytes = max_cache_bytes
+        self._uplink_bytes_s = uplink_bytes_s
+        self._blame = Blame(self.counters)
         visitor = Visitor(admission, self._own_card, self._timing, self.counters, executor)
         self._door = Door(admission, self._own_card, self._on_visitor, self._timing, self.counters, visitor)
         self.door_port = 0
@@ -180,10 +187,15 @@ class Transport:
         self._penalties.on_excess = self._cut
         self._zap = Zap(self._context, self._allowed, self.counters)
         self._links = Links(station, self._penalties, self.contact, _LinkEvents(self))
-        self._blobs = Blobs(self._files, self._executor, self.counters, max_cache_bytes=self._max_cache_bytes)
+        self._uplink = Uplink(clock, self._timing.release_poll, self._uplink_bytes_s)
+        self._blobs = Blobs(
+            self._files, self._executor, self.counters, self._blame, max_cache_bytes=self._max_cache_bytes
+        )
         self._pulls = Pulls(self._blobs, station, self._links.send)
-        self._serving = Serving(self._blobs, station, self._links.send_now, self._links.connected)
-        self._broadcast = Broadcast(station, self._blobs, self._penalties, self._on_hint_of_loss, self._may_be_pushed)
+        self._serving = Serving(self._blobs, station, self._uplink, self._links.send_now, self._links.connected)
+        self._broadcast = Broadcast(
+            station, self._blobs, self._penalties, self._uplink, self._on_hint_of_loss, self._may_be_pushed
+        )
         self._feeds = Feeds(station, self._blobs, self._pulls, self._broadcast, self._on_hint_of_loss)
         self._started = True
 
@@ -195,6 +207,7 @@ class Transport:
         if self._housekeeping is not None:
             self._housekeeping.cancel()
         self._admission.on_change, self._admission.on_revoked = self._on_change_before, None
+        self._uplink.close()
         await self._door.close()
         await self._cards.close()
         self._feeds.close()
@@ -294,6 +307,14 @@ class Transport:
     def discard_blob(self, blob: BlobRef | bytes) -> None:
         """Forget a blob. Views of it stay valid."""
         self._blobs.discard(_blob_id(blob))
+
+    def serving_rate(self) -> float | None:
+        """Bytes a second that this device's uplink delivered while bulk waited, smoothed; None until it was measured."""
+        return self._uplink.rate.bytes_s
+
+    def wrong_data(self) -> dict[str, int]:
+        """How often data did not match its hash, by source: the name of a peer, or "disk"."""
+        return dict(self._blame.sources)
 
     # Events
 

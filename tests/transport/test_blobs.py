@@ -15,6 +15,7 @@ from edgefl.errors import StorageError, TryAgainError, UnreachableError, WireErr
 from edgefl.transport import blobs as blobs_module
 from edgefl.transport import serve as serve_module
 from edgefl.transport.assembly import Assembly, Stored
+from edgefl.transport.blame import Blame
 from edgefl.transport.blobs import Blobs
 from edgefl.transport.serve import MAX_SERVED_BYTES, MAX_WAITING
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, hash_chunks, ref_of
@@ -251,7 +252,7 @@ async def test_one_asker_cannot_make_us_send_more_than_its_credit(fleet: Fleet) 
         def checked() -> bool:
             asker = server.transport._serving._askers.get(greedy.node_id)
             assert server.transport._serving.in_flight(greedy.node_id) <= MAX_SERVED_BYTES
-            assert asker is None or len(asker.waiting) <= MAX_WAITING
+            assert asker is None or len(asker.wanted) <= MAX_WAITING
             return server.count("dropped.over-credit") > 100
 
         await until(checked)
@@ -305,7 +306,7 @@ def test_the_cache_is_bounded_and_moves_to_disk() -> None:
 
     async def main() -> None:
         disk, counters, executor = Disk(), Counter[str](), ThreadPoolExecutor(1)
-        blobs = Blobs(disk, executor, counters, max_cache_bytes=1_000_000)
+        blobs = Blobs(disk, executor, counters, Blame(counters), max_cache_bytes=1_000_000)
         contents = [os.urandom(400_000) for _ in range(6)]
         refs = [await blobs.add(content) for content in contents]
         assert blobs.cached_bytes <= 1_000_000
@@ -331,7 +332,7 @@ def test_a_full_disk_loses_the_oldest_blob_not_the_daemon(caplog: pytest.LogCapt
     async def main() -> None:
         disk, counters, executor = Disk(), Counter[str](), ThreadPoolExecutor(1)
         disk.full = True
-        blobs = Blobs(disk, executor, counters, max_cache_bytes=1_000_000)
+        blobs = Blobs(disk, executor, counters, Blame(counters), max_cache_bytes=1_000_000)
         refs = [await blobs.add(os.urandom(400_000)) for _ in range(3)]
         await until(lambda: counters["blobs.evicted"] == 1)
         assert await blobs.find(refs[0].id) is None

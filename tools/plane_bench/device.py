@@ -33,7 +33,6 @@ from edgefl.wire.contact import Contact
 from edgefl.wire.link import BlobChunk
 from edgefl.wire.overlay import Ping, Pong
 
-
 LAG_PERIOD_S = 0.01
 """Finer than in a daemon: every handler of some length is to be seen."""
 
@@ -122,14 +121,14 @@ class Device:
 
     async def drop(self, share: float) -> None:
         """From now on lose this share of the chunks that are pushed."""
-        socket = self.transport._broadcast._socket
-        honest = socket.send
+        children = self.transport._broadcast._children
+        honest = children.send
 
-        def send(parts: Any) -> bool:
-            lost = isinstance(decode(bytes(parts[1])), BlobChunk) and self.random.random() < share
-            return True if lost else honest(parts)
+        def send(app: int, lane: bytes, parts: Any) -> int:
+            lost = isinstance(decode(bytes(parts[0])), BlobChunk) and self.random.random() < share
+            return len(children.of(app)) if lost else honest(app, lane, parts)
 
-        socket.send = send  # type: ignore[method-assign]
+        children.send = send  # type: ignore[method-assign]
 
     async def report(self) -> dict[str, Any]:
         usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import network
 from fleet import Device, Fleet, subscribe
-from network import Link, Network
 
 APP = 1
 MB = 1_000_000
@@ -33,7 +32,9 @@ def judge(what: str, value: float, limit: float, *, below: bool = True, unit: st
         failures.append(what)
 
 
-async def push(root: Device, others: list[Device], size: int, seed: int, *, app: int = APP) -> tuple[float, list[float]]:
+async def push(
+    root: Device, others: list[Device], size: int, seed: int, *, app: int = APP
+) -> tuple[float, list[float]]:
     """Publish a new blob; when that began, and when each of the others had it."""
     ref = await root.call("make", size, seed)
     fetches = [device.call("fetch", app, *ref) for device in others]
