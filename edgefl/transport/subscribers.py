@@ -36,8 +36,8 @@ TOPIC_BYTES = APP_BYTES + 1
 
 FAST_LANE, SLOW_LANE = b"\0", b"\1"
 
-MIN_WINDOW_BYTES = 1024 * 1024
-"""On its way to one child at the least: four chunks keep a link of 20 ms and 100 Mbit/s busy."""
+MIN_WINDOW_BYTES = 512 * 1024
+"""On its way to one child at the least: two chunks, one that is being sent and one behind it."""
 
 WINDOW_S = 0.1
 """On its way to a faster child: what it takes in this time. It is how long a newcomer waits for its first turn."""

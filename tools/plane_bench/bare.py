@@ -1,8 +1,9 @@
 """The peer that edgefl's data plane is measured against: a bare PUB/SUB program with CURVE and the same chunks.
 
-bare.py publish CHILDREN BYTES RUNS   prints its port and key, then the seconds of each run (all children have it all)
-bare.py subscribe HOST PORT KEY BYTES RUNS [check]
-bare.py relay HOST PORT KEY BYTES RUNS   passes each chunk on as it comes; prints its own port and key
+bare.py publish CHILDREN ALL BYTES RUNS   prints its port and key; for each line of input, the seconds until all (its
+                                          children, and theirs) have it
+bare.py subscribe HOST PORT KEY BACK BYTES RUNS [check]
+bare.py relay HOST PORT KEY BACK BYTES RUNS   passes each chunk on as it comes; prints its own port and key
 
 With `check` a child hashes every chunk, as edgefl does before it believes one.
 """
@@ -33,7 +34,7 @@ def client(context: zmq.Context, kind: int, host: str, port: str, key: str) -> z
     return socket
 
 
-def publish(context: zmq.Context, children: int, size: int, runs: int) -> None:
+def publish(context: zmq.Context, children: int, everybody: int, size: int, runs: int) -> None:
     where: list = []
     pub, pull = server(context, zmq.XPUB, where), context.socket(zmq.PULL)
     pub.xpub_verbose = True
@@ -41,11 +42,11 @@ def publish(context: zmq.Context, children: int, size: int, runs: int) -> None:
     for _ in range(children):
         pub.recv()
     data = memoryview(os.urandom(size))
-    for _ in range(runs):
+    for _, _ in zip(range(runs), sys.stdin, strict=False):
         began = time.monotonic()
         for at in range(0, size, CHUNK_BYTES):
             pub.send_multipart([b"topic", data[at : at + CHUNK_BYTES]], copy=False)
-        ends = [float(pull.recv()) for _ in range(children)]
+        ends = [float(pull.recv()) for _ in range(everybody)]
         print(max(ends) - began, flush=True)
 
 

@@ -131,19 +131,25 @@ class Device:
         children.send = send  # type: ignore[method-assign]
 
     async def report(self) -> dict[str, Any]:
+        children = self.transport._broadcast._children
+        children.look(time.monotonic())
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "counters": dict(self.transport.counters),
             "cpu_s": usage.ru_utime + usage.ru_stime,
             "peak_mb": usage.ru_maxrss / 1024,
+            "acknowledged": sum(child.acked for child in children._children.values()),
             "lag": self.lag.document(),
             "serving_rate": getattr(self.transport, "serving_rate", lambda: None)(),
         }
 
 
 async def main() -> None:
-    token, address, *options = sys.argv[1:]
-    device = Device(token, address, json.loads(options[0]) if options else {})
+    token, address, text = sys.argv[1:]
+    options = json.loads(text)
+    if limit_mb := options.pop("limit_mb"):
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_mb << 20, limit_mb << 20))
+    device = Device(token, address, options)
     host, port = await device.transport.start()
     print(json.dumps([device.keys.node_id, host, port]), flush=True)
     loop = asyncio.get_running_loop()

@@ -94,13 +94,17 @@ class Fleet:
         self.processes.append(process)
         return process
 
+    async def device(self, index: int, *, limit_mb: int = 0, **options: Any) -> Device:
+        """One device; `limit_mb` bounds its data segment (RLIMIT_DATA), as far as the kernel counts it."""
+        process = await self.spawn(
+            index, "device.py", self.token, self.address(index), json.dumps({"limit_mb": limit_mb, **options})
+        )
+        device = Device(process)
+        await device.start()
+        return device
+
     async def devices(self, count: int, **options: Any) -> list[Device]:
-        made = []
-        for index in range(count):
-            process = await self.spawn(index, "device.py", self.token, self.address(index), json.dumps(options))
-            made.append(Device(process))
-        await asyncio.gather(*(device.start() for device in made))
-        return made
+        return list(await asyncio.gather(*(self.device(index, **options) for index in range(count))))
 
 
 async def subscribe(apps: Sequence[int], parent: Device, *children: Device) -> None:

@@ -34,8 +34,8 @@ QUEUE_BYTES = 256 * 1024
 UPLINK_BYTES = 128 * 1024
 """What waits at an uplink before the device is not read any more, and its kernel has to wait."""
 
-FRAME_BYTES = 14
-"""Ethernet's header, counted for every segment of 1,500 bytes."""
+FRAME_BYTES, SEGMENT_BYTES, HEADERS_BYTES = 14, 1448, 52
+"""Ethernet's header, and the payload and the headers of a TCP segment: what is read comes in larger pieces."""
 
 SLEEP_S = 20e-6
 
@@ -166,7 +166,7 @@ class Switch:
             receiver = self._index.get(packet[VNET_HEADER_BYTES + 16 : VNET_HEADER_BYTES + 20])
             if packet[VNET_HEADER_BYTES] >> 4 != 4 or receiver is None:
                 continue
-            size = len(packet) + FRAME_BYTES * -(-len(packet) // 1500)
+            size = _on_the_wire(len(packet) - VNET_HEADER_BYTES)
             done = self._up_free[sender] = max(self._up_free[sender], now) + size / rate
             if not self._cut[sender] and not self._cut[receiver]:
                 self._sent[sender] += size
@@ -181,7 +181,7 @@ class Switch:
         rate = self._links[receiver].down_mbit * 125_000
         begins = max(self._down_free[receiver], at)
         if (begins - at) * rate <= QUEUE_BYTES:
-            done = self._down_free[receiver] = begins + len(packet) / rate
+            done = self._down_free[receiver] = begins + _on_the_wire(len(packet) - VNET_HEADER_BYTES) / rate
             self._later(done, 1, receiver, packet)
 
     def _deliver(self, _: float, receiver: int, packet: bytes) -> None:
@@ -192,6 +192,12 @@ class Switch:
 
     def _resume(self, _: float, sender: int, __: bytes) -> None:
         self._poll.modify(self._tuns[sender], select.EPOLLIN)
+
+
+def _on_the_wire(size: int) -> int:
+    """Bytes on an Ethernet of what the kernel has handed over in one piece."""
+    segments = max(1, -(-(size - HEADERS_BYTES) // SEGMENT_BYTES))
+    return size + (segments - 1) * HEADERS_BYTES + segments * FRAME_BYTES
 
 
 def _tun(name: str, own: str) -> int:
