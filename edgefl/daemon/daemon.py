@@ -141,12 +141,14 @@ class Daemon:
             seed=self.keys.node_id ^ incarnation,
             on_timer=self._on_timer,
             guard=self.guard,
+            top_ranked=lambda app, count: self.overlay.top_ranked(app, count),
         )
         self.effects.data = dict(self.settings.data)
         zoning = ZoneMethod.SITE if self.settings.site else ZoneMethod(self.settings.zones)
         self.overlay = Overlay(contact, self.effects, self, verify=verify_advert, zones=zoning)
         self.learning = Learning(self.overlay, self.effects, self._policy)
         self.effects.learning = self.learning
+        self.transport.members_of = self.effects.members_of
         self.transport.may_have = self.effects.may_have
         self.transport.may_subscribe = self.effects.may_subscribe
         self.control = ControlServer(self.socket_path, Verbs(self).table())

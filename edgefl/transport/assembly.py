@@ -2,8 +2,8 @@
 
 Chunks come from two sides at once: pushed by the parent (feeds.py) and pulled from sources (pull.py). Whatever arrives
 first is kept, stored in place, and passed on at once by whoever listens. `patience_until` and `lost` are how the two
-sides agree: as long as a push is expected, only what is known to be lost is pulled. `local` chunks are being copied from
-blobs at hand (reuse.py).
+sides agree: as long as a push is expected, only what is known to be lost is pulled. `local` chunks are being
+copied from blobs at hand (reuse.py). `apps` are the applications that it arrives for.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Assembly:
         self.lost: set[int] = set()
         self.local: set[int] = set()
         self.header_lost = False
+        self.apps: set[int] = set()
         self.pushed = False
         self.patience_until = 0.0
         self.touched = now

@@ -176,6 +176,10 @@ class Blobs:
     def assembly(self, blob_id: bytes) -> Assembly | None:
         return self._assemblies.get(blob_id)
 
+    def arriving(self, app: int) -> list[Assembly]:
+        """What is arriving for an application."""
+        return [assembly for assembly in self._assemblies.values() if app in assembly.apps]
+
     def open(self, ref: BlobRef, now: float, *, wanted: bool) -> Assembly | None:
         """The assembly of a blob, new if need be; None when there is no room now.
 

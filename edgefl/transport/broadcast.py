@@ -1,9 +1,9 @@
 """Pushing blobs to children: streams of chunks into an XPUB, to which each child subscribes by application.
 
-A message is: topic (the application's id and the lane, subscribers.py), an encoded BlobHeader, BlobChunk or BlobMissing,
-and the bytes. All children's queues refer to the same memory, nothing is dropped silently (no high-water mark), and
-`sequence` counts the messages per application, so a child sees what it missed. What we hold back it is told to ask for
-(BlobMissing).
+A message is: topic (the application's id and the lane, subscribers.py), an encoded BlobHeader, BlobChunk or
+BlobMissing, and the bytes. All children's queues refer to the same memory, nothing is dropped silently (no high-water
+mark), and `sequence` counts the messages per application, so a child sees what it missed. What we hold back it is told
+to ask for (BlobMissing).
 
 A relay publishes an assembly: each chunk goes out as soon as it has come in and been checked (cut-through), which keeps
 a chain of three hops within 1.2 times the line time, where store-and-forward takes 3.2 times.
@@ -49,12 +49,14 @@ RECENT_BLOBS = 8
 class _Stream:
     """One blob on its way to the subscribers of one application: a flow of the uplink."""
 
-    def __init__(self, broadcast: Broadcast, app: int, source: Held | Assembly, known: bytes) -> None:
+    def __init__(self, broadcast: Broadcast, app: int, source: Held | Assembly, known: bytes, late: bool) -> None:
         self.app = app
+        self.late = late
         self.source = source
         self.known = known
         self.deficit = 0
-        self.unsent: deque[int] = deque(index for index in range(source.ref.chunks) if source.has(index))
+        have = () if late else range(source.ref.chunks)
+        self.unsent: deque[int] = deque(index for index in have if source.has(index))
         self._broadcast = broadcast
 
     @property
@@ -106,8 +108,9 @@ class Broadcast:
     def subscribers(self, app: int) -> list[Child]:
         return self._children.of(app)
 
-    def publish(self, app: int, ref: BlobRef) -> None:
-        """Push a blob to the subscribers of `app`: one that is here, on disk, or still arriving.
+    def publish(self, app: int, ref: BlobRef, *, late: bool = False) -> None:
+        """Push a blob to the subscribers of `app`: one that is here, on disk, or still arriving. `late`: only what
+        arrives from now on; what they miss of the rest, children ask for.
 
         A blob of the same application that is still being pushed gives way: its children are told to ask for the rest.
         """
@@ -128,19 +131,32 @@ class Broadcast:
         if not self.subscribers(app):
             return  # whoever comes later asks for it
         recent = self._recent(app)
-        stream = self._streams[app] = _Stream(self, app, source, self._known(app, source))
+        stream = self._streams[app] = _Stream(self, app, source, self._known(app, source), late)
         if ref.id not in recent:
             recent.append(ref.id)
         if isinstance(source, Assembly):
             source.listen(lambda _, index: self._on_progress(stream, index))
         for lane in (FAST_LANE, SLOW_LANE):
-            self._push_header(stream, lane, late=False)
+            self._push_header(stream, lane, late=late)
         self._go_on(stream)
 
     def relay(self, app: int, ref: BlobRef) -> None:
         """Push on what a parent pushes to us, once: should parents ever form a circle, nothing goes round in it."""
         if ref.id not in self._recent(app):
-            self.publish(app, ref)
+            # Children that come in the middle had another parent, which has pushed them some of it.
+            assembly = self._blobs.assembly(ref.id)
+            self.publish(app, ref, late=assembly is not None and len(assembly.missing) < ref.chunks)
+
+    def will_push(self, node_id: int, blob_id: bytes, index: int) -> bool:
+        """Whether this chunk is still to be pushed to this peer."""
+        for stream in self._streams.values():
+            if stream.source.ref.id == blob_id and 0 <= index < stream.source.ref.chunks:
+                to_come = index in stream.unsent or (stream.growing and not stream.source.has(index))
+                if to_come and any(
+                    child.node_id == node_id and not child.slow for child in self.subscribers(stream.app)
+                ):
+                    return not is_marked(stream.known, index)
+        return False
 
     def cut(self, node_id: int) -> None:
         """End every subscription of a peer, now."""
@@ -214,7 +230,7 @@ class Broadcast:
         del self._streams[stream.app]
         hashes = stream.source.hashes or b""
         self._last[stream.app] = frozenset(split_hashes(hashes)) if complete else frozenset()
-        if not complete:
+        if stream.late or not complete:
             self._children.send(stream.app, FAST_LANE, [encode(BlobMissing(stream.source.ref.id))])
 
     def _on_accepted(self, child: Child, app: int) -> None:

@@ -68,9 +68,8 @@ class Feeds:
         if parent.node_id == self._station.keys.node_id:
             return
         if self._parents.get(app, parent.node_id) != parent.node_id:
-            arriving = self._arriving(app)
             self.unsubscribe(app)
-            for assembly in arriving:
+            for assembly in self._blobs.arriving(app):
                 self._pulls.of(assembly, (parent,)).pump()
         if app not in self._parents and len(self._parents) >= MAX_APPS:
             self._station.counters["dropped.too-many-apps"] += 1
@@ -180,12 +179,6 @@ class Feeds:
                 del feed.arriving[blob_id]
                 self._ask_for_rest(blob_id)
 
-    def _arriving(self, app: int) -> list[Assembly]:
-        """What the parent was pushing for this application."""
-        feed = self._feeds.get(self._parents.get(app, -1))
-        ids = [] if feed is None else [blob_id for blob_id, pushed_for in feed.arriving.items() if pushed_for == app]
-        return [assembly for assembly in map(self._blobs.assembly, ids) if assembly is not None]
-
     def _ask_for_rest(self, blob_id: bytes) -> None:
         assembly = self._blobs.assembly(blob_id)
         if assembly is not None:
@@ -253,6 +246,7 @@ class Feeds:
         will_not_come = {index for index in assembly.missing if is_marked(header.known, index)}
         assembly.lost |= will_not_come - assembly.local
         assembly.pushed = True
+        assembly.apps.add(app)
         assembly.patience_until = now + self._station.timing.push_stall
         feed.arriving[ref.id] = app
         self._broadcast.relay(app, ref)
@@ -282,6 +276,7 @@ class Feeds:
             # Children may have come since the header did, or the header was asked for.
             self._broadcast.relay(app, assembly.ref)
         assembly.pushed = True
+        assembly.apps.add(app)
         assembly.patience_until = now + self._station.timing.push_stall
         feed.arriving[chunk.blob] = app
         if not assembly.complete:

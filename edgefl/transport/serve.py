@@ -58,7 +58,9 @@ class _Asker:
 
 
 class Serving:
-    """Serves blobs. `send(node_id, message, bulk)` is False while the peer's connection is full, or not `connected`."""
+    """Serves blobs. `send(node_id, message, bulk)` is False while the peer's connection is full, or not `connected`.
+    What
+    the asker `will_push(node_id, blob_id, index)` be pushed is not served, or it would go there twice."""
 
     def __init__(
         self,
@@ -67,7 +69,9 @@ class Serving:
         uplink: Uplink,
         send: Callable[[int, Message, zmq.Frame | None], bool],
         connected: Callable[[int], bool],
+        will_push: Callable[[int, bytes, int], bool],
     ) -> None:
+        self._will_push = will_push
         self._blobs = blobs
         self._station = station
         self._send = send
@@ -128,6 +132,8 @@ class Serving:
         asker = self._askers.get(node_id) or self._askers.setdefault(node_id, _Asker(self, node_id))
         last = min(get.first + min(get.count, MAX_CHUNKS_PER_GET), source.ref.chunks)
         for index in [*([_HEADER] if get.header else []), *range(get.first, last)]:
+            if self._will_push(node_id, get.blob, index):
+                continue
             if len(asker.wanted) >= MAX_WAITING:
                 self._station.counters["dropped.over-credit"] += 1
             elif (get.blob, index) not in asker.wanted:

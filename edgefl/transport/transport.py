@@ -80,6 +80,7 @@ class Transport:
     contact    our own contact as it is told to peers
     door_port  where the door really listens
     may_have   whether a peer may be served a blob, by its id; a refused one gets no answer. Set by who knows why
+    members_of  other devices that may have an application's blobs, asked when the parent and the sources have failed
     may_subscribe  the same for what is pushed for an application; None: a peer that has not said Hello
     """
 
@@ -127,6 +128,7 @@ class Transport:
         self.outside = self._calls.outside
         self.may_have: Callable[[Contact, bytes], bool] = lambda peer, blob_id: True
         self.may_subscribe: Callable[[Contact | None, int], bool] = lambda peer, app: True
+        self.members_of: Callable[[int], Sequence[Contact]] = lambda app: ()
         self._revoked_by: int | None = None
         self._packed: tuple[RevocationList | None, bytes] = (None, b"")
         self._started = False
@@ -191,10 +193,12 @@ class Transport:
         self._blobs = Blobs(
             self._files, self._executor, self.counters, self._blame, max_cache_bytes=self._max_cache_bytes
         )
-        self._pulls = Pulls(self._blobs, station, self._links.send)
-        self._serving = Serving(self._blobs, station, self._uplink, self._links.send_now, self._links.connected)
+        self._pulls = Pulls(self._blobs, station, self._links.send, lambda app: self.members_of(app))
         self._broadcast = Broadcast(
             station, self._blobs, self._penalties, self._uplink, self._on_hint_of_loss, self._may_be_pushed
+        )
+        self._serving = Serving(
+            self._blobs, station, self._uplink, self._links.send_now, self._links.connected, self._broadcast.will_push
         )
         self._feeds = Feeds(station, self._blobs, self._pulls, self._broadcast, self._on_hint_of_loss)
         self._started = True
@@ -298,18 +302,23 @@ class Transport:
         """
         parent = None if app is None else self._feeds.parent(app)
         everybody = list(sources) if parent is None else [parent, *sources]
-        return await self._pulls.fetch(blob, everybody, pushed_soon=parent is not None, max_bytes=max_bytes)
+        return await self._pulls.fetch(blob, everybody, app=app, pushed_soon=parent is not None, max_bytes=max_bytes)
 
     def has_blob(self, blob: BlobRef | bytes) -> bool:
         """Whether the blob is at hand without asking anybody (in memory, or moved to disk by us)."""
         return self._blobs.has(_blob_id(blob))
+
+    @property
+    def uplink(self) -> Uplink:
+        """Where whatever else is large takes its turn (uplink.py)."""
+        return self._uplink
 
     def discard_blob(self, blob: BlobRef | bytes) -> None:
         """Forget a blob. Views of it stay valid."""
         self._blobs.discard(_blob_id(blob))
 
     def serving_rate(self) -> float | None:
-        """Bytes a second that this device's uplink delivered while bulk waited, smoothed; None until it was measured."""
+        """Bytes a second that the uplink delivered while bulk waited, smoothed; None until it was measured."""
         return self._uplink.rate.bytes_s
 
     def wrong_data(self) -> dict[str, int]:

@@ -1,9 +1,9 @@
 """Everything large that leaves this device takes its turn here: a fair queue, a rate, and a measure.
 
 Flows (one application's pushes, one asker's chunks, one update on its way up) are served by deficit round robin
-(Shreedhar and Varghese 1995): each in turn may send one chunk's worth per link, so an application gets its share however
-large its model is and however many chunks it has waiting. Little is handed to ZeroMQ at a time (broadcast.py, serve.py),
-so the order is still ours to choose, and control messages, which do not come by here, find short queues.
+(Shreedhar and Varghese 1995): each in turn may send one chunk's worth per link, so an application gets its share
+however large its model is and however many chunks it has waiting. Little is handed to ZeroMQ at a time (broadcast.py,
+serve.py), so the order is still ours to choose, and control messages, which do not come by here, find short queues.
 
 The device may have been told a rate for its uplink (`[limits] uplink`): a token bucket over all copies of all chunks.
 What the uplink delivers while something waits is measured: the serving rate.
@@ -28,7 +28,7 @@ FIRST_LOOK_S = 0.002
 """Until it is known how fast the chunks go, look this soon whether there is room."""
 
 SAMPLE_S = 0.25
-"""Time with something waiting that makes one sample of the serving rate: long against the jitter of acknowledgements."""
+"""Time with something waiting that makes one sample of the serving rate: long against their jitter."""
 
 HALF_LIFE_S = 5.0
 """Of the serving rate's smoothing, in seconds with something waiting: a few rounds of a small model."""

@@ -132,7 +132,8 @@ class Device:
 
     async def report(self) -> dict[str, Any]:
         children = self.transport._broadcast._children
-        children.look(time.monotonic())
+        for child in children._children.values():
+            child.look(time.monotonic())
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "counters": dict(self.transport.counters),

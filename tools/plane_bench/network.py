@@ -139,10 +139,11 @@ class Switch:
                 wait = 0.0
             for descriptor, _ in self._poll.poll(wait):
                 if descriptor == sys.stdin.fileno():
-                    line = sys.stdin.readline()
-                    if not line:
+                    lines = os.read(descriptor, 65_536)  # not readline, which would keep what follows to itself
+                    if not lines:
                         return
-                    self._obey(json.loads(line))
+                    for line in lines.splitlines():
+                        self._obey(json.loads(line))
                 else:
                     self._read(self._tuns.index(descriptor))
 

@@ -284,6 +284,7 @@ async def row_bytes() -> None:
             root, child = await fleet.devices(2)
             await subscribe([APP], root, child)
             await push(root, [child], size, 0)
+            await asyncio.sleep(0.2)
             stream, packets = (await root.call("report"))["acknowledged"], sum(network_.sent_bytes())
             await push(root, [child], size, 1)
             await asyncio.sleep(0.2)
