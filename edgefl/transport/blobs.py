@@ -24,6 +24,7 @@ from edgefl.errors import EdgeflError, TryAgainError
 from edgefl.transport.assembly import Assembly
 from edgefl.transport.blame import Blame
 from edgefl.transport.counters import Counters
+from edgefl.transport.limits import Limits
 from edgefl.transport.reuse import ChunkIndex
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, blob_ref, hash_chunks
 
@@ -31,12 +32,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
-
-MAX_CACHE_BYTES = 128 * 1024 * 1024
-"""Blobs in memory: five models of 25 MB. A single larger blob is still held, alone."""
-
-MAX_ASSEMBLY_BYTES = 128 * 1024 * 1024
-"""Blobs that are arriving; a fetch beyond it waits its turn. A single larger blob still arrives, alone."""
 
 MAX_ASSEMBLIES = 64
 """Arriving blobs, however small."""
@@ -104,15 +99,14 @@ class Blobs:
         executor: Executor,
         counters: Counters,
         blame: Blame,
-        *,
-        max_cache_bytes: int = MAX_CACHE_BYTES,
+        limits: Limits,
     ) -> None:
         self.index = ChunkIndex()
         self.blame = blame
         self._files = files
         self._executor = executor
         self._counters = counters
-        self._max_cache_bytes = max_cache_bytes
+        self._limits = limits
         self._held: dict[bytes, Held] = {}
         self._moving: dict[bytes, Held] = {}
         self._spilled: set[bytes] = set()
@@ -198,6 +192,9 @@ class Blobs:
             return None
         assembly = self._assemblies[ref.id] = Assembly(ref, now)
         self.arriving_bytes += ref.size
+        # One that is larger than its share takes it from what is at hand.
+        while self.cached_bytes + self.arriving_bytes > self._both_bytes and self._held:
+            self._evict(None)
         return assembly
 
     async def room(self) -> None:
@@ -238,7 +235,7 @@ class Blobs:
 
     def _full(self, size: int) -> bool:
         too_many = len(self._assemblies) >= MAX_ASSEMBLIES
-        return bool(self._assemblies) and (too_many or self.arriving_bytes + size > MAX_ASSEMBLY_BYTES)
+        return bool(self._assemblies) and (too_many or self.arriving_bytes + size > self._limits.assembly_bytes)
 
     def _end(self, assembly: Assembly, outcome: memoryview | EdgeflError) -> None:
         if self._assemblies.pop(assembly.ref.id, None) is not None:
@@ -257,10 +254,14 @@ class Blobs:
         self._held[held.ref.id] = held
         self.index.add(held)
         self.cached_bytes += held.ref.size
-        while self.cached_bytes > self._max_cache_bytes and len(self._held) > 1:
+        while self.cached_bytes > self._limits.cache_bytes and len(self._held) > 1:
             self._evict(held)
 
-    def _evict(self, newest: Held) -> None:
+    @property
+    def _both_bytes(self) -> int:
+        return self._limits.cache_bytes + self._limits.assembly_bytes
+
+    def _evict(self, newest: Held | None) -> None:
         others = [item for item in self._held.values() if item is not newest]
         victim = next((item for item in others if item.loose or item.on_disk), others[0])
         del self._held[victim.ref.id]

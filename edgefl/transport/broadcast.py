@@ -13,7 +13,7 @@ and children have them (or ask).
 
 Little is under way at a time: a chunk is pushed when some child has room for it (subscribers.py), in the turn of its
 application (uplink.py). A child that is far behind the others is cut off, and asks from then on; if all are equally
-slow, the stream waits. Chunks that ZeroMQ has not let go of are bounded in all (MAX_PUSH_BYTES).
+slow, the stream waits. Chunks that ZeroMQ has not let go of are bounded in all (limits.py).
 
 A child's death is noticed by its connection (inbound.py), which names it; no presence topic is needed for that.
 """
@@ -37,10 +37,6 @@ from edgefl.transport.uplink import Uplink
 from edgefl.wire.blob import BlobRef, is_marked, marks, split_hashes
 from edgefl.wire.codec import encode
 from edgefl.wire.link import BlobChunk, BlobHeader, BlobMissing
-
-MAX_PUSH_BYTES = 64 * 1024 * 1024
-"""Chunks inside ZeroMQ that some child has not taken: two rounds of a 25 MB model. It is memory that stays taken after
-a blob was discarded."""
 
 RECENT_BLOBS = 8
 """Blobs per application that are remembered as pushed, so that a relay pushes each once."""
@@ -83,7 +79,10 @@ class Broadcast:
         uplink: Uplink,
         on_child_lost: Callable[[int], None],
         may_subscribe: Callable[[int, int], bool],
+        *,
+        push_bytes: int,
     ) -> None:
+        self._push_bytes = push_bytes
         self._station = station
         self._blobs = blobs
         self._uplink = uplink
@@ -189,7 +188,8 @@ class Broadcast:
         if self._streams.get(stream.app) is not stream:
             stream.unsent.clear()
             return 0, 0
-        pressed = self._flight.bytes >= MAX_PUSH_BYTES and self._flight.collect() >= MAX_PUSH_BYTES
+        limit = self._push_bytes
+        pressed = self._flight.bytes >= limit and self._flight.collect() >= limit
         if not self._children.have_room(stream.app, pressed=pressed) or pressed:
             return 0, 0
         index, source = stream.unsent.popleft(), stream.source

@@ -26,7 +26,7 @@ from edgefl.identity.admission import Admission
 from edgefl.identity.keys import DeviceKeys
 from edgefl.identity.revocation import RevocationList, pack_revocations
 from edgefl.transport.blame import Blame
-from edgefl.transport.blobs import MAX_CACHE_BYTES, BlobFiles, Blobs, NoFiles
+from edgefl.transport.blobs import BlobFiles, Blobs, NoFiles
 from edgefl.transport.broadcast import Broadcast
 from edgefl.transport.calls import Calls
 from edgefl.transport.cards import Cards
@@ -35,6 +35,7 @@ from edgefl.transport.curve import endpoint
 from edgefl.transport.dial import Station
 from edgefl.transport.door import Door
 from edgefl.transport.feeds import Feeds
+from edgefl.transport.limits import Limits
 from edgefl.transport.links import Links
 from edgefl.transport.penalties import Penalties
 from edgefl.transport.pull import Pulls
@@ -76,6 +77,7 @@ class Transport:
     """One device's transport, on the running asyncio loop. Create, `start`, use, `close`.
 
     counters   counts by name (counters.py)
+    limits     how many bytes of blobs it holds
     outside    our address as others see it
     contact    our own contact as it is told to peers
     door_port  where the door really listens
@@ -96,7 +98,7 @@ class Transport:
         earlier_port: int = 0,
         files: BlobFiles | None = None,
         timing: Timing | None = None,
-        max_cache_bytes: int = MAX_CACHE_BYTES,
+        limits: Limits | None = None,
         uplink_bytes_s: float = 0.0,
     ) -> None:
         """`uplink_bytes_s`: all bulk together leaves no faster than this; 0 for as fast as the line takes it.
@@ -114,7 +116,7 @@ class Transport:
         self._executor = executor
         self._files = files if files is not None else NoFiles()
         self._timing = timing or Timing()
-        self._max_cache_bytes = max_cache_bytes
+        self.limits = limits or Limits()
         self._uplink_bytes_s = uplink_bytes_s
         self._blame = Blame(self.counters)
         visitor = Visitor(admission, self._own_card, self._timing, self.counters, executor)
@@ -190,12 +192,16 @@ class Transport:
         self._zap = Zap(self._context, self._allowed, self.counters)
         self._links = Links(station, self._penalties, self.contact, _LinkEvents(self))
         self._uplink = Uplink(clock, self._timing.release_poll, self._uplink_bytes_s)
-        self._blobs = Blobs(
-            self._files, self._executor, self.counters, self._blame, max_cache_bytes=self._max_cache_bytes
-        )
+        self._blobs = Blobs(self._files, self._executor, self.counters, self._blame, self.limits)
         self._pulls = Pulls(self._blobs, station, self._links.send, lambda app: self.members_of(app))
         self._broadcast = Broadcast(
-            station, self._blobs, self._penalties, self._uplink, self._on_hint_of_loss, self._may_be_pushed
+            station,
+            self._blobs,
+            self._penalties,
+            self._uplink,
+            self._on_hint_of_loss,
+            self._may_be_pushed,
+            push_bytes=self.limits.push_bytes,
         )
         self._serving = Serving(
             self._blobs, station, self._uplink, self._links.send_now, self._links.connected, self._broadcast.will_push

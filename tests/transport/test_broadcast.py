@@ -13,11 +13,10 @@ import zmq
 from edgefl.errors import TryAgainError
 from edgefl.identity.revocation import pack_revocations
 from edgefl.transport import blobs as blobs_module
-from edgefl.transport import broadcast as broadcast_module
 from edgefl.transport import subscribers as subscribers_module
-from edgefl.transport.broadcast import MAX_PUSH_BYTES
 from edgefl.transport.dial import State
 from edgefl.transport.feeds import MAX_PUSHED_LOOSE
+from edgefl.transport.limits import MAX_PUSH_BYTES, Limits
 from edgefl.transport.subscribers import MAX_APPS, MIN_WINDOW_BYTES
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, ref_of
 from edgefl.wire.codec import Message, decode
@@ -247,19 +246,19 @@ async def test_a_relay_passes_no_wrong_byte_on(fleet: Fleet) -> None:
     assert child.count("blobs.lying") == 0
 
 
-def shrink_bounds(monkeypatch: pytest.MonkeyPatch, push_bytes: int) -> None:
-    monkeypatch.setattr(broadcast_module, "MAX_PUSH_BYTES", push_bytes)
+def limited(monkeypatch: pytest.MonkeyPatch, push_bytes: int) -> Limits:
     monkeypatch.setattr(subscribers_module, "LAGGING_BYTES", push_bytes // 2)
+    return Limits(push_bytes=push_bytes)
 
 
 def test_a_child_that_never_reads_holds_bounded_memory_and_nobody_else_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a child that reads nothing, when far more is pushed than may be under way, then it is cut off, the other
     child gets every blob by push alone, and at no time is more under way than the bound."""
     push_bytes = 16 * 1024 * 1024
-    shrink_bounds(monkeypatch, push_bytes)
+    limits = limited(monkeypatch, push_bytes)
 
     async def test(fleet: Fleet) -> None:
-        root, good = await fleet.some(2, timing=PATIENT)
+        root, good = await fleet.some(2, timing=PATIENT, limits=limits)
         with an_insider() as slow:
             slow.subscriber(root, APP.to_bytes(8, "big"))
             await adopt(root, good)
@@ -281,10 +280,10 @@ def test_a_child_that_never_reads_holds_bounded_memory_and_nobody_else_up(monkey
 
 def test_when_all_children_are_slow_the_stream_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     push_bytes = 12 * 1024 * 1024
-    shrink_bounds(monkeypatch, push_bytes)
+    limits = limited(monkeypatch, push_bytes)
 
     async def test(fleet: Fleet) -> None:
-        root = await fleet.device(timing=PATIENT)
+        root = await fleet.device(timing=PATIENT, limits=limits)
         with an_insider() as slow:
             socket = slow.subscriber(root, APP.to_bytes(8, "big"))
             await until(lambda: root.transport._broadcast.subscribers(APP))
@@ -560,3 +559,92 @@ async def test_a_flood_of_subscriptions_is_cut_and_the_others_are_served(fleet: 
 def test_the_bounds_fit_each_other() -> None:
     assert MAX_PUSH_BYTES >= 2 * 25_000_000
     assert subscribers_module.MIN_WINDOW_BYTES < subscribers_module.LAGGING_BYTES < MAX_PUSH_BYTES
+
+
+@asynchronous
+async def test_what_did_not_change_since_the_last_blob_is_not_pushed_again(fleet: Fleet) -> None:
+    """root -> a -> b, and a newcomer at the root: those who have the blob before get the one chunk that is new; the
+    newcomer asks for the others."""
+    root, a, b, newcomer = await fleet.some(4)
+    await adopt(root, a)
+    await adopt(a, b)
+    before = os.urandom(8 * CHUNK_BYTES)
+    after = before[: 3 * CHUNK_BYTES] + os.urandom(CHUNK_BYTES) + before[4 * CHUNK_BYTES :]
+    first, second = await root.transport.add_blob(before), await root.transport.add_blob(after)
+    root.transport.publish(APP, first)
+    await until(lambda: a.transport.has_blob(first) and b.transport.has_blob(first))
+    await adopt(root, newcomer)
+    received = [device.count("bytes_received") for device in (a, b)]
+    root.transport.publish(APP, second)
+    for device in (a, b, newcomer):
+        assert await device.transport.fetch(second, [], app=APP, max_bytes=LIMIT) == after
+    assert root.count("blobs.pushed") == a.count("blobs.pushed") == 9
+    assert [device.count("blobs.pulled") for device in (a, b, newcomer)] == [0, 0, 7]
+    for device, then in zip((a, b), received, strict=True):
+        assert device.count("bytes_received") - then < 1.1 * CHUNK_BYTES
+
+
+def test_a_slow_child_is_told_of_blobs_and_asks_for_them_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a child that fell far behind, when it has come back, then it gets headers alone and fetches the chunks."""
+    monkeypatch.setattr(subscribers_module, "LAGGING_BYTES", CHUNK_BYTES)
+
+    async def test(fleet: Fleet) -> None:
+        root, good, slow = await fleet.some(3)
+        await adopt(root, good, slow)
+        behind = next(child for child in root.transport._broadcast.subscribers(APP) if child.node_id == slow.node_id)
+        behind.pushed += LIMIT
+        first = await root.transport.add_blob(MEGABYTES_2)
+        root.transport.publish(APP, first)
+        assert await good.transport.fetch(first, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
+        assert root.count("dropped.lagging-child") == 1
+        assert await slow.transport.fetch(first, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
+        await until(lambda: any(child.slow for child in root.transport._broadcast.subscribers(APP)))
+        pulled = slow.count("blobs.pulled")
+        data = os.urandom(2_000_000)
+        second = await root.transport.add_blob(data)
+        root.transport.publish(APP, second)
+        assert await slow.transport.fetch(second, [], app=APP, max_bytes=LIMIT) == data
+        assert slow.count("blobs.pulled") - pulled == second.chunks
+        assert good.count("blobs.pulled") == 0
+
+    run(test)
+
+
+@asynchronous
+async def test_a_subscription_that_is_refused_is_sent_nothing_at_all(fleet: Fleet) -> None:
+    """Given a push under way to an honest child, when somebody who may not subscribes again and again, then not one
+    message reaches it: a subscription counts once it was checked."""
+    root, child = await fleet.some(2)
+    await adopt(root, child)
+    children = root.transport._broadcast._children
+    with an_insider() as foreigner:
+        children._may_subscribe = lambda node_id, app: node_id != foreigner.node_id
+        sockets = []
+        for _ in range(8):
+            ref = await root.transport.add_blob(os.urandom(2_000_000))
+            root.transport.publish(APP, ref)
+            sockets.append(foreigner.subscriber(root, b""))
+            sockets.append(foreigner.subscriber(root, APP.to_bytes(8, "big")))
+            await child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT)
+        await until(lambda: root.count("refused.subscription") >= 8)
+        assert not any(socket.poll(0) for socket in sockets)
+
+
+@asynchronous
+async def test_a_new_parent_goes_on_where_the_old_one_stopped(fleet: Fleet) -> None:
+    """root -> old, new; old -> child. Given old dies in the middle, when the child turns to new, then no chunk comes
+    twice."""
+    root, old, new, child = await fleet.some(4)
+    await adopt(root, old, new)
+    await adopt(old, child)
+    data = os.urandom(20 * CHUNK_BYTES)
+    ref = await root.transport.add_blob(data)
+    gate = a_gate_after(10, root)
+    root.transport.publish(APP, ref)
+    await until(lambda: missing(child, ref) == 10 and missing(new, ref) == 10)
+    await old.transport.close()
+    await adopt(new, child)
+    gate.set()
+    assert await child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == data
+    assert child.count("blobs.duplicate") == 0
+    assert child.count("bytes_received") < 1.05 * len(data)

@@ -26,7 +26,8 @@ from edgefl.identity.keys import DeviceKeys
 from edgefl.identity.token import parse
 from edgefl.store import Store
 from edgefl.telemetry.lag import LoopLag
-from edgefl.transport import Transport
+from edgefl.telemetry.memory import memory_limit
+from edgefl.transport import Transport, limits_for
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.codec import Message, decode
 from edgefl.wire.contact import Contact
@@ -81,7 +82,7 @@ class Device:
         self.transport.unsubscribe(app)
 
     async def children(self, app: int, wanted: int) -> None:
-        while len(self.transport.children(app)) != wanted:
+        while len(self.transport.children(app)) != wanted:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
 
     async def make(self, size: int, seed: int) -> tuple[str, int]:
@@ -140,6 +141,7 @@ class Device:
             "cpu_s": usage.ru_utime + usage.ru_stime,
             "peak_mb": usage.ru_maxrss / 1024,
             "acknowledged": sum(child.acked for child in children._children.values()),
+            "bound_mb": self.transport.limits.total_bytes / 2**20,
             "lag": self.lag.document(),
             "serving_rate": getattr(self.transport, "serving_rate", lambda: None)(),
         }
@@ -150,6 +152,7 @@ async def main() -> None:
     options = json.loads(text)
     if limit_mb := options.pop("limit_mb"):
         resource.setrlimit(resource.RLIMIT_DATA, (limit_mb << 20, limit_mb << 20))
+        options["limits"] = limits_for(memory_limit())
     device = Device(token, address, options)
     host, port = await device.transport.start()
     print(json.dumps([device.keys.node_id, host, port]), flush=True)

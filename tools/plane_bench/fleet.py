@@ -103,8 +103,8 @@ class Fleet:
         await device.start()
         return device
 
-    async def devices(self, count: int, **options: Any) -> list[Device]:
-        return list(await asyncio.gather(*(self.device(index, **options) for index in range(count))))
+    async def devices(self, count: int, *, first: int = 0, **options: Any) -> list[Device]:
+        return list(await asyncio.gather(*(self.device(index, **options) for index in range(first, first + count))))
 
 
 async def subscribe(apps: Sequence[int], parent: Device, *children: Device) -> None:

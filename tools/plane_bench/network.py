@@ -7,6 +7,7 @@ writes it out. A device's link can be cut and mended. Needs root, `ip` and /dev/
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import heapq
@@ -14,6 +15,7 @@ import itertools
 import json
 import os
 import select
+import shutil
 import struct
 import subprocess
 import sys
@@ -49,6 +51,9 @@ class Link:
     rtt_ms: float = 2.0
 
 
+IP = shutil.which("ip") or "ip"
+
+
 def available() -> str:
     """Why there cannot be a network here; empty if there can."""
     if os.geteuid() != 0:
@@ -56,7 +61,7 @@ def available() -> str:
     if not os.path.exists("/dev/net/tun"):
         return "needs /dev/net/tun"
     try:
-        subprocess.run(["ip", "netns", "list"], check=True, capture_output=True)
+        subprocess.run([IP, "netns", "list"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         return "needs ip netns"
     return ""
@@ -78,7 +83,7 @@ class Network:
             raise RuntimeError("the switch did not start")
 
     def enter(self, index: int) -> list[str]:
-        return ["ip", "netns", "exec", self.names[index]]
+        return [IP, "netns", "exec", self.names[index]]
 
     def cut(self, index: int, *, cut: bool = True) -> None:
         """Cut a device's link, or mend it."""
@@ -98,7 +103,7 @@ class Network:
             self._switch.stdin.close()
         self._switch.wait(10.0)
         for name in self.names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+            subprocess.run([IP, "netns", "delete", name], capture_output=True)
 
     def __enter__(self) -> Network:
         return self
@@ -186,10 +191,8 @@ class Switch:
             self._later(done, 1, receiver, packet)
 
     def _deliver(self, _: float, receiver: int, packet: bytes) -> None:
-        try:
+        with contextlib.suppress(OSError):  # its queue is full: a packet is lost
             os.write(self._tuns[receiver], packet)
-        except OSError:
-            pass  # its queue is full: a packet is lost
 
     def _resume(self, _: float, sender: int, __: bytes) -> None:
         self._poll.modify(self._tuns[sender], select.EPOLLIN)
@@ -203,7 +206,7 @@ def _on_the_wire(size: int) -> int:
 
 def _tun(name: str, own: str) -> int:
     """A TUN device inside a new namespace, with the segmentation left to us: one read brings up to 64 KiB."""
-    subprocess.run(["ip", "netns", "add", name], check=True)
+    subprocess.run([IP, "netns", "add", name], check=True)
     here, libc = os.open("/proc/self/ns/net", os.O_RDONLY), ctypes.CDLL(None, use_errno=True)
     there = os.open(f"/run/netns/{name}", os.O_RDONLY)
     try:
@@ -217,7 +220,7 @@ def _tun(name: str, own: str) -> int:
         os.close(here)
         os.close(there)
     for command in (f"addr add {own}/16 dev tun0", "link set tun0 up", "link set lo up"):
-        subprocess.run(["ip", "-n", name, *command.split()], check=True)
+        subprocess.run([IP, "-n", name, *command.split()], check=True)
     return tun
 
 
