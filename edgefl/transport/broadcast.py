@@ -146,15 +146,15 @@ class Broadcast:
             assembly = self._blobs.assembly(ref.id)
             self.publish(app, ref, late=assembly is not None and len(assembly.missing) < ref.chunks)
 
-    def will_push(self, node_id: int, blob_id: bytes, index: int) -> bool:
-        """Whether this chunk is still to be pushed to this peer."""
+    def will_push(self, node_id: int, blob_id: bytes, index: int, *, new: bool = False) -> bool:
+        """Whether this chunk is still to be pushed to this peer. `new`: it has arrived just now."""
         for stream in self._streams.values():
-            if stream.source.ref.id == blob_id and 0 <= index < stream.source.ref.chunks:
-                to_come = index in stream.unsent or (stream.growing and not stream.source.has(index))
-                if to_come and any(
-                    child.node_id == node_id and not child.slow for child in self.subscribers(stream.app)
-                ):
-                    return not is_marked(stream.known, index)
+            source = stream.source
+            if source.ref.id != blob_id or not 0 <= index < source.ref.chunks or is_marked(stream.known, index):
+                continue
+            to_come = new or index in stream.unsent or (stream.growing and not source.has(index))
+            if to_come and any(child.node_id == node_id and not child.slow for child in self.subscribers(stream.app)):
+                return True
         return False
 
     def cut(self, node_id: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 import zmq
 
@@ -36,6 +37,12 @@ MAX_LOADING = 8
 
 _HEADER = -1
 """Stands for the header on an asker's list."""
+
+
+class WillPush(Protocol):
+    """Broadcast.will_push."""
+
+    def __call__(self, node_id: int, blob_id: bytes, index: int, *, new: bool = False) -> bool: ...
 
 
 class _Asker:
@@ -69,7 +76,7 @@ class Serving:
         uplink: Uplink,
         send: Callable[[int, Message, zmq.Frame | None], bool],
         connected: Callable[[int], bool],
-        will_push: Callable[[int, bytes, int], bool],
+        will_push: WillPush,
     ) -> None:
         self._will_push = will_push
         self._blobs = blobs
@@ -194,5 +201,7 @@ class Serving:
         if index < 0:
             self._followed.discard(blob_id)
         for asker in list(self._askers.values()):
+            if (blob_id, index) in asker.wanted and self._will_push(asker.node_id, blob_id, index, new=True):
+                asker.wanted.remove((blob_id, index))  # it has subscribed since it asked
             if any(item[0] == blob_id for item in asker.wanted):
                 self._uplink.add(asker)

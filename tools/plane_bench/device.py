@@ -38,6 +38,24 @@ LAG_PERIOD_S = 0.01
 """Finer than in a daemon: every handler of some length is to be seen."""
 
 
+class Handlers:
+    """Processor time that the loop's handlers take, each by itself: not what a busy machine does to all of them, and not
+    the waiting for a disk."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+
+    def watch(self) -> None:
+        run = asyncio.Handle._run
+
+        def timed(handle: asyncio.Handle) -> None:
+            began = time.thread_time()
+            run(handle)
+            self.longest_s = max(self.longest_s, time.thread_time() - began)
+
+        asyncio.Handle._run = timed  # type: ignore[method-assign]
+
+
 class Device:
     """The commands, and a listener that echoes."""
 
@@ -52,6 +70,7 @@ class Device:
             self.keys, admission, self, listen=(address, 0), executor=self.executor, files=files, **options
         )
         self.lag = LoopLag(LAG_PERIOD_S)
+        self.handlers = Handlers()
         self.known: dict[int, Contact] = {}
         self.pongs: dict[int, asyncio.Future[None]] = {}
         self.random = random.Random(self.keys.node_id)
@@ -103,6 +122,7 @@ class Device:
     async def watch_lag(self) -> None:
         self.lag = LoopLag(LAG_PERIOD_S)
         self.lag.start()
+        self.handlers.watch()
 
     async def discard(self, blob: str) -> None:
         self.transport.discard_blob(bytes.fromhex(blob))
@@ -142,6 +162,7 @@ class Device:
             "peak_mb": usage.ru_maxrss / 1024,
             "acknowledged": sum(child.acked for child in children._children.values()),
             "bound_mb": self.transport.limits.total_bytes / 2**20,
+            "longest_handler_ms": 1e3 * self.handlers.longest_s,
             "lag": self.lag.document(),
             "serving_rate": getattr(self.transport, "serving_rate", lambda: None)(),
         }
