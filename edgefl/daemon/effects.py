@@ -84,8 +84,8 @@ class LoopEffects:
     def send(self, to: Contact, message: Message) -> None:
         self._transport.send(to, message)
 
-    def send_bulk(self, to: Contact, message: Message, data: Any) -> None:
-        self._transport.send_bulk(to.node_id, message, data)
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
+        self._transport.send_bulk(app, to.node_id, message, data)
 
     def set_timer(self, key: TimerKey, at: float) -> None:
         self.cancel_timer(key)

@@ -162,7 +162,7 @@ class Outflow:
                 self.app.id, epoch, number, attempt, index, samples, participants, self._mask(participants, mask)
             )
             self._sent += 1
-            self.app.effects.send_bulk(parent, chunk, b"" if encoded is None else encoded.data)
+            self.app.effects.send_bulk(self.app.id, parent, chunk, b"" if encoded is None else encoded.data)
 
     def _mask(self, participants: int, mask: int) -> bytes:
         """Left out where it says no more than the number does."""

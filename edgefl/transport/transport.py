@@ -28,6 +28,7 @@ from edgefl.identity.revocation import RevocationList, pack_revocations
 from edgefl.transport.blame import Blame
 from edgefl.transport.blobs import BlobFiles, Blobs, NoFiles
 from edgefl.transport.broadcast import Broadcast
+from edgefl.transport.bulk import Bulk
 from edgefl.transport.calls import Calls
 from edgefl.transport.cards import Cards
 from edgefl.transport.counters import Counters
@@ -210,6 +211,7 @@ class Transport:
         self._serving = Serving(
             self._blobs, station, self._uplink, self._links.send_now, self._links.connected, self._broadcast.will_push
         )
+        self._bulk = Bulk(self._uplink, self.counters, self._links.send_now, self._links.connected)
         self._feeds = Feeds(station, self._blobs, self._pulls, self._broadcast, self._on_hint_of_loss)
         self._started = True
 
@@ -277,10 +279,10 @@ class Transport:
         self._cards.learn(knocked.card)
         return knocked
 
-    def send_bulk(self, node_id: int, message: Message, data: bytes | memoryview) -> bool:
-        """Send a message with a second frame straight from `data`, which must not change any more, through a
-        connection that is up; False if there is none, or it is full."""
-        return self._links.send_now(node_id, message, zmq.Frame(data, track=False, copy=False))
+    def send_bulk(self, app: int, node_id: int, message: Message, data: bytes | memoryview) -> bool:
+        """Send a message with a second frame straight from `data`, which must not change any more, to a peer that is
+        connected, in turn with all else that is large. Best effort; False when it is known to be lost."""
+        return self._bulk.send(app, node_id, message, data)
 
     def send(self, to: Contact, message: Message) -> None:
         """Send, best effort: at most once, or not at all. Never waits, never raises."""
@@ -427,6 +429,7 @@ class Transport:
         self._broadcast.sweep()
         self._feeds.sweep()
         self._serving.sweep()
+        self._bulk.sweep()
         self._blobs.sweep(loop.time())
 
 

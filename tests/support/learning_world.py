@@ -135,7 +135,7 @@ class Device:
         assert decoded == message, "the message does not survive the wire"
         self.world.post(self, to.node_id, message)
 
-    def send_bulk(self, to: Contact, message: Message, data: Any) -> None:
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
         assert decode(encode(message)) == message, "the message does not survive the wire"
         self.world.post(self, to.node_id, message, bytes(data))
 

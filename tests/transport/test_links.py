@@ -67,7 +67,7 @@ async def test_many_messages_arrive_once_and_in_order(fleet: Fleet) -> None:
 async def test_bulk_goes_from_one_memory_to_the_other_without_a_copy_in_ours(fleet: Fleet) -> None:
     """2 MB from an array, through ZeroMQ, into a sum: Python's allocators see none of it on either side."""
     a, b = await fleet.some(2)
-    assert not a.transport.send_bulk(b.node_id, UpdateChunk(1, 1, 1, 1, 0), b"x"), "there is no connection yet"
+    assert not a.transport.send_bulk(1, b.node_id, UpdateChunk(1, 1, 1, 1, 0), b"x"), "there is no connection yet"
     a.transport.send(b.contact, Ping(1))
     await until(lambda: b.listener.messages)
     vector = np.arange(8 * 65536, dtype=np.float32)
@@ -82,7 +82,7 @@ async def test_bulk_goes_from_one_memory_to_the_other_without_a_copy_in_ours(fle
     tracemalloc.start()
     for index in range(8):
         chunk = memoryview(vector[index * 65536 : (index + 1) * 65536]).cast("B").toreadonly()
-        assert a.transport.send_bulk(b.node_id, UpdateChunk(1, 1, 1, 1, index), chunk)
+        assert a.transport.send_bulk(1, b.node_id, UpdateChunk(1, 1, 1, 1, index), chunk)
     await until(lambda: len(arrived) == 8)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -131,8 +131,8 @@ class Device:
     def send(self, to: Contact, message: Message) -> None:
         self.transport.send(to, message)
 
-    def send_bulk(self, to: Contact, message: Message, data: Any) -> None:
-        self.transport.send_bulk(to.node_id, message, data)
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
+        self.transport.send_bulk(app, to.node_id, message, data)
 
     def set_timer(self, key: Any, at: float) -> None:
         self.cancel_timer(key)

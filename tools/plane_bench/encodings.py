@@ -116,10 +116,10 @@ class Learner(LearningDevice):
             metrics = [Metric("train_loss", result.loss * samples, float(samples))]
         self._later(1.0, self.learning.on_trained, app, job.tag, TrainResult(delta, samples, tuple(metrics)))
 
-    def send_bulk(self, to: Any, message: Message, data: Any) -> None:
+    def send_bulk(self, app: int, to: Any, message: Message, data: Any) -> None:
         if isinstance(message, UpdateChunk):
             self.sent_bytes += len(encode(message)) + len(data)
-        super().send_bulk(to, message, data)
+        super().send_bulk(app, to, message, data)
 
 
 @dataclass(frozen=True)
