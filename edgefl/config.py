@@ -6,6 +6,7 @@ $XDG_CONFIG_HOME/edgefl for an ordinary user), then the file given with --config
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -50,6 +51,11 @@ MDNS = ("auto", "on", "off")
 CAPACITIES = ("auto", "constrained", "normal", "strong", "gateway")
 """The device's capacity class: as measured (edgefl/telemetry/capacity.py), or as it is told."""
 
+LIMITS = ("memory", "uplink")
+"""What a daemon may take of the device: memory, and the rate of everything large that it sends."""
+
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+
 MAX_CONFIG_BYTES = 1024 * 1024
 
 
@@ -80,7 +86,9 @@ class Settings:
     what ONNX Runtime trains on, `capacity` the class of the device, `mdns` whether to find others and be found on the
     local network, `role` whether to be a leaf in any case. `zones` is how a device without a site finds its zone: not
     at all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps; `rule` is how it chooses
-    its parents; in the file these three stand under [overlay]."""
+    its parents; in the file these three stand under [overlay]. `uplink` ("20 Mbit/s") bounds the rate at which models
+    and updates are sent, `memory` ("256 MB") what they may take; they stand under [limits], and empty means as much as
+    there is."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -95,6 +103,8 @@ class Settings:
     profile: str = "node"
     rule: str = "acbr"
     role: str = "auto"
+    uplink: str = ""
+    memory: str = ""
 
     def remembered(self) -> bytes:
         """What the state directory keeps: everything but the token, which is a secret and no longer needed."""
@@ -135,9 +145,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}", hint="correct that line; https://toml.io has the syntax") from None
     discovery = _discovery(path, document.pop("discovery", {}))
     kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {"bootstrap": list, "data": dict}
+    limits = _limits(path, document.pop("limits", {}))
     overlay = _overlay(path, document.pop("overlay", {}))
-    for name in ("mdns", *OVERLAY):
-        del kinds[name]  # they have their places in [discovery] and [overlay]
+    for name in ("mdns", *OVERLAY, *LIMITS):
+        del kinds[name]  # they have their places in [discovery], [overlay] and [limits]
     for key, value in document.items():
         if key not in kinds:
             raise ConfigError(f"{path}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(kinds))}")
@@ -146,11 +157,11 @@ def _read(path: Path) -> dict[str, Any]:
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         if not all(isinstance(part, str) for part in parts):
             raise ConfigError(f"{path}: {key} must hold texts", hint=f"put the values of {key} in quotes")
-    return {**document, **discovery, **overlay}
+    return {**document, **discovery, **overlay, **limits}
 
 
 def _discovery(path: Path, table: Any) -> dict[str, Any]:
-    """The table of what is done on the local network."""
+    """The table [discovery]."""
     if not isinstance(table, dict) or set(table) - {"mdns"} or table.get("mdns", "auto") not in MDNS:
         raise ConfigError(f"{path}: [discovery] has one key, mdns, which is auto, on or off", hint='mdns = "auto"')
     return table
@@ -166,6 +177,40 @@ def _overlay(path: Path, table: Any) -> dict[str, Any]:
     return table
 
 
+def _limits(path: Path, table: Any) -> dict[str, Any]:
+    """The table [limits]."""
+    if not isinstance(table, dict) or set(table) - set(LIMITS) or not all(isinstance(v, str) for v in table.values()):
+        raise ConfigError(
+            f"{path}: [limits] has the keys {' and '.join(LIMITS)}, which are texts",
+            hint='uplink = "20 Mbit/s" and memory = "256 MB"',
+        )
+    return table
+
+
+def parse_rate(text: str) -> float:
+    """Bytes a second of a text like "20 Mbit/s" or "2.5 MB/s"; 0.0 of an empty one. Raises UsageError."""
+    return _parse(text, {"bit/s": 1 / 8, "B/s": 1.0}, "20 Mbit/s")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a text like "256 MB"; 0 of an empty one. Raises UsageError."""
+    return int(_parse(text, {"B": 1.0}, "256 MB"))
+
+
+def _parse(text: str, kinds: Mapping[str, float], example: str) -> float:
+    if not text:
+        return 0.0
+    number, _, unit = text.strip().partition(" ")
+    for kind, factor in kinds.items():
+        prefix = unit.strip().removesuffix(kind)
+        if unit.strip().endswith(kind) and prefix in UNITS:
+            with contextlib.suppress(ValueError):
+                value = float(number) * UNITS[prefix] * factor
+                if 0.0 < value < float("inf"):
+                    return value
+    raise UsageError(f"{text!r} is no such quantity", hint=f"write it like {example!r}")
+
+
 def merge(*layers: Mapping[str, Any]) -> Settings:
     """Settings from layers of rising weight; absent and empty values leave the layer below. Raises UsageError."""
     merged: dict[str, Any] = {}
@@ -174,6 +219,8 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
     merged["bootstrap"] = tuple(merged.get("bootstrap", ()))
     settings = Settings(**merged)
     split_address(settings.listen, zero_allowed=True)
+    parse_rate(settings.uplink)
+    parse_size(settings.memory)
     if settings.provider not in PROVIDERS:
         raise UsageError(f"no provider {settings.provider!r}", hint=f"choose one of {', '.join(PROVIDERS)}")
     if settings.capacity not in CAPACITIES:

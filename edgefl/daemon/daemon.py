@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgefl import __version__
-from edgefl.config import Settings, split_address
+from edgefl.config import Settings, parse_rate, parse_size, split_address
 from edgefl.daemon.addresses import AddressSource, LocalAddresses
 from edgefl.daemon.arrival import Arrival
 from edgefl.daemon.control import ControlServer
 from edgefl.daemon.discovery import Discovery
 from edgefl.daemon.disk import Disk
 from edgefl.daemon.effects import LoopEffects
-from edgefl.daemon.report import application_document
+from edgefl.daemon.report import application_document, plane_document
 from edgefl.daemon.supervisor import Supervisor
 from edgefl.daemon.training import Training
 from edgefl.daemon.verbs import Verbs
@@ -42,9 +42,11 @@ from edgefl.learning.node import Decision, Learning, Part
 from edgefl.overlay import PROFILES, Overlay, ZoneMethod
 from edgefl.overlay.game.rules import Rule
 from edgefl.store import Store
+from edgefl.telemetry.lag import LoopLag
 from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
+from edgefl.telemetry.memory import memory_limit
 from edgefl.telemetry.price import price_of, why_closed
-from edgefl.transport import Transport
+from edgefl.transport import Transport, limits_for
 from edgefl.wire import Contact, Message, node_name
 from edgefl.wire.application import Advert, Manifest, pack_advert, unpack_advert
 from edgefl.wire.overlay import Scope
@@ -87,6 +89,7 @@ class Daemon:
         """What tells the addresses of this device; None: the kernel."""
         self.internal_errors: list[str] = []
         self.load: Load | None = None
+        self.lag = LoopLag()
         self.ready = False
         self._zone_task: asyncio.Task[None] | None = None
         self._fatal: EdgeflError | None = None
@@ -128,7 +131,10 @@ class Daemon:
             earlier_port=int.from_bytes(self.store.read_setting("door_port") or b"", "big"),
             executor=self.disk.executor,
             files=self.store,
+            limits=limits_for(parse_size(self.settings.memory) or memory_limit()),
+            uplink_bytes_s=parse_rate(self.settings.uplink),
         )
+        self.lag.start()
         listening = await self.transport.start()
         self.whereabouts = Whereabouts(self, self.address_source or LocalAddresses(self.settings), listening)
         self.discovery = Discovery(self)
@@ -143,6 +149,7 @@ class Daemon:
             seed=self.keys.node_id ^ incarnation,
             on_timer=self._on_timer,
             guard=self.guard,
+            top_ranked=lambda app, count: self.overlay.top_ranked(app, count),
         )
         self.effects.data = dict(self.settings.data)
         zoning = ZoneMethod.SITE if self.settings.site else ZoneMethod(self.settings.zones)
@@ -158,6 +165,7 @@ class Daemon:
         )
         self.learning = Learning(self.overlay, self.effects, self._policy)
         self.effects.learning = self.learning
+        self.transport.members_of = self.effects.members_of
         self.transport.may_have = self.effects.may_have
         self.transport.may_subscribe = self.effects.may_subscribe
         self.control = ControlServer(self.socket_path, Verbs(self).table())
@@ -190,6 +198,7 @@ class Daemon:
     async def _tear_down(self) -> None:
         self.supervisor.notify(STOPPING="1")
         log.info("stopping")
+        self.lag.stop()
         await self.control.close()
         self.guard(self.overlay.leave, self.effects.now)
         await asyncio.sleep(GOODBYE_S)
@@ -400,6 +409,7 @@ class Daemon:
             "load": self.load.as_dict() if self.load is not None else None,
             "routing": self._routing(),
             "traffic": dict(self.transport.counters),
+            "plane": plane_document(self.transport, self.lag),
             "counters": dict(overlay.counters),
             "problems": problems,
         }
@@ -429,7 +439,7 @@ class Daemon:
             if self.effects.now - sampled_at >= SAMPLE_S - 0.1:
                 sampled_at = self.effects.now
                 self.load = sensor.sample(sampled_at)
-                self.overlay.set_price(price_of(self.load, None))
+                self.overlay.set_price(price_of(self.load, self.transport.serving_rate()))
                 if self.ready:
                     self.supervisor.notify(STATUS=self._summary())
 

@@ -39,9 +39,13 @@ log = logging.getLogger("edgefl.daemon")
 
 FLOAT_BYTES = 4
 
+MAX_MEMBERS_ASKED = 6
+"""Members that are asked for a blob when its parent and sources have failed: high in the tree, so they had it early."""
+
 
 class LoopEffects:
-    """Implements `Effects` and `LearningEffects`. `guard` runs a handler of the core and reports its bugs."""
+    """Implements `Effects` and `LearningEffects`. `guard` runs a handler of the core and reports its bugs,
+    `top_ranked(app, count)` gives other members of an application."""
 
     def __init__(
         self,
@@ -52,7 +56,9 @@ class LoopEffects:
         seed: int,
         on_timer: Callable[[TimerKey, float], None],
         guard: Callable[..., None],
+        top_ranked: Callable[[int, int], tuple[Contact, ...]],
     ) -> None:
+        self._top_ranked = top_ranked
         self.random = Random(seed)
         self.learning: Learning | None = None
         self.data: dict[str, str] = {}
@@ -78,8 +84,8 @@ class LoopEffects:
     def send(self, to: Contact, message: Message) -> None:
         self._transport.send(to, message)
 
-    def send_bulk(self, to: Contact, message: Message, data: Any) -> None:
-        self._transport.send_bulk(to.node_id, message, data)
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
+        self._transport.send_bulk(app, to.node_id, message, data)
 
     def set_timer(self, key: TimerKey, at: float) -> None:
         self.cancel_timer(key)
@@ -210,6 +216,16 @@ class LoopEffects:
                 return True
         (having or scoped)[0].count("refused_foreign_zone")
         return False
+
+    def members_of(self, app_id: int) -> tuple[Contact, ...]:
+        """Other members of an application, of those that may have its blobs."""
+        app = self.learning.applications.get(app_id) if self.learning is not None else None
+        if app is None:
+            return ()
+        known = self._top_ranked(app_id, MAX_MEMBERS_ASKED)
+        return tuple(
+            peer for peer in known if app.manifest.scope is Scope.GLOBAL or is_inside(app.manifest, app.me, peer)
+        )
 
     def may_subscribe(self, peer: Contact | None, app_id: int) -> bool:
         """Whether a peer may be pushed the models of an application; of one that has said nothing of its zone we assume

@@ -15,6 +15,8 @@ from edgefl.wire.learning import RoundRecord
 if TYPE_CHECKING:
     from edgefl.learning.application import Application
     from edgefl.overlay import Overlay, ZoneReport
+    from edgefl.telemetry.lag import LoopLag
+    from edgefl.transport import Transport
 
 
 def app_name(app_id: int) -> str:
@@ -109,6 +111,19 @@ def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
         "newest": record_document(history[-1]) if history else None,
         "metrics": _newest_metrics(history),
         "counters": dict(app.counters),
+    }
+
+
+def plane_document(transport: Transport, lag: LoopLag) -> dict[str, Any]:
+    """How models move through this device: bytes a second that its uplink delivered while something waited (None: not
+    measured yet), the rate that was set (0: none), what it may hold, the loop's lag, and who sent wrong data."""
+    rate = transport.serving_rate()
+    return {
+        "serving_rate_bytes_s": None if rate is None else round(rate),
+        "uplink_limit_bytes_s": round(transport.uplink.limit_bytes_s),
+        "memory_limit_bytes": transport.limits.total_bytes,
+        "loop_lag": lag.document(),
+        "wrong_data": transport.wrong_data(),
     }
 
 

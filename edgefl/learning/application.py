@@ -27,6 +27,7 @@ from edgefl.learning.epoch import plausible
 from edgefl.learning.feedback import Feedback
 from edgefl.learning.history import History
 from edgefl.learning.ledger import Ledger
+from edgefl.learning.objections import Objections
 from edgefl.learning.replicas import Replicas
 from edgefl.learning.worker import Worker
 from edgefl.wire import Contact, Message
@@ -137,6 +138,7 @@ class Application:
             )
         self.encoding = open_encoding(self.manifest.compress, self.manifest.seed)
         self.feedback = Feedback(self)
+        self.objections = Objections(self)
         self.worker = Worker(self)
         self.replicas = Replicas(self)
         self.coordinator = Coordinator(self)

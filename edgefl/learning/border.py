@@ -57,9 +57,9 @@ class Border:
         if self.admits(to):
             self._effects.send(to, message)
 
-    def send_bulk(self, to: Contact, message: Message, data: Any) -> None:
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
         if self.admits(to):
-            self._effects.send_bulk(to, message, data)
+            self._effects.send_bulk(app, to, message, data)
 
     def prepare(self, app: int, manifest: Manifest, sources: tuple[Contact, ...], *, observer: bool) -> None:
         self._effects.prepare(app, manifest, tuple(filter(self.admits, sources)), observer=observer)

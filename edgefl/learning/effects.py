@@ -118,9 +118,9 @@ class LearningEffects(Effects, Protocol):
         """Run a job; a newer job of the same application cancels an older one."""
         ...
 
-    def send_bulk(self, to: Contact, message: Message, data: Any) -> None:
-        """Send a message with a second frame, straight from the buffer `data`, which will not change any more. Best
-        effort, without queueing: it is lost when there is no connection."""
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
+        """Send a message with a second frame, straight from the buffer `data`, which will not change any more, in turn
+        with other applications. Best effort: it is lost when there is no connection."""
         ...
 
     def remember(self, app: int, data: Any) -> None:

@@ -31,8 +31,8 @@ class Replicas:
         if message.epoch < app.ledger.epoch or not app.credible(message.epoch, message.round, message.model):
             app.count("replica_fenced")
             return
-        if message.round < app.ledger.round and app.worker.may_object(message.epoch):
-            app.worker.object_to(sender)
+        if message.round < app.ledger.round and app.objections.may_raise(message.epoch):
+            app.objections.raise_to(sender)
             return
         app.effects.fetch(app.id, ("replica", sender, message), message.model, (sender,), pushed=True)
 

@@ -56,9 +56,6 @@ REFETCH_S = 1.0
 ORPHAN_GRACE_S = 2.0
 """When an interior child dies, its children look for a new parent: the round waits this long for them."""
 
-MAX_OBJECTIONS = 3
-"""How often a device tells one root that it holds a later model, before it follows: the model may be out of reach."""
-
 BYTES_METRIC = "bytes"
 """Payload bytes that the devices of a subtree received in this round (a sum: it has no weight)."""
 
@@ -74,7 +71,6 @@ class Worker:
         self.newest: Tag = (0, 0, 0)
         self.inflow = Inflow(app, self._advance)
         self._outflow: Outflow | None = None
-        self._objections = (0, 0)  # epoch of the root, how often it was told that it is behind
         self._early: tuple[Contact, RoundStart] | None = None  # of a new parent whose acceptance is still on the way
 
     def on_round_start(self, sender: Contact, message: RoundStart, now: float) -> None:
@@ -94,34 +90,14 @@ class Worker:
             return
         if tag <= self.newest or message.epoch < app.ledger.epoch:
             app.count("round_fenced")
-            self.object_to(parent)
+            app.objections.raise_to(parent)
             return
-        if self._is_behind(message) and self.may_object(message.epoch):
-            self.object_to(parent)
+        if app.objections.apply_to(message) and app.objections.may_raise(message.epoch):
+            app.objections.raise_to(parent)
             return
         app.coordinator.on_superseded()
         budget_s = min(max(message.budget_s, 0.0), app.manifest.deadline_s)
         self.begin(tag, message.kind, message.model, budget_s, message.records, now, mine=False, source=parent)
-
-    def _is_behind(self, message: RoundStart) -> bool:
-        """Whether the round would start from an earlier model than this device holds."""
-        ledger, from_model = self.app.ledger, message.round - 1
-        ended = ledger.finished and message.kind is RoundKind.TRAIN
-        return from_model < ledger.round or (from_model == ledger.round and ended)
-
-    def may_object(self, epoch: int) -> bool:
-        """Whether the root of this epoch may be told once more that it is behind."""
-        told, times = self._objections
-        times = times + 1 if told == epoch else 1
-        self._objections = (epoch, times)
-        self.app.count("round_backwards")
-        return times <= MAX_OBJECTIONS
-
-    def object_to(self, parent: Contact) -> None:
-        """Let the root know how far this device is: it goes on from there, in a higher epoch."""
-        standing = self.app.standing()
-        if standing is not None:
-            self.app.effects.send(parent, standing)
 
     def begin(
         self,
@@ -338,6 +314,8 @@ class Worker:
         app, outflow = self.app, self._outflow
         if round_.kind is RoundKind.DONE or app.observer or outflow is None:
             round_.state = RoundState.CLOSED
+            if round_.kind is RoundKind.DONE:
+                app.forest.watch_tree(app.id, now, now)
             return
         round_.add_metrics(Metric(BYTES_METRIC, float(round_.received_bytes), 0.0))
         if round_.mine:

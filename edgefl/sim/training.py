@@ -173,7 +173,7 @@ class LearningDevice:
     def cancel_timer(self, key: TimerKey) -> None:
         self.member.node.cancel_timer(key)
 
-    def send_bulk(self, to: Contact, message: Message, data: Any) -> None:
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
         """Like blobs, outside the packet network: after the round trip and size / bandwidth, if the device lives."""
         receiver = self._devices.get(to.node_id)
         if receiver is None:

@@ -95,8 +95,8 @@ class World:
         equip: Callable[[Member], Sequence[Handler]] = lambda member: (),
     ) -> None:
         """`devices`: how many are planned (shapes the world). `zones`: the operator has named the regions; `zoning`
-        says how devices without such a label find their zone; `rule` how all choose their parents. `equip` gives each device further handlers; it may also
-        append to `member.log.listeners`."""
+        says how devices without such a label find their zone; `rule` how all choose their parents. `equip` gives each
+        device further handlers; it may also append to `member.log.listeners`."""
         self.random = Random(seed)
         self.clock = Clock()
         self.model = RttModel(Random(self.random.getrandbits(64)), devices, matrix)

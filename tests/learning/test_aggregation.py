@@ -305,9 +305,11 @@ class TestCopies:
         sent: list[tuple[int, Any]] = []
         for number, device in world.devices.items():
 
-            def send_bulk(to: Any, message: Message, data: Any, number: int = number, device: Any = device) -> None:
+            def send_bulk(
+                app: int, to: Any, message: Message, data: Any, number: int = number, device: Any = device
+            ) -> None:
                 sent.append((number, data))
-                type(device).send_bulk(device, to, message, data)
+                type(device).send_bulk(device, app, to, message, data)
 
             device.send_bulk = send_bulk  # type: ignore[method-assign]
         world.start({2: 1, 3: 2})

@@ -1,8 +1,8 @@
 """A small world for the learning layer: scripted trees, virtual time, a network that can lose and cut, and a stand-in
 for the trainer whose right answer is known in closed form.
 
-Each device pulls the model half-way to its own target: delta = (target - model) / 2. FedAvg of such devices moves the
-model half-way to the weighted mean of their targets, whatever the tree, which makes every round checkable.
+Each device pulls the model half-way (`pull`) to its own target: delta = (target - model) / 2. FedAvg of such devices
+moves the model half-way to the weighted mean of their targets, whatever the tree, which makes every round checkable.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Device:
         assert decoded == message, "the message does not survive the wire"
         self.world.post(self, to.node_id, message)
 
-    def send_bulk(self, to: Contact, message: Message, data: Any) -> None:
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
         assert decode(encode(message)) == message, "the message does not survive the wire"
         self.world.post(self, to.node_id, message, bytes(data))
 
@@ -210,7 +210,7 @@ class Device:
         metrics = [Metric("loss", error * self.samples, float(self.samples))]
         delta = None
         if job.kind is RoundKind.TRAIN:
-            delta = (self.target / 2 - model / 2).astype(np.float32)
+            delta = ((self.target - model) * self.world.pull).astype(np.float32)
             metrics.append(Metric("train_loss", error * self.samples, float(self.samples)))
         result = None if self.broken else TrainResult(delta, self.samples, tuple(metrics))
         self.later(lambda now: self.learning.on_trained(app, job.tag, result, now), self.train_s)
@@ -241,6 +241,7 @@ class World:
         self.random = random.Random(seed)
         self.loss = loss
         self.jitter_s = 0.0
+        self.pull = 0.5
         self._last: dict[tuple[int, int], float] = {}
         self.manifest = manifest or make_manifest()
         self.advert = make_advert(self.manifest)

@@ -32,26 +32,30 @@ class LowRank:
         self.rank = rank
 
     def _shape(self, size: int) -> tuple[int, int, int]:
-        """(rows, columns, rank) for a chunk: smaller ones have fewer columns."""
+        """(rows, columns, rank) for a chunk: smaller ones have fewer columns. Values behind the last row travel as they
+        are: a row that is cut off could not be summed."""
         columns = max(1, min(COLUMNS, int(size**0.5)))
-        return -(-size // columns), columns, min(self.rank, columns)
+        return size // columns, columns, min(self.rank, columns)
 
     def limit(self, size: int) -> int:
-        rows, _, rank = self._shape(size)
-        return SCALE_BYTES + 2 * rows * rank
+        rows, columns, rank = self._shape(size)
+        return SCALE_BYTES + 2 * (rows * rank + size - rows * columns)
 
     def pack(self, values: NDArray[np.float32], place: Place, own: np.random.Generator) -> bytes:
         rows, columns, rank = self._shape(values.size)
-        matrix = np.zeros(rows * columns, np.float32)
-        matrix[: values.size] = values
-        return pack_half((matrix.reshape(rows, columns) @ _directions(columns, rank, place)).reshape(-1))
+        matrix, rest = values[: rows * columns].reshape(rows, columns), values[rows * columns :]
+        projected = matrix @ _directions(columns, rank, place)
+        return pack_half(np.concatenate((projected.reshape(-1), rest)))
 
     def unpack(self, data: memoryview, size: int, place: Place) -> NDArray[np.float32]:
         rows, columns, rank = self._shape(size)
-        projected = unpack_half(data, rows * rank).reshape(rows, rank)
+        sent = unpack_half(data, rows * rank + size - rows * columns)
+        values = np.empty(size, np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused where it is added
-            restored: NDArray[np.float32] = (projected @ _directions(columns, rank, place).T).reshape(-1)[:size]
-        return np.ascontiguousarray(restored)
+            restored = sent[: rows * rank].reshape(rows, rank) @ _directions(columns, rank, place).T
+        values[: rows * columns] = restored.reshape(-1)
+        values[rows * columns :] = sent[rows * rank :]
+        return values
 
 
 def _directions(columns: int, rank: int, place: Place) -> NDArray[np.float32]:
