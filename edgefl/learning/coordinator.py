@@ -276,10 +276,9 @@ class Coordinator:
 
     def _start_round(self, now: float) -> None:
         app = self.app
-        tree = app.tree
         self.phase = Phase.RUNNING
         self.problem = ""
-        self._expected = max(1, tree.members if tree is not None else 1, self._took_part_last())
+        self._expected = self._members()
         last = self._target_reached or app.ledger.round >= app.manifest.rounds or app.advert.state is AppState.STOPPED
         kind = RoundKind.EVALUATE if last else RoundKind.TRAIN
         self._begin(kind, now)
@@ -297,6 +296,8 @@ class Coordinator:
         if self.phase is not Phase.RUNNING:
             return
         self._record_evaluation(round_.sum.metrics)
+        # A subtree that moved as the round began was counted at both its parents for a moment.
+        self._expected = min(self._expected, self._members())
         participants, quorum = round_.participants, self._quorum()
         if round_.kind is RoundKind.EVALUATE:
             if participants < quorum and self.attempt < MAX_EVALUATIONS:
@@ -318,6 +319,11 @@ class Coordinator:
         self._record_training(round_, now)
         self.phase = Phase.KEEPING
         self.app.effects.keep(self.app.id, ("model", round_.tag), new)
+
+    def _members(self) -> int:
+        """Devices that are in the tree now, or were in the last round."""
+        tree = self.app.tree
+        return max(1, tree.members if tree is not None else 1, self._took_part_last())
 
     def _took_part_last(self) -> int:
         """Participants of the newest round that is done. A part of the fleet that is cut off from the rest must not

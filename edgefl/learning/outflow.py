@@ -136,8 +136,9 @@ class Outflow:
             self.offer(now)
 
     def on_resend(self, now: float) -> None:
-        """Nothing was taken for a while. The parent is told again what there is, which costs little; chunks are sent again
-        only when that has changed nothing either: on a slow link they are still on their way, and would fill it twice."""
+        """Nothing was taken for a while. The parent is told again what there is, which costs little; chunks are sent
+        again only when that has changed nothing either: on a slow link they are still on their way, and would fill it
+        twice."""
         if self._progress:
             self._progress = False
             self.app.set_timer("resend", now + self._resend_s)

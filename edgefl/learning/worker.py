@@ -320,6 +320,9 @@ class Worker:
         round_.add_metrics(Metric(BYTES_METRIC, float(round_.received_bytes), 0.0))
         if round_.mine:
             round_.state = RoundState.CLOSED
+            if round_.kind is RoundKind.TRAIN:
+                # The root sends nothing up, but what its children send is what it would send.
+                app.forest.on_round_over(app.id, round_.sum.chunks * app.encoding.chunk_bytes, 0.0, now)
             app.coordinator.on_closed(round_, now)
         else:
             round_.state = RoundState.SENDING
