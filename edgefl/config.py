@@ -75,9 +75,9 @@ def control_socket(state: Path | None) -> Path:
 class Settings:
     """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources, `provider` is
     what ONNX Runtime trains on, `capacity` the class of the device, `mdns` whether to find others and be found on the
-    local network, `role` whether to be a leaf in any case. `zones` is how a device without a site finds its zone: not at
-    all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps; in the file both stand under
-    [overlay]."""
+    local network, `role` whether to be a leaf in any case. `zones` is how a device without a site finds its zone: not
+    at all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps; in the file both stand
+    under [overlay]."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""

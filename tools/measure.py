@@ -143,6 +143,9 @@ def measure_overlay() -> None:
         judge(f"overlay, {nodes}: cycles ever", run["cycles"], 0)
         judge(f"overlay, {nodes}: sent per device, idle", run["idle_bytes_per_node_s"], 75, unit="B/s")
         judge(f"overlay, {nodes}: sent per device, with trees", run["bytes_per_node_s"], 100, unit="B/s")
+        memory = run["memory_per_node"]
+        judge(f"overlay, {nodes}: objects of the protocols per device", memory["objects_bytes"] / 1000, 40, unit="kB")
+        judge(f"overlay, {nodes}: packed state per device", memory["packed_bytes"] / 1000, 6, unit="kB")
         print(f"      overlay, {nodes}: digest of all sends {run['digest']}, {run['cpu_seconds']} s of processor")
         if nodes == 3000:
             judge("overlay, 3000: processor time of the scenario", run["cpu_seconds"], 60, unit="s")

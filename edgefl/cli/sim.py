@@ -215,6 +215,11 @@ def _show(document: dict[str, Any]) -> None:
                 f"{document['idle_bytes_per_node_s']} B/s idle, {document['bytes_per_node_s']} B/s with trees",
             ),
             (
+                "memory per device",
+                f"{document['memory_per_node']['objects_bytes']:,} B of objects, "
+                f"{document['memory_per_node']['packed_bytes']:,} B packed",
+            ),
+            (
                 "simulated",
                 f"{document['seconds']} s, {document['events']} events, {document['cpu_seconds']} s of processor, "
                 f"digest {document['digest']}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -38,13 +37,13 @@ class EventQueue:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: list[Callable[[], None]] = []
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
     def deliver_one(self) -> None:
-        self._waiting.popleft()()
+        self._waiting.pop(0)()
 
     def on_joined(self, now: float) -> None:
         self._waiting.append(partial(self._listener.on_joined, now))

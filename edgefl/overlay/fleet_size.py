@@ -9,7 +9,6 @@ lies moves it only as one voice among them.
 from __future__ import annotations
 
 import math
-from collections import deque
 from statistics import median
 
 HEARD = 32
@@ -35,12 +34,12 @@ class FleetSize:
     __slots__ = ("_heard",)
 
     def __init__(self) -> None:
-        self._heard: deque[int] = deque(maxlen=HEARD)
+        self._heard = b""
 
     def hear(self, code: int) -> None:
         """Somebody else's guess, as it came; 0 says nothing."""
         if code:
-            self._heard.append(code)
+            self._heard = (self._heard + bytes((code,)))[-HEARD:]
 
     def estimate(self, own_guess: int) -> int:
         """The median of ours (0: we have none) and those heard last; 1 if there is none."""

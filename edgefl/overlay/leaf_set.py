@@ -21,7 +21,7 @@ class LeafSet:
         self._side = side
         self._after: list[tuple[int, Peer]] = []
         self._before: list[tuple[int, Peer]] = []
-        self._ids: set[int] = set()
+        self._ids: tuple[int, ...] = ()
         self.version = 0
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class LeafSet:
             return False
         self._insert(self._after, clockwise(self._own_id, peer.node_id), peer)
         self._insert(self._before, clockwise(peer.node_id, self._own_id), peer)
-        self._ids = {other.node_id for side in (self._after, self._before) for _, other in side}
+        self._ids = tuple({other.node_id for side in (self._after, self._before) for _, other in side})
         self.version += 1
         return True
 
@@ -78,7 +78,7 @@ class LeafSet:
         """Start again from these peers."""
         self._after.clear()
         self._before.clear()
-        self._ids.clear()
+        self._ids = ()
         self.version += 1
         for peer in pool:
             self.offer(peer)

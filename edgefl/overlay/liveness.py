@@ -34,7 +34,7 @@ MAX_PEERS = 768
 """Known devices: at most 528 in slots (22 rows of 8 with 3 each), in practice 150 at 10^6 nodes; then leaf sets and
 neighbours in trees. Beyond it, peers that no table refers to go first. About 300 bytes each."""
 
-MAX_LOOSE = 32
+MAX_LOOSE = 24
 """Devices that no table refers to and that are remembered for long, those heard last: they fill the gaps when contacts
 die, and are the leaves that have us for a door."""
 
@@ -373,8 +373,9 @@ class Liveness:
     def forget_loose(self) -> None:
         """Keep only those peers without a place in a table that were heard last."""
         if len(self.peers) > MAX_LOOSE:
-            for peer in self._loose(None)[:-MAX_LOOSE]:
-                del self.peers[peer.node_id]
+            forgotten = {peer.node_id for peer in self._loose(None)[:-MAX_LOOSE]}
+            if forgotten:  # a new dictionary: one that has been large never gets small again
+                self.peers = {node_id: peer for node_id, peer in self.peers.items() if node_id not in forgotten}
 
     def _loose(self, newest: Peer | None) -> list[Peer]:
         """Peers that no table refers to, the least recently heard first."""

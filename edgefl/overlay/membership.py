@@ -100,15 +100,6 @@ class Membership:
         self.pack_zones: Callable[[float, bool], bytes] = lambda now, newcomer: b""
         self.unpack_zones: Callable[[bytes, float], None] = lambda data, now: None
         self.zone_members: Callable[[int, int], Iterable[Contact]] = lambda key, asker: ()
-        self._timers: dict[TimerKey, Callable[[float], None]] = {
-            KNOCK: self.joiner.on_knock_timer,
-            ZONE_BEAT: self.rings.beat_zone,
-            GLOBAL_BEAT: self.rings.beat_fleet,
-            PROBE: self._probe,
-            GOSSIP: self._gossip,
-            SELF_JOIN: self._self_join,
-            REUNION: self._reunion,
-        }
 
     # What is known
 
@@ -171,7 +162,7 @@ class Membership:
         for peer in self._liveness.peers.values():
             self._device.send(peer.contact, Leaving())
         self.joiner.stop()
-        for key in self._timers:
+        for key in _TIMERS:
             self._device.effects.cancel_timer(key)
 
     def _on_placed(self, now: float) -> None:
@@ -293,7 +284,7 @@ class Membership:
             self._quick_probes = min(self._quick_probes + QUICK_PROBES_PER_DEATH, MAX_QUICK_PROBES)
         if self._device.joined and not self.members():
             self._device.joined = False
-            for key in self._timers:
+            for key in _TIMERS:
                 self._device.effects.cancel_timer(key)
             self._quick_probes = 0
             self.on_isolated(now)
@@ -318,10 +309,10 @@ class Membership:
     # Timers
 
     def on_timer(self, key: TimerKey, now: float) -> bool:
-        handler = self._timers.get(key)
+        handler = _TIMERS.get(key)
         if handler is None:
             return False
-        handler(now)
+        handler(self)(now)
         return True
 
     def _probe(self, now: float) -> None:
@@ -467,3 +458,14 @@ class Membership:
 
 def _contacts(peers: Iterable[Peer], limit: int) -> tuple[Contact, ...]:
     return tuple(peer.contact for peer in peers if not peer.suspect)[:limit]
+
+
+_TIMERS: dict[TimerKey, Callable[[Membership], Callable[[float], None]]] = {
+    KNOCK: lambda membership: membership.joiner.on_knock_timer,
+    ZONE_BEAT: lambda membership: membership.rings.beat_zone,
+    GLOBAL_BEAT: lambda membership: membership.rings.beat_fleet,
+    PROBE: lambda membership: membership._probe,
+    GOSSIP: lambda membership: membership._gossip,
+    SELF_JOIN: lambda membership: membership._self_join,
+    REUNION: lambda membership: membership._reunion,
+}

@@ -11,6 +11,7 @@ from typing import Any
 from edgefl.learning.epoch import epoch_number
 from edgefl.learning.metrics import mean
 from edgefl.sim.faults import FaultInjector
+from edgefl.sim.footprint import footprint
 from edgefl.sim.network import Handler
 from edgefl.sim.scenario import Scenario
 from edgefl.sim.training import LearningDevice, Transfers, make_application
@@ -86,6 +87,7 @@ def run_fleet(
     fleet.run(METER_S)
     idle_bytes_s = (fleet.network.bytes - bytes_before) / nodes / METER_S
     joined = sum(member.overlay.joined for member in fleet.alive())
+    memory = footprint(fleet.alive())
 
     progress("trees form")
     start = fleet.clock.now
@@ -145,6 +147,7 @@ def run_fleet(
         "cycles": fleet.cycles,
         "bytes_per_node_s": round(tree_bytes_s, 2),
         "idle_bytes_per_node_s": round(idle_bytes_s, 2),
+        "memory_per_node": memory,
         "model_bytes": transfers.bytes,
         "messages": fleet.network.messages,
         "events": fleet.clock.events,

@@ -84,7 +84,7 @@ class World:
         *,
         devices: int = 64,
         seed: int = 1,
-        profile: Profile = WAN,
+        profile: Profile | Sequence[Profile] = WAN,
         zones: bool = True,
         zoning: ZoneMethod = ZoneMethod.SITE,
         wire: bool = False,
@@ -92,7 +92,7 @@ class World:
         verify: Callable[[Advert], bool] = lambda advert: True,
         equip: Callable[[Member], Sequence[Handler]] = lambda member: (),
     ) -> None:
-        """`devices`: how many are planned (shapes the world). `zones`: the operator has named the regions; `zoning`
+        """`devices`: how many are planned (shapes the world). Of several profiles each device draws one. `zones`: the operator has named the regions; `zoning`
         says how devices without such a label find their zone. `equip` gives each device further handlers; it may also
         append to `member.log.listeners`."""
         self.random = Random(seed)
@@ -101,7 +101,7 @@ class World:
         self.network = Network(self.clock, self.model, Random(self.random.getrandbits(64)), wire=wire)
         self.members: dict[int, Member] = {}
         self.cycles = 0
-        self._profile = profile
+        self._profiles = (profile,) if isinstance(profile, Profile) else tuple(profile)
         self._zones = zones and zoning is ZoneMethod.SITE
         self._zoning = zoning
         self._verify = verify
@@ -121,8 +121,9 @@ class World:
         member = Member(self, SimNode(self.network, contact, place, self.random.getrandbits(64)))
         member.log = EventLog(partial(self._check_for_cycle, member))
         member.log.on_zone_change = partial(self._change_zone, member)
+        profile = self._profiles[0] if len(self._profiles) == 1 else self.random.choice(self._profiles)
         member.overlay = Overlay(
-            contact, member.node, member.log, verify=self._verify, profile=self._profile, zones=self._zoning
+            contact, member.node, member.log, verify=self._verify, profile=profile, zones=self._zoning
         )
         member.node.handlers = [member.overlay, *self._equip(member)]
         self.members[contact.node_id] = member
