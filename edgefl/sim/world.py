@@ -92,9 +92,9 @@ class World:
         verify: Callable[[Advert], bool] = lambda advert: True,
         equip: Callable[[Member], Sequence[Handler]] = lambda member: (),
     ) -> None:
-        """`devices`: how many are planned (shapes the world). Of several profiles each device draws one. `zones`: the operator has named the regions; `zoning`
-        says how devices without such a label find their zone. `equip` gives each device further handlers; it may also
-        append to `member.log.listeners`."""
+        """`devices`: how many are planned (shapes the world). Of several profiles each device draws one. `zones`: the
+        operator has named the regions; `zoning` says how devices without such a label find their zone. `equip` gives
+        each device further handlers; it may also append to `member.log.listeners`."""
         self.random = Random(seed)
         self.clock = Clock()
         self.model = RttModel(Random(self.random.getrandbits(64)), devices, matrix)
@@ -217,8 +217,9 @@ class World:
     # Seen from above
 
     def owner(self, key: int) -> int:
-        """The live, joined device that is truly nearest to a key."""
-        return min((m.node_id for m in self.alive() if m.overlay.joined), key=lambda node_id: node_id ^ key)
+        """The live, joined device that is truly nearest to a key; a leaf owns nothing."""
+        owners = (m.node_id for m in self.alive() if m.overlay.joined and m.overlay.contact.dialable)
+        return min(owners, key=lambda node_id: node_id ^ key)
 
     def lookups(self, count: int, *, wait_s: float = 12.0) -> float:
         """Send lookups of random keys from random devices over a second; the share that named the true owner."""
