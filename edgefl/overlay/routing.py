@@ -1,8 +1,9 @@
 """Routed requests: an encoded message travels to the device nearest (by XOR) to a key.
 
 Every hop is strictly nearer to the key than the one before, so a request ends after at most 64 hops whatever the tables
-hold. A hop prefers the nearest device of its own zone; only the one that knows nobody nearer in its zone leaves it
-(Canon). So requests of one zone for one key leave it at one place, and requests with zone scope never leave it.
+hold. A hop settles the next digit inside its own zone as long as the zone has anybody with that prefix; only then the
+request leaves it (Canon). So what the zone has is found without leaving it, all requests of a zone for one key leave
+it among the few that share most digits with the key, and requests with zone scope never leave it.
 
     each hop:  duplicate? acknowledge only --> acknowledge --> nobody nearer? deliver --> forward, wait for the ack
                no ack within max(0.5 s, 4 RTT): suspect that hop, try the next best; all dropped as dead: deliver
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from edgefl.errors import WireError
 from edgefl.overlay.device import Device
-from edgefl.overlay.ids import ID_BITS
+from edgefl.overlay.ids import DIGIT_BITS, ID_BITS, shared_digits
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.membership import Membership
 from edgefl.overlay.requests import Requests
@@ -270,21 +271,25 @@ class Router:
                 del self._open_of[forward.previous]
 
     def _next_hop(self, key: int, scope: Scope, tried: Container[int]) -> Peer | None:
-        """Who is nearest to the key by XOR: of our own zone as long as a trusted device there is nearer than we are,
-        else of all. Every hop pays both ends' access links, so a shorter path beats nearer hops: tables hold near
-        contacts anyway, and a choice by RTT on the way out costs a third more zone crossings."""
+        """Of the devices nearer to the key than we are: those of the slot nearest to it, there those of our own zone
+        if it has any, of these the nearest by XOR. Not the nearest by RTT: every hop pays both ends' access links, so
+        a shorter path beats nearer hops, and tables hold near contacts anyway."""
         own = self._device.contact
-        zone, nearest = own.zone, own.node_id ^ key
-        nearer = [p for p in self._membership.members() if p.node_id ^ key < nearest and p.node_id not in tried]
-        trusted: Peer | None = None
-        for peer in nearer:
+        zone, own_id = own.zone, own.node_id
+        slot = max(0, ID_BITS - (shared_digits(own_id, key) + 1) * DIGIT_BITS)  # bits that may differ within a slot
+        nearer = (
+            peer
+            for peer in self._membership.members()
+            if peer.node_id ^ key < own_id ^ key
+            and peer.node_id not in tried
+            and (scope is not Scope.ZONE or peer.contact.zone == zone)
+        )
+
+        def order(peer: Peer) -> tuple[bool, int, bool, int]:
             distance = peer.node_id ^ key
-            if distance < nearest and peer.contact.zone == zone and not peer.suspect:
-                trusted, nearest = peer, distance
-        if trusted is not None:
-            return trusted
-        allowed = (p for p in nearer if scope is not Scope.ZONE or p.contact.zone == zone)
-        return min(allowed, key=lambda p: (p.suspect, p.node_id ^ key), default=None)
+            return (peer.suspect, distance >> slot, peer.contact.zone != zone, distance)
+
+        return min(nearer, key=order, default=None)
 
     def _deliver(self, message: Route, now: float) -> None:
         try:
