@@ -117,6 +117,10 @@ class Membership:
         rings = self.rings
         return node_id in rings.zone or node_id in rings.fleet or node_id in self.table or node_id in self.doors
 
+    def refers_to(self, node_id: int) -> bool:
+        """Whether to remember it: it has a place, or is a bootstrap contact (which, forgotten, would seem lost)."""
+        return node_id in self._bootstrap or self.holds(node_id)
+
     def leaves(self, now: float) -> list[Contact]:
         """Leaves that have spoken to us lately, on links that they have dialled."""
         heard_s = self._device.profile.cold_link_s
@@ -403,6 +407,7 @@ class Membership:
             def found(peer: Peer | None, now: float) -> None:
                 if peer is not None:
                     device.counters["reunions"] += 1
+                    self._lost.pop(peer.node_id, None)
                     self._ask_about_myself(peer.contact, now)
                     self._look_after_myself(now)
 
