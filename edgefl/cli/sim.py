@@ -216,8 +216,7 @@ def _show(document: dict[str, Any]) -> None:
             ),
             (
                 "memory per device",
-                f"{document['memory_per_node']['objects_bytes']:,} B of objects, "
-                f"{document['memory_per_node']['packed_bytes']:,} B packed",
+                f"{document['object_bytes_per_node']:,} B of objects, {document['packed_bytes_per_node']:,} B packed",
             ),
             (
                 "simulated",

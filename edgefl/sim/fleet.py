@@ -63,7 +63,7 @@ def run_fleet(
 
     With `rounds` the applications are found through the directory and trained by the shipped learning layer with a
     stand-in for the trainer (training.py); without, devices only form the trees. Returns the document of
-    `edgefl sim fleet` (JSON types only). Virtual time; CPU time is measured.
+    `edgefl sim fleet` (JSON types only). Virtual time; CPU time and the bytes of objects are measured.
     """
     started = time.process_time()
     learners: dict[int, LearningDevice] = {}
@@ -147,7 +147,8 @@ def run_fleet(
         "cycles": fleet.cycles,
         "bytes_per_node_s": round(tree_bytes_s, 2),
         "idle_bytes_per_node_s": round(idle_bytes_s, 2),
-        "memory_per_node": memory,
+        "packed_bytes_per_node": memory["packed_bytes"],
+        "object_bytes_per_node": memory["objects_bytes"],
         "model_bytes": transfers.bytes,
         "messages": fleet.network.messages,
         "events": fleet.clock.events,
