@@ -163,8 +163,8 @@ class Membership:
 
     def stop(self, now: float) -> None:
         """Say good-bye to everybody and fall silent."""
-        for peer in self._liveness.peers.values():
-            self._device.send(peer.contact, Leaving())
+        for contact in self._liveness.everybody():
+            self._device.send(contact, Leaving())
         self.joiner.stop()
         for key in _TIMERS:
             self._device.effects.cancel_timer(key)
@@ -213,8 +213,8 @@ class Membership:
         if self._device.joined:
             if self._device.contact.dialable or before.dialable:
                 # Whoever holds us has announced itself, so it is known here: it need not find out by missing us.
-                for peer in self._liveness.peers.values():
-                    self._device.send(peer.contact, Announce())
+                for contact in self._liveness.everybody():
+                    self._device.send(contact, Announce())
             self._look_after_myself(now)
 
     def _change_role(self, now: float) -> None:
@@ -435,6 +435,12 @@ class Membership:
             chosen.update((peer.node_id, peer.contact) for peer in group)
         chosen.pop(asker, None)
         return tuple(chosen.values())[:MAX_ROWS_CONTACTS]
+
+    def on_announce(self, sender: Contact, message: Announce, now: float) -> None:
+        """That it was sent is all it says. A leaf has no place in anybody's table: whoever gives it one, because of
+        something that it has said as a node, is told."""
+        if not self._device.contact.dialable and not self.holds(sender.node_id):
+            self._device.send(sender, Announce())
 
     def on_beat(self, sender: Contact, message: Beat, now: float) -> None:
         self.rings.on_beat(sender, message, lambda contact: self.consider(contact, sender.node_id, now), now)

@@ -406,7 +406,7 @@ _Handler = Callable[[Contact, Any, float], None]
 _HANDLERS: dict[type[Message], Callable[[Overlay], _Handler]] = {
     wire.FindRows: lambda overlay: overlay._membership.on_find_rows,
     wire.Rows: lambda overlay: overlay._queries.on_rows,
-    wire.Announce: lambda overlay: lambda sender, message, now: None,  # that it was sent is all it says
+    wire.Announce: lambda overlay: overlay._membership.on_announce,
     wire.Ping: lambda overlay: overlay._on_ping,
     wire.Pong: lambda overlay: overlay._liveness.on_pong,
     wire.Beat: lambda overlay: overlay._membership.on_beat,

@@ -62,7 +62,8 @@ def test_the_document_is_json_and_the_same_seed_gives_the_same_one(zones: bool) 
 
 
 def test_the_hash_seed_of_python_does_not_matter() -> None:
-    code = f"from edgefl.sim import run_fleet; r = run_fleet(seed=7, **{SMALL}); del r['cpu_seconds'], r['object_bytes_per_node']; print(r)"
+    code = f"from edgefl.sim import run_fleet; r = run_fleet(seed=7, **{SMALL}); "
+    code += "del r['cpu_seconds'], r['object_bytes_per_node']; print(r)"
     runs = [
         subprocess.run(
             [sys.executable, "-c", code],
