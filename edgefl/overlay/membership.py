@@ -299,6 +299,7 @@ class Membership:
         node_id = peer.node_id
         if not self.holds(node_id):
             return False
+        before = {other.node_id for other in self.members()}
         if self.doors.remove(node_id):
             self._look_after_myself(now)
         if self.table.remove(node_id, self._liveness.peers.values()):
@@ -308,6 +309,10 @@ class Membership:
         if self.rings.remove(node_id, self._liveness.peers.values(), now):
             self._look_after_myself(now)
         self._members = None
+        for other in self.members() if self._device.joined else ():
+            if other.node_id not in before:  # it may not know us, and was heard long ago: is it still what it was?
+                self._device.send(other.contact, Announce())
+                self._liveness.probe(other, now)
         return True
 
     # Timers
