@@ -150,6 +150,16 @@ def measure_overlay() -> None:
         print(f"      overlay, {nodes}: digest of all sends {run['digest']}, {run['cpu_seconds']} s of processor")
         if nodes == 3000:
             judge("overlay, 3000: processor time of the scenario", run["cpu_seconds"], 60, unit="s")
+    run = edgefl("sim", "fleet", "--repair", "--nodes", "1000", "--apps", "128")
+    judge(
+        "overlay, 5 % of 128 trees: live members that got the next broadcast",
+        run["reached"] / run["live_members"],
+        1.0,
+        below=False,
+    )
+    judge("overlay, 5 % of 128 trees: the last of them after", run["tree_reached_s"]["max"], 6, unit="s")
+    judge("overlay, 5 % of 128 trees: whole again", run["trees_whole"], 128, below=False)
+    judge("overlay, 5 % of 128 trees: the last of them after", run["tree_whole_s"]["max"], 6, unit="s")
     digests = {
         edgefl("sim", "fleet", "--rounds", "0", hash_seed=hash_seed)["digest"] for hash_seed in ("0", "1", "random")
     }

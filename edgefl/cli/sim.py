@@ -45,6 +45,11 @@ def sim() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="What happens instead: a TOML file of phases (docs/scenario.toml shows every kind).",
 )
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Instead: how fast trees are whole again when a share of each (--churn, without it 0.05) vanishes at once.",
+)
 @rtt_option
 @click.option("--seed", default=1, help="The same seed gives the same run.")
 @json_option
@@ -57,6 +62,7 @@ def fleet(
     churn: float | None,
     loss: float,
     scenario_file: Path | None,
+    repair: bool,
     rtt: Path | None,
     seed: int,
     as_json: bool,
@@ -71,6 +77,9 @@ def fleet(
 
     if scenario_file is not None and churn is not None:
         raise UsageError("--churn and --scenario exclude each other", hint='a phase of kind "crash" does the same')
+    if repair:
+        _repair(nodes, apps, members, churn, loss, scenario_file, rtt, seed, as_json)
+        return
     document = run_fleet(
         nodes=nodes,
         apps=apps,
@@ -198,6 +207,65 @@ def _faults(document: dict[str, Any]) -> str:
 
 def _over_time(values: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+
+
+def _repair(
+    nodes: int,
+    apps: int,
+    members: int,
+    churn: float | None,
+    loss: float,
+    scenario_file: Path | None,
+    rtt: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    from edgefl.errors import UsageError
+    from edgefl.sim.repair import run_repair
+
+    if scenario_file is not None or not apps:
+        raise UsageError("--repair is a scenario of its own, and needs applications", hint="leave --scenario out")
+    document = run_repair(
+        nodes=nodes,
+        apps=apps,
+        members=members,
+        share=0.05 if churn is None else churn,
+        loss=loss,
+        seed=seed,
+        matrix=_matrix(rtt),
+        report=_reporter(),
+    )
+    _end_progress()
+    if as_json:
+        emit_json(document)
+        return
+    lost = document["vanished_per_tree"]
+    emit_pairs(
+        [
+            ("devices", f"{nodes}, seed {seed}, {apps} trees of {document['members']} members"),
+            (
+                "vanished at once",
+                f"{document['vanished']} devices: {lost['median']:g} members of a tree, {lost['max']:g} at most; "
+                f"{document['trees_that_lost_their_root']} trees lost their root",
+            ),
+            ("got the next broadcast", f"{document['reached']} of {document['live_members']} live members"),
+            ("  last member of a tree", _seconds(document["tree_reached_s"])),
+            ("whole trees", f"{document['whole_before']} before, {document['trees_whole']} after, of {apps}"),
+            ("  whole again", _seconds(document["tree_whole_s"])),
+            ("cycles ever", document["cycles"]),
+            ("while rounds are open", f"{document['open_bytes_per_edge_s']} B/s for each edge"),
+            (
+                "simulated",
+                f"{document['seconds']} s, {document['cpu_seconds']} s of processor, digest {document['digest']}",
+            ),
+        ]
+    )
+
+
+def _seconds(spread: dict[str, float]) -> str:
+    if not spread:
+        return "never"
+    return f"{spread['median']:.2f} s median, {spread['p99']:.2f} s p99, {spread['max']:.2f} s at most"
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -78,6 +78,7 @@ class Forest(Protocol):
     def top_ranked(self, app: int, count: int) -> tuple[Contact, ...]: ...
     def join_tree(self, app: int, now: float, *, observer: bool = False, scope: Scope = Scope.GLOBAL) -> None: ...
     def leave_tree(self, app: int, now: float) -> None: ...
+    def watch_tree(self, app: int, until: float, now: float) -> None: ...
     def publish(self, advert: Advert, now: float) -> None: ...
 
 
@@ -195,7 +196,7 @@ class Application:
             self.refusal = prepared.refusal
             if self.stage is Stage.PREPARING:
                 self.stage = Stage.SEEKING
-                self.forest.join_tree(self.id, now, observer=True, scope=self.manifest.scope)
+                self._join(now, observer=True)
             self.set_timer("prepare", now + RETRY_PREPARE_S)
             return
         self.refusal = ""
@@ -206,7 +207,12 @@ class Application:
         if self.stage is Stage.SEEKING and not self.observer:
             self.forest.leave_tree(self.id, now)
         self.stage = Stage.OBSERVER if self.observer else Stage.MEMBER
-        self.forest.join_tree(self.id, now, observer=self.observer, scope=self.manifest.scope)
+        self._join(now, observer=self.observer)
+
+    def _join(self, now: float, *, observer: bool) -> None:
+        """Take a place in the tree; not from another zone than the application's: we may have moved meanwhile."""
+        if self.effects.admits(self.me):
+            self.forest.join_tree(self.id, now, observer=observer, scope=self.manifest.scope)
 
     def on_advert(self, advert: Advert, now: float) -> None:
         """A newer advert: the owner wants another state."""

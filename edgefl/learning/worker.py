@@ -195,6 +195,8 @@ class Worker:
         self.open = round_
         if kind is not RoundKind.DONE:
             app.set_timer("budget", round_.closes)
+            # Not until our own share of the time is over: the round goes on above, and the next one follows.
+            app.forest.watch_tree(app.id, now + app.manifest.deadline_s, now)
         for child in app.children():
             self._invite(child.contact, child.observer, now)
         if works or kind is not RoundKind.TRAIN:  # an observer waits for the final model
@@ -401,6 +403,8 @@ class Worker:
         app.cancel_timer("remind")
         if round_.kind is RoundKind.DONE or app.observer:
             round_.state = RoundState.CLOSED
+            if round_.kind is RoundKind.DONE:
+                app.forest.watch_tree(app.id, now, now)
             return
         round_.sum.metrics = merge(round_.sum.metrics, (Metric(BYTES_METRIC, float(round_.received_bytes), 0.0),))
         if round_.mine:

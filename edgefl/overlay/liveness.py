@@ -329,7 +329,7 @@ class Liveness:
         self._checking.add(node_id)
         self.ping(contact, now, checked)
 
-    def probe(self, peer: Peer, now: float) -> None:
+    def probe(self, peer: Peer, now: float, *, timeout_s: float | None = None) -> None:
         """A routine question; silence makes the peer suspect."""
 
         def probed(answer: Peer | None, now: float) -> None:
@@ -338,7 +338,7 @@ class Liveness:
                 self.suspect(peer.node_id, now)
 
         self._probing.add(peer.node_id)
-        self.ping(peer.contact, now, probed)
+        self.ping(peer.contact, now, probed, timeout_s=timeout_s)
 
     def suspect(self, node_id: int, now: float) -> None:
         """Something did not come from this device: route around it and find out."""

@@ -250,6 +250,12 @@ class Overlay:
         self._forest.leave(app, now)
         self._drain(now)
 
+    def watch_tree(self, app: int, until: float, now: float) -> None:
+        """A round is open in the tree until then (or no longer, if that has passed): neighbours and spare parents are
+        asked more often, so that the dead are noticed and replaced within seconds."""
+        self._forest.watch(app, until, now)
+        self._drain(now)
+
     def publish(self, advert: Advert, now: float) -> None:
         """Make an advert known, and keep it known: the holder of the application's root repeats this every minute."""
         self._directory.publish(advert, now)
@@ -321,7 +327,7 @@ class Overlay:
         self._membership.on_peer_changed(peer, before, now)
         if self._membership.holds(peer.node_id):
             self._adopted(peer, now)  # it may have restarted, and know nothing any more
-        self._tracker.on_member_changed(peer.contact)
+        self._tracker.on_member_changed(peer.contact, now)
         self._forest.on_peer_changed(peer.contact, now)
 
     def _gone(self, peer: Peer, on_purpose: bool, now: float) -> None:

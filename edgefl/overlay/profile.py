@@ -77,6 +77,9 @@ class Profile:
     tree_silence_s: float = 17.0  # one beat and the jitter of a bad day; then a ping decides
     tree_edge_lifetime_s: float = 60.0  # alive, but silent about this edge: it does not keep the edge
     tree_flush_s: float = 1.0  # changes that ride up or down are sent at once, but not more often than this
+    watch_s: float = 1.5  # a round is open: a silent parent is asked; 97 B/s per edge, little beside a model
+    watch_timeout_s: float = 1.5  # and answers, or is suspected: a device in training gets round to it late
+    spare_fresh_s: float = 15.0  # a round is open: spare parents that are silent for so long are asked
     seek_s: tuple[float, ...] = (2.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # asking the tracker again while without a parent
     avoid_s: float = 20.0  # a parent that did not answer or refused is left alone
 

@@ -238,10 +238,11 @@ class World:
             right += owner is not None and owner.node_id == self.owner(key)
         return right / count
 
-    def tree(self, app: int) -> TreeReport:
-        """Follow every member's parents up to a root, along edges that both ends know."""
+    def tree(self, app: int, among: Sequence[Member] | None = None) -> TreeReport:
+        """Follow every member's parents up to a root, along edges that both ends know. `among` spares looking for the
+        members in the whole fleet."""
         views = {}
-        for member in self.alive():
+        for member in self.alive() if among is None else among:
             view = member.overlay.tree(app)
             if view is not None and not view.observer:
                 views[member.node_id] = view

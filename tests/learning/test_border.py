@@ -156,3 +156,13 @@ def test_an_application_of_the_fleet_knows_no_border() -> None:
     assert is_inside(make_manifest(), make_contact(1), STRANGER)
     assert not is_inside(make_manifest(scope=Scope.ZONE, zone=0), make_contact(1), STRANGER)
     assert not is_inside(make_manifest(scope=Scope.ZONE, zone=0), STRANGER, STRANGER)
+
+
+@pytest.mark.parametrize(("zone", "joins"), [(0, True), (5, False)])
+def test_a_device_that_moved_while_it_prepared_does_not_join_from_outside(zone: int, joins: bool) -> None:
+    world = ScriptedWorld(1, manifest=make_manifest(scope=Scope.ZONE, zone=zone))
+    world.start({})
+    world.run_for(2.0)
+    device = world.devices[1]
+    assert (world.app_id in device.joined) == joins
+    assert device.app.counters.get("refused_foreign_zone", 0) == (0 if joins else 1)

@@ -72,6 +72,19 @@ def test_a_quiet_run(parents: dict[int, int]) -> None:
         assert device.app.counters == {}
 
 
+def test_the_tree_is_watched_closely_from_the_first_round_to_the_end() -> None:
+    world = World(5)
+    world.start(TREE)
+    world.run(lambda: all(device.watched for device in world.devices.values()))
+    for device in world.devices.values():
+        deadline_s = device.app.manifest.deadline_s  # whatever share of it a leaf has: the next round follows
+        assert world.now < device.watched[world.app_id] <= world.now + deadline_s
+    world.run(world.finished)
+    world.run_for(1.0)
+    for device in world.devices.values():
+        assert device.watched[world.app_id] <= world.now
+
+
 def test_devices_hold_no_more_than_the_newest_models() -> None:
     world = World(5, manifest=make_manifest(rounds=20))
     world.start(TREE)

@@ -91,6 +91,7 @@ class Device:
     released: list[int] = field(default_factory=list)
     parents: dict[int, int] = field(default_factory=dict)
     joined: dict[int, bool] = field(default_factory=dict)
+    watched: dict[int, float] = field(default_factory=dict)
     alive: bool = True
     train_s: float = 1.0
     broken: bool = False
@@ -119,6 +120,9 @@ class Device:
 
     def leave_tree(self, app: int, now: float) -> None:
         self.joined.pop(app, None)
+
+    def watch_tree(self, app: int, until: float, now: float) -> None:
+        self.watched[app] = until
 
     def publish(self, advert: Advert, now: float) -> None:
         self.adverts.append(advert)
