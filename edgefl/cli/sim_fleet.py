@@ -41,6 +41,10 @@ def show_fleet(document: dict[str, Any]) -> None:
                 f"{document['idle_bytes_per_node_s']} B/s idle, {document['bytes_per_node_s']} B/s with trees",
             ),
             (
+                "memory per device",
+                f"{document['object_bytes_per_node']:,} B of objects, {document['packed_bytes_per_node']:,} B packed",
+            ),
+            (
                 "simulated",
                 f"{document['seconds']} s, {document['events']} events, {document['cpu_seconds']} s of processor, "
                 f"digest {document['digest']}",

@@ -82,7 +82,8 @@ class Whereabouts:
             self._on_addresses(before, here)
         await self._announce()
         wanted = self.reachability.wanted(self._daemon.effects.now)
-        others = self._others() if wanted and self._daemon.overlay.joined else []
+        asks = wanted and self._daemon.overlay.joined and self.willing is not Role.LEAF
+        others = self._others() if asks else []
         if others:
             await self._ask_to_be_dialled(others, wanted)
             await self._announce()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.coordinates import Coordinate
@@ -27,7 +27,7 @@ class Device:
         self.profile = profile
         self.coordinate = Coordinate()
         self.joined = False
-        self.loopback: deque[Message] = deque()
+        self.loopback: list[Message] = []
         self.counters: Counter[str] = Counter()
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -38,10 +37,10 @@ class EventQueue:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self.waiting: deque[Callable[[], None]] = deque()
+        self.waiting: list[Callable[[], None]] = []
 
     def deliver_one(self) -> None:
-        self.waiting.popleft()()
+        self.waiting.pop(0)()
 
     def on_joined(self, now: float) -> None:
         self.waiting.append(partial(self._listener.on_joined, now))

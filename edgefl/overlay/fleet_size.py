@@ -2,18 +2,18 @@
 
 A device can only guess, from how densely the six devices next to it stand on the circle of ids (leaf_set.py): one guess
 in twelve is off by more than a factor of 2, and one in a thousand by a factor of 9. Those next to other devices are
-independent of ours, so each Pong carries its sender's guess, in one byte, and the median of 33 is off by a tenth. Who
-lies moves it only as one voice among them.
+independent of ours, so each Pong carries its sender's guess, in one byte, and the median of 17 is off by a seventh. Who
+lies moves it only as one voice among them. Guesses are as old as two minutes of probes: a fleet that grows faster is
+known that much later.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from statistics import median
 
-HEARD = 32
-"""Guesses remembered: 32 bytes; the median of 33 is off by a factor of 2 once in many millions."""
+HEARD = 16
+"""Guesses remembered, a byte each: the median of 17 is off by a factor of 2 once in a million."""
 
 STEPS = 4.0
 """Per octave: a byte reaches from 1 to 2^63 in steps of 19 %, finer than any guess."""
@@ -35,12 +35,12 @@ class FleetSize:
     __slots__ = ("_heard",)
 
     def __init__(self) -> None:
-        self._heard: deque[int] = deque(maxlen=HEARD)
+        self._heard = b""
 
     def hear(self, code: int) -> None:
         """Somebody else's guess, as it came; 0 says nothing."""
         if code:
-            self._heard.append(code)
+            self._heard = (self._heard + bytes((code,)))[-HEARD:]
 
     def estimate(self, own_guess: int) -> int:
         """The median of ours (0: we have none) and those heard last; 1 if there is none."""

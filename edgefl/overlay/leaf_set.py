@@ -23,7 +23,7 @@ class LeafSet:
         self._side = side
         self._after: list[tuple[int, Peer]] = []
         self._before: list[tuple[int, Peer]] = []
-        self._ids: set[int] = set()
+        self._ids: tuple[int, ...] = ()
         self._peers: list[Peer] | None = None
         self.version = 0
 
@@ -91,7 +91,7 @@ class LeafSet:
 
     def _changed(self) -> None:
         self._peers = None
-        self._ids = {peer.node_id for peer in self.peers()}
+        self._ids = tuple(peer.node_id for peer in self.peers())
         self.version += 1
 
     def _fits(self, side: list[tuple[int, Peer]], distance: int) -> bool:

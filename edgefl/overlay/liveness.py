@@ -34,9 +34,12 @@ MAX_PEERS = 768
 """Known devices: at most 528 in slots (22 rows of 8 with 3 each), in practice 150 at 10^6 nodes; then leaf sets and
 neighbours in trees. Beyond it, peers that no table refers to go first. About 300 bytes each."""
 
-MAX_LOOSE = 32
+MAX_LOOSE = 16
 """Devices that no table refers to and that are remembered for long, those heard last: they fill the gaps when contacts
 die, and are the leaves that have us for a door."""
+
+MAX_FORGOTTEN = 256
+"""Contacts of those that were forgotten: they may still have us in their tables, and hear when we move or leave."""
 
 MAX_TOMBSTONES = 256
 """Half of the contacts of a large table; a forgotten tombstone costs one ping."""
@@ -116,6 +119,7 @@ class Liveness:
         self._zone_places: dict[int, bytes] = {}
         self.peers: dict[int, Peer] = {}
         self.hooks = Hooks()
+        self._forgotten: list[Contact] = []
         self.fleet_size = FleetSize()
         self.fleet_guess: Callable[[], int] = lambda: 0
 
@@ -157,8 +161,14 @@ class Liveness:
         """Found dead, and not heard of since."""
         return node_id in self._tombstones
 
+    def everybody(self) -> list[Contact]:
+        """All who may have us in their tables: whoever takes us in announces itself."""
+        known = [peer.contact for peer in self.peers.values()]
+        return known + [contact for contact in self._forgotten if contact.node_id not in self.peers]
+
     def sizes(self) -> dict[str, int]:
         return {
+            "forgotten": len(self._forgotten),
             "tombstones": len(self._tombstones),
             "checking": len(self._checking),
             "probing": len(self._probing),
@@ -389,8 +399,11 @@ class Liveness:
     def forget_loose(self) -> None:
         """Keep only those peers without a place in a table that were heard last."""
         if len(self.peers) > MAX_LOOSE:
-            for peer in self._loose(None)[:-MAX_LOOSE]:
-                del self.peers[peer.node_id]
+            going = {peer.node_id: peer.contact for peer in self._loose(None)[:-MAX_LOOSE]}
+            if going:  # a new dictionary: one that has been large never gets small again
+                self.peers = {node_id: peer for node_id, peer in self.peers.items() if node_id not in going}
+                before = [c for c in self._forgotten if c.node_id not in self.peers and c.node_id not in going]
+                self._forgotten = [*before, *going.values()][-MAX_FORGOTTEN:]
 
     def _loose(self, newest: Peer | None) -> list[Peer]:
         """Peers that no table refers to, the least recently heard first."""

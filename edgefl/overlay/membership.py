@@ -101,15 +101,6 @@ class Membership:
         self.pack_zones: Callable[[float, bool], bytes] = lambda now, newcomer: b""
         self.unpack_zones: Callable[[bytes, float], None] = lambda data, now: None
         self.zone_members: Callable[[int, int], Iterable[Contact]] = lambda key, asker: ()
-        self._timers: dict[TimerKey, Callable[[float], None]] = {
-            KNOCK: self.joiner.on_knock_timer,
-            ZONE_BEAT: self.rings.beat_zone,
-            GLOBAL_BEAT: self.rings.beat_fleet,
-            PROBE: self._probe,
-            GOSSIP: self._gossip,
-            SELF_JOIN: self._self_join,
-            REUNION: self._reunion,
-        }
 
     # What is known
 
@@ -127,6 +118,10 @@ class Membership:
         """Is this device in the table or a leaf set?"""
         rings = self.rings
         return node_id in rings.zone or node_id in rings.fleet or node_id in self.table or node_id in self.doors
+
+    def refers_to(self, node_id: int) -> bool:
+        """Whether to remember it: it has a place, or is a bootstrap contact (which, forgotten, would seem lost)."""
+        return node_id in self._bootstrap or self.holds(node_id)
 
     def leaves(self, now: float) -> list[Contact]:
         """Leaves that have spoken to us lately, on links that they have dialled."""
@@ -170,10 +165,10 @@ class Membership:
 
     def stop(self, now: float) -> None:
         """Say good-bye to everybody and fall silent."""
-        for peer in self._liveness.peers.values():
-            self._device.send(peer.contact, Leaving())
+        for contact in self._liveness.everybody():
+            self._device.send(contact, Leaving())
         self.joiner.stop()
-        for key in self._timers:
+        for key in _TIMERS:
             self._device.effects.cancel_timer(key)
 
     def _on_placed(self, now: float) -> None:
@@ -220,8 +215,8 @@ class Membership:
         if self._device.joined:
             if self._device.contact.dialable or before.dialable:
                 # Whoever holds us has announced itself, so it is known here: it need not find out by missing us.
-                for peer in self._liveness.peers.values():
-                    self._device.send(peer.contact, Announce())
+                for contact in self._liveness.everybody():
+                    self._device.send(contact, Announce())
             self._look_after_myself(now)
 
     def _change_role(self, now: float) -> None:
@@ -295,7 +290,7 @@ class Membership:
             self._quick_probes = min(self._quick_probes + QUICK_PROBES_PER_DEATH, MAX_QUICK_PROBES)
         if self._device.joined and not self.members():
             self._device.joined = False
-            for key in self._timers:
+            for key in _TIMERS:
                 self._device.effects.cancel_timer(key)
             self._quick_probes = 0
             self.on_isolated(now)
@@ -306,6 +301,7 @@ class Membership:
         node_id = peer.node_id
         if not self.holds(node_id):
             return False
+        before = {other.node_id for other in self.members()}
         if self.doors.remove(node_id):
             self._look_after_myself(now)
         if self.table.remove(node_id, self._liveness.peers.values()):
@@ -315,15 +311,19 @@ class Membership:
         if self.rings.remove(node_id, self._liveness.peers.values(), now):
             self._look_after_myself(now)
         self._members = None
+        for other in self.members() if self._device.joined else ():
+            if other.node_id not in before:  # it may not know us, and was heard long ago: is it still what it was?
+                self._device.send(other.contact, Announce())
+                self._liveness.probe(other, now)
         return True
 
     # Timers
 
     def on_timer(self, key: TimerKey, now: float) -> bool:
-        handler = self._timers.get(key)
+        handler = _TIMERS.get(key)
         if handler is None:
             return False
-        handler(now)
+        handler(self)(now)
         return True
 
     def _probe(self, now: float) -> None:
@@ -411,6 +411,7 @@ class Membership:
             def found(peer: Peer | None, now: float) -> None:
                 if peer is not None:
                     device.counters["reunions"] += 1
+                    self._lost.pop(peer.node_id, None)
                     self._ask_about_myself(peer.contact, now)
                     self._look_after_myself(now)
 
@@ -439,6 +440,12 @@ class Membership:
         chosen.pop(asker, None)
         return tuple(chosen.values())[:MAX_ROWS_CONTACTS]
 
+    def on_announce(self, sender: Contact, message: Announce, now: float) -> None:
+        """That it was sent is all it says. A leaf has no place in anybody's table: whoever gives it one, because of
+        something that it has said as a node, is told."""
+        if not self._device.contact.dialable and not self.holds(sender.node_id):
+            self._device.send(sender, Announce())
+
     def on_beat(self, sender: Contact, message: Beat, now: float) -> None:
         self.rings.on_beat(sender, message, lambda contact: self.consider(contact, sender.node_id, now), now)
 
@@ -466,3 +473,14 @@ class Membership:
 
 def _contacts(peers: Iterable[Peer], limit: int) -> tuple[Contact, ...]:
     return tuple(peer.contact for peer in peers if not peer.suspect)[:limit]
+
+
+_TIMERS: dict[TimerKey, Callable[[Membership], Callable[[float], None]]] = {
+    KNOCK: lambda membership: membership.joiner.on_knock_timer,
+    ZONE_BEAT: lambda membership: membership.rings.beat_zone,
+    GLOBAL_BEAT: lambda membership: membership.rings.beat_fleet,
+    PROBE: lambda membership: membership._probe,
+    GOSSIP: lambda membership: membership._gossip,
+    SELF_JOIN: lambda membership: membership._self_join,
+    REUNION: lambda membership: membership._reunion,
+}

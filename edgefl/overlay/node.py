@@ -96,15 +96,6 @@ class Overlay:
         self._directory = Directory(device, requests, membership, router, verify, events.on_advert)
         self._zones = Zones(device, requests, liveness, router, zones)
         self._connect()
-        self._handlers = self._make_handlers()
-        self._timers: dict[Hashable, Callable[[TimerKey, float], bool]] = {
-            "membership": membership.on_timer,
-            "routing": router.on_timer,
-            "tracker": self._tracker.on_timer,
-            "tree": self._forest.on_timer,
-            "directory": self._directory.on_timer,
-            "zones": self._zones.on_timer,
-        }
 
     def _connect(self) -> None:
         self._liveness.hooks = Hooks(self._appeared, self._changed, self._gone, self._pinned)
@@ -121,38 +112,6 @@ class Overlay:
         self._membership.pack_zones = self._pack_zones
         self._membership.zone_distance_s = self._zones.table.estimate_s
         self._membership.unpack_zones = self._queries.unpack_zones = self._zones.table.unpack
-
-    def _make_handlers(self) -> dict[type[Message], Callable[[Contact, Any, float], None]]:
-        membership, router, forest, directory = self._membership, self._router, self._forest, self._directory
-        game = self._game
-        return {
-            wire.FindRows: membership.on_find_rows,
-            wire.Rows: self._queries.on_rows,
-            wire.Announce: lambda sender, message, now: None,  # that it was sent is all it says
-            wire.Ping: self._on_ping,
-            wire.Pong: self._liveness.on_pong,
-            wire.Beat: membership.on_beat,
-            wire.RowGossip: membership.on_row_gossip,
-            wire.Leaving: self._on_leaving,
-            wire.Route: router.on_route,
-            wire.RouteAck: router.on_route_ack,
-            wire.Found: router.on_found,
-            wire.Candidates: self._on_candidates,
-            wire.TrackerCopy: self._tracker.on_copy,
-            wire.Attach: forest.on_attach,
-            wire.Attached: forest.on_attached,
-            wire.Refused: forest.on_refused,
-            wire.Detach: forest.on_detach,
-            wire.TreeBeat: forest.on_tree_beat,
-            PriceAsk: forest.on_price_ask,
-            PriceTold: game.on_price_told,
-            MoveAsk: forest.on_move_ask,
-            MoveTold: game.on_move_told,
-            wire.Publish: directory.on_publish,
-            wire.Adverts: directory.on_adverts,
-            wire.Rumour: directory.on_rumour,
-            wire.ZoneInfo: self._zones.on_info,
-        }
 
     # What is known
 
@@ -357,7 +316,7 @@ class Overlay:
     def on_message(self, sender: Contact, message: Message, now: float) -> bool:
         """A message has arrived from an authenticated peer. False: it does not belong to the overlay."""
         kind = type(message)
-        handler = self._handlers.get(kind)
+        handler = _HANDLERS.get(kind)
         if handler is None:
             return isinstance(message, _BODIES)  # of ours, but it travels inside Route alone
         if self._phase is not Phase.RUNNING or sender.node_id == self._device.node_id:
@@ -369,7 +328,7 @@ class Overlay:
             self._liveness.heard(sender, now)
         elif self._liveness.learn(sender, now) is None or not self._device.joined:
             return True  # of an earlier incarnation; or we would have to answer like a joined member
-        handler(sender, message, now)
+        handler(self)(sender, message, now)
         if self._device.loopback or self._events.waiting:
             self._drain(now)
         return True
@@ -382,8 +341,8 @@ class Overlay:
         elif key == ZONE_TRACK:
             self._track_zone(now)
         else:
-            component = self._timers.get(key[0])
-            handled = component is not None and component(key, now)
+            component = _TIMERS.get(key[0])
+            handled = component is not None and component(self)(key, now)
         if self._device.loopback or self._events.waiting:
             self._drain(now)
         return handled
@@ -423,7 +382,7 @@ class Overlay:
         self._forest.on_gone(peer.node_id, now)
 
     def _pinned(self, node_id: int) -> bool:
-        return self._membership.holds(node_id) or self._forest.has_neighbour(node_id)
+        return self._membership.refers_to(node_id) or self._forest.has_neighbour(node_id)
 
     def _looked_up(self, request: int, owner: Contact | None, hops: int, now: float) -> None:
         if not self._zones.on_lookup(request, owner, now):
@@ -484,8 +443,8 @@ class Overlay:
         try:
             while self._device.loopback or self._events.waiting:
                 if self._device.loopback:
-                    message = self._device.loopback.popleft()
-                    self._handlers[type(message)](self._device.contact, message, now)
+                    message = self._device.loopback.pop(0)
+                    _HANDLERS[type(message)](self)(self._device.contact, message, now)
                 else:
                     self._events.deliver_one()
         finally:
@@ -493,3 +452,44 @@ class Overlay:
 
 
 _BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover, wire.ZoneQuery)
+
+_Handler = Callable[[Contact, Any, float], None]
+
+_HANDLERS: dict[type[Message], Callable[[Overlay], _Handler]] = {
+    wire.FindRows: lambda overlay: overlay._membership.on_find_rows,
+    wire.Rows: lambda overlay: overlay._queries.on_rows,
+    wire.Announce: lambda overlay: overlay._membership.on_announce,
+    wire.Ping: lambda overlay: overlay._on_ping,
+    wire.Pong: lambda overlay: overlay._liveness.on_pong,
+    wire.Beat: lambda overlay: overlay._membership.on_beat,
+    wire.RowGossip: lambda overlay: overlay._membership.on_row_gossip,
+    wire.Leaving: lambda overlay: overlay._on_leaving,
+    wire.Route: lambda overlay: overlay._router.on_route,
+    wire.RouteAck: lambda overlay: overlay._router.on_route_ack,
+    wire.Found: lambda overlay: overlay._router.on_found,
+    wire.Candidates: lambda overlay: overlay._on_candidates,
+    wire.TrackerCopy: lambda overlay: overlay._tracker.on_copy,
+    wire.Attach: lambda overlay: overlay._forest.on_attach,
+    wire.Attached: lambda overlay: overlay._forest.on_attached,
+    wire.Refused: lambda overlay: overlay._forest.on_refused,
+    wire.Detach: lambda overlay: overlay._forest.on_detach,
+    wire.TreeBeat: lambda overlay: overlay._forest.on_tree_beat,
+    PriceAsk: lambda overlay: overlay._forest.on_price_ask,
+    PriceTold: lambda overlay: overlay._game.on_price_told,
+    MoveAsk: lambda overlay: overlay._forest.on_move_ask,
+    MoveTold: lambda overlay: overlay._game.on_move_told,
+    wire.Publish: lambda overlay: overlay._directory.on_publish,
+    wire.Adverts: lambda overlay: overlay._directory.on_adverts,
+    wire.Rumour: lambda overlay: overlay._directory.on_rumour,
+    wire.ZoneInfo: lambda overlay: overlay._zones.on_info,
+}
+"""One table for all overlays of a process: a simulator has thousands."""
+
+_TIMERS: dict[Hashable, Callable[[Overlay], Callable[[TimerKey, float], bool]]] = {
+    "membership": lambda overlay: overlay._membership.on_timer,
+    "routing": lambda overlay: overlay._router.on_timer,
+    "tracker": lambda overlay: overlay._tracker.on_timer,
+    "tree": lambda overlay: overlay._forest.on_timer,
+    "directory": lambda overlay: overlay._directory.on_timer,
+    "zones": lambda overlay: overlay._zones.on_timer,
+}

@@ -11,6 +11,7 @@ from typing import Any
 from edgefl.learning.epoch import epoch_number
 from edgefl.learning.metrics import mean
 from edgefl.sim.faults import FaultInjector
+from edgefl.sim.footprint import footprint
 from edgefl.sim.network import Handler
 from edgefl.sim.scenario import Scenario
 from edgefl.sim.timeline import Timeline, load_document
@@ -63,7 +64,7 @@ def run_fleet(
 
     With `rounds` the applications are found through the directory and trained by the shipped learning layer with a
     stand-in for the trainer (training.py); without, devices only form the trees. Returns the document of
-    `edgefl sim fleet` (JSON types only). Virtual time; CPU time is measured.
+    `edgefl sim fleet` (JSON types only). Virtual time; CPU time and the bytes of objects are measured.
     """
     started = time.process_time()
     learners: dict[int, LearningDevice] = {}
@@ -90,6 +91,7 @@ def run_fleet(
     fleet.run(METER_S)
     idle_bytes_s = (fleet.network.bytes - bytes_before) / nodes / METER_S
     joined = sum(member.overlay.joined for member in fleet.alive())
+    memory = footprint(fleet.alive())
 
     progress("trees form")
     start = fleet.clock.now
@@ -154,6 +156,8 @@ def run_fleet(
         "load": load,
         "bytes_per_node_s": round(tree_bytes_s, 2),
         "idle_bytes_per_node_s": round(idle_bytes_s, 2),
+        "packed_bytes_per_node": memory["packed_bytes"],
+        "object_bytes_per_node": memory["objects_bytes"],
         "model_bytes": transfers.bytes,
         "messages": fleet.network.messages,
         "events": fleet.clock.events,

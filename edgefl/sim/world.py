@@ -85,7 +85,7 @@ class World:
         *,
         devices: int = 64,
         seed: int = 1,
-        profile: Profile = WAN,
+        profile: Profile | Sequence[Profile] = WAN,
         zones: bool = True,
         zoning: ZoneMethod = ZoneMethod.SITE,
         rule: Rule = Rule.ACBR,
@@ -94,16 +94,17 @@ class World:
         verify: Callable[[Advert], bool] = lambda advert: True,
         equip: Callable[[Member], Sequence[Handler]] = lambda member: (),
     ) -> None:
-        """`devices`: how many are planned (shapes the world). `zones`: the operator has named the regions; `zoning`
-        says how devices without such a label find their zone; `rule` how all choose their parents. `equip` gives each
-        device further handlers; it may also append to `member.log.listeners`."""
+        """`devices`: how many are planned (shapes the world). Of several profiles each device draws one. `zones`: the
+        operator has named the regions; `zoning` says how devices without such a label find their zone; `rule` how all
+        choose their parents. `equip` gives each device further handlers; it may also append to
+        `member.log.listeners`."""
         self.random = Random(seed)
         self.clock = Clock()
         self.model = RttModel(Random(self.random.getrandbits(64)), devices, matrix)
         self.network = Network(self.clock, self.model, Random(self.random.getrandbits(64)), wire=wire)
         self.members: dict[int, Member] = {}
         self.cycles = 0
-        self._profile = profile
+        self._profiles = (profile,) if isinstance(profile, Profile) else tuple(profile)
         self._zones = zones and zoning is ZoneMethod.SITE
         self._zoning = zoning
         self._rule = rule
@@ -124,12 +125,13 @@ class World:
         member = Member(self, SimNode(self.network, contact, place, self.random.getrandbits(64)))
         member.log = EventLog(partial(self._check_for_cycle, member))
         member.log.on_zone_change = partial(self._change_zone, member)
+        profile = self._profiles[0] if len(self._profiles) == 1 else self.random.choice(self._profiles)
         member.overlay = Overlay(
             contact,
             member.node,
             member.log,
             verify=self._verify,
-            profile=self._profile,
+            profile=profile,
             zones=self._zoning,
             rule=self._rule,
         )
@@ -225,8 +227,9 @@ class World:
     # Seen from above
 
     def owner(self, key: int) -> int:
-        """The live, joined device that is truly nearest to a key."""
-        return min((m.node_id for m in self.alive() if m.overlay.joined), key=lambda node_id: node_id ^ key)
+        """The live, joined device that is truly nearest to a key; a leaf owns nothing."""
+        owners = (m.node_id for m in self.alive() if m.overlay.joined and m.overlay.contact.dialable)
+        return min(owners, key=lambda node_id: node_id ^ key)
 
     def is_torn(self) -> bool:
         """Are there live devices who know nobody, through however many others, that is known to the rest? No protocol

@@ -40,6 +40,7 @@ BOUNDS = {
     "contacts": 22 * 8 * 3 + 2 * (NODE.zone_side + NODE.fleet_side),
     "requests": requests.MAX_OPEN,
     "quotas": quota.MAX_SPENDERS,
+    "forgotten": liveness.MAX_FORGOTTEN,
     "tombstones": liveness.MAX_TOMBSTONES,
     "checking": liveness.MAX_CHECKING,
     "probing": requests.MAX_OPEN,

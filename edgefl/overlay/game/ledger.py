@@ -36,6 +36,8 @@ class _Promise:
 class Ledger:
     """Promises by (application, child)."""
 
+    __slots__ = ("_promises", "load_bytes", "price")
+
     def __init__(self) -> None:
         self._promises: dict[tuple[int, int], _Promise] = {}
         self.load_bytes = 0

@@ -18,6 +18,8 @@ FORGOTTEN_S = 1e-3
 class Residuals:
     """By node id, in seconds; positive for those that were worse than they said."""
 
+    __slots__ = ("_parameters", "_residual_s")
+
     def __init__(self, parameters: Parameters) -> None:
         self._parameters = parameters
         self._residual_s: dict[int, float] = {}
