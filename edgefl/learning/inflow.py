@@ -44,17 +44,6 @@ MAX_CREDIT = 8
 CREDIT_BYTES = 1024 * 1024
 """The same in bytes: keeps a 20 ms / 100 Mbit/s link busy and control replies below 90 ms."""
 
-CREDIT_S = 0.3
-"""The same in time, at the rate at which the child's chunks come: ten round trips. On a slow link more would only wait
-in buffers, where TCP decides which child comes first; with little under way, children advance side by side, and so do
-the chunks that can be sent on."""
-
-MIN_CREDIT = 2
-"""One chunk on its way while the next is asked for."""
-
-RATE_WINDOW_S = 0.1
-"""Chunks come in bursts: their rate is taken over this long."""
-
 
 @dataclass(slots=True)
 class Stream:
@@ -65,20 +54,10 @@ class Stream:
     next: int
     until: int = 0
     taken: int = 0
-    rate_bytes_s: float = 0.0
-    _bytes: int = 0
-    _since: float = 0.0
     update: Update | None = None
     names: tuple[int, ...] = ()
     bits: list[int] = field(default_factory=list)
     _masks: dict[tuple[int, bytes], int] = field(default_factory=dict)
-
-    def note(self, size: int, now: float) -> None:
-        """So many bytes have come: measure the rate."""
-        self._bytes += size
-        if now - self._since >= RATE_WINDOW_S:
-            self.rate_bytes_s = self._bytes / (now - self._since)
-            self._bytes, self._since = 0, now
 
     @property
     def anonymous(self) -> bool:
@@ -140,7 +119,7 @@ class Inflow:
             return
         stream = round_.streams.get(sender.node_id)
         if stream is None:
-            stream = round_.streams[sender.node_id] = Stream(sender, round_.sum.sealed, _since=now)
+            stream = round_.streams[sender.node_id] = Stream(sender, round_.sum.sealed)
         if message.contributors[: len(stream.names)] != stream.names or len(set(message.contributors)) != len(
             message.contributors
         ):
@@ -186,7 +165,6 @@ class Inflow:
                 self._refuse(round_, sender, stream.update, Verdict.INVALID, now)
                 return
         round_.received_bytes += len(data)
-        stream.note(len(data), now)
         stream.next += 1
         if not self._finish_if_whole(round_, stream, now):
             self._ask(round_, stream)
@@ -208,8 +186,7 @@ class Inflow:
         """Give credit, in halves: one message for several chunks."""
         size = self.app.encoding.chunk_bytes
         share = INFLOW_BYTES // max(1, len(round_.streams))
-        wanted = max(MIN_CREDIT, int(stream.rate_bytes_s * CREDIT_S / size))
-        credit = max(1, min(MAX_CREDIT, CREDIT_BYTES // size, share // size, wanted))
+        credit = max(1, min(MAX_CREDIT, CREDIT_BYTES // size, share // size))
         until = min(round_.sum.chunks, stream.next + credit)
         if stream.until - stream.next > credit // 2 or stream.next < stream.until == until:
             return
