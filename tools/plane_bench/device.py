@@ -39,8 +39,8 @@ LAG_PERIOD_S = 0.01
 
 
 class Handlers:
-    """Processor time that the loop's handlers take, each by itself: not what a busy machine does to all of them, and not
-    the waiting for a disk."""
+    """Processor time that the loop's handlers take, each by itself: not what a busy machine does to all of them, nor
+    what is waited for."""
 
     def __init__(self) -> None:
         self.longest_s = 0.0
