@@ -1,9 +1,10 @@
 """A share of the values, and error feedback for the rest: the largest of a chunk, or some that all devices draw alike.
 
 top-k (Aji and Heafield 2017; with memory: Stich et al. 2018) takes what matters most, and needs positions: two bytes
-each within a chunk of 65,536, as the distance to the one before. Sums of different choices are denser, so an inner device chooses again, from its sum.
-random-k needs no positions, since the choice follows from a shared seed (Konecny et al. 2016), and sums stay as sparse
-as they are: nothing is lost at inner devices. Values are float16 relative to the largest.
+each within a chunk of 65,536, as the distance to the one before. Sums of different choices are denser, so an inner
+device chooses again, from its sum. random-k needs no positions, since the choice follows from a shared seed (Konecny et
+al. 2016), and sums stay as sparse as they are: nothing is lost at inner devices. Values are float16 relative to the
+largest.
 """
 
 from __future__ import annotations
