@@ -35,6 +35,7 @@ def status(state: Path | None, as_json: bool) -> None:
             ("zone ring", ", ".join(found["zone_ring"]) or None),
             ("global ring", ", ".join(found["global_ring"]) or None),
             ("data", ", ".join(f"{name} ({source})" for name, source in found["data"].items()) or None),
+            ("uplink", uplink_line(found["plane"])),
             *([("takes no children", found["routing"]["why_not"])] if found["routing"]["why_not"] else []),
             *([("waiting for approval", found["pending"])] if found["pending"] else []),
             *[("problem", problem) for problem in found["problems"]],
@@ -43,6 +44,14 @@ def status(state: Path | None, as_json: bool) -> None:
     if found["applications"]:
         click.echo()
         emit_table([application_row(app) for app in found["applications"]], APPLICATION_HEADER)
+
+
+def uplink_line(plane: dict[str, Any]) -> str | None:
+    """How fast models leave this device, for people."""
+    measured, limit = plane["serving_rate_bytes_s"], plane["uplink_limit_bytes_s"]
+    parts = [f"{measured * 8 / 1e6:.1f} Mbit/s measured"] if measured is not None else []
+    parts += [f"{limit * 8 / 1e6:.1f} Mbit/s at the most"] if limit else []
+    return ", ".join(parts) or None
 
 
 APPLICATION_HEADER = ("ID", "NAME", "PART", "ROUND", "ACCURACY", "LOSS", "PARENT", "CHILDREN", "REMARK")

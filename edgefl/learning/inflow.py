@@ -2,8 +2,8 @@
 
     Update     ->        a stream begins, or more is known about it
               <- UpdateGet      credit: everything before `first` is done with, send on before `until`
-    UpdateChunk ->       in order; anything but the next one is dropped (go-back-N: links keep their order, so a gap
-                         means a connection was lost, and the child starts again where the credit says)
+    UpdateChunk ->       in any order within the credit (a peer may have two connections); after a loss the child starts
+                         again where the credit says, and what is in already is dropped
               <- UpdateAck      all chunks and the final Update are here (or too late, or refused)
 
 A stream outlives its child's connection: whoever comes back goes on where it stopped, and nothing counts twice. What a
@@ -44,41 +44,34 @@ MAX_CREDIT = 8
 CREDIT_BYTES = 1024 * 1024
 """The same in bytes: keeps a 20 ms / 100 Mbit/s link busy and control replies below 90 ms."""
 
-CREDIT_S = 0.3
-"""The same in time, at the rate at which the child's chunks come: ten round trips. On a slow link more would only wait
-in buffers, where TCP decides which child comes first; with little under way, children advance side by side, and so do
-the chunks that can be sent on."""
-
-MIN_CREDIT = 2
-"""One chunk on its way while the next is asked for."""
-
-RATE_WINDOW_S = 0.1
-"""Chunks come in bursts: their rate is taken over this long."""
-
 
 @dataclass(slots=True)
 class Stream:
-    """One child's update. `next` is the chunk that is due, `until` the end of the credit given, `taken` how many chunks
-    are in the sum. `bits` are this device's bits for the child's names."""
+    """One child's update. Every chunk before `next` is done with, and those in `ahead`; `until` is the end of the
+    credit given, `taken` how many chunks are in the sum. `bits` are this device's bits for the child's names."""
 
     sender: Contact
     next: int
     until: int = 0
     taken: int = 0
-    rate_bytes_s: float = 0.0
-    _bytes: int = 0
-    _since: float = 0.0
+    ahead: set[int] = field(default_factory=set)
     update: Update | None = None
     names: tuple[int, ...] = ()
     bits: list[int] = field(default_factory=list)
     _masks: dict[tuple[int, bytes], int] = field(default_factory=dict)
 
-    def note(self, size: int, now: float) -> None:
-        """So many bytes have come: measure the rate."""
-        self._bytes += size
-        if now - self._since >= RATE_WINDOW_S:
-            self.rate_bytes_s = self._bytes / (now - self._since)
-            self._bytes, self._since = 0, now
+    def done(self, index: int) -> None:
+        """This chunk will not be wanted again."""
+        self.ahead.add(index)
+        self.skip(self.next)
+
+    def skip(self, first: int) -> None:
+        """Chunks before `first` have gone elsewhere."""
+        self.next = max(self.next, first)
+        self.ahead = {index for index in self.ahead if index >= self.next}
+        while self.next in self.ahead:
+            self.ahead.remove(self.next)
+            self.next += 1
 
     @property
     def anonymous(self) -> bool:
@@ -140,7 +133,7 @@ class Inflow:
             return
         stream = round_.streams.get(sender.node_id)
         if stream is None:
-            stream = round_.streams[sender.node_id] = Stream(sender, round_.sum.sealed, _since=now)
+            stream = round_.streams[sender.node_id] = Stream(sender, round_.sum.sealed)
         if message.contributors[: len(stream.names)] != stream.names or len(set(message.contributors)) != len(
             message.contributors
         ):
@@ -151,7 +144,7 @@ class Inflow:
             stream.bits = round_.sum.bits(message.contributors)
         stream.sender = sender
         stream.update = message
-        stream.next = max(stream.next, message.first)
+        stream.skip(message.first)
         stream.until = 0  # it starts again where the credit says
         if not self._finish_if_whole(round_, stream, now):
             self._ask(round_, stream)
@@ -165,8 +158,11 @@ class Inflow:
             return
         if round_.state is not RoundState.COLLECTING:
             return
-        if message.index != stream.next or stream.next >= stream.until:
-            self.app.count("chunk_repeated" if message.index < stream.next else "chunk_unasked")
+        if message.index < stream.next or message.index in stream.ahead:
+            self.app.count("chunk_repeated")
+            return
+        if message.index >= stream.until:
+            self.app.count("chunk_unasked")
             return
         if message.index < round_.sum.sealed:
             self.app.count("chunk_late")  # the round had stopped waiting for this child
@@ -186,8 +182,7 @@ class Inflow:
                 self._refuse(round_, sender, stream.update, Verdict.INVALID, now)
                 return
         round_.received_bytes += len(data)
-        stream.note(len(data), now)
-        stream.next += 1
+        stream.done(message.index)
         if not self._finish_if_whole(round_, stream, now):
             self._ask(round_, stream)
             self._advance(round_, now)
@@ -208,14 +203,15 @@ class Inflow:
         """Give credit, in halves: one message for several chunks."""
         size = self.app.encoding.chunk_bytes
         share = INFLOW_BYTES // max(1, len(round_.streams))
-        wanted = max(MIN_CREDIT, int(stream.rate_bytes_s * CREDIT_S / size))
-        credit = max(1, min(MAX_CREDIT, CREDIT_BYTES // size, share // size, wanted))
+        credit = max(1, min(MAX_CREDIT, CREDIT_BYTES // size, share // size))
         until = min(round_.sum.chunks, stream.next + credit)
         if stream.until - stream.next > credit // 2 or stream.next < stream.until == until:
             return
         stream.until = until
         epoch, number, attempt = round_.tag
-        self.app.effects.send(stream.sender, UpdateGet(self.app.id, epoch, number, attempt, stream.next, until))
+        self.app.effects.send(
+            stream.sender, UpdateGet(self.app.id, epoch, number, attempt, stream.next, until, len(stream.names))
+        )
 
     def _delivered(self, round_: OpenRound, sender: Contact, message: Update, now: float) -> None:
         round_.delivered.add(sender.node_id)

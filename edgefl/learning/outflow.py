@@ -50,6 +50,7 @@ class Outflow:
         self.acked = 0
         self._sent = 0
         self._until = 0
+        self._known = 0  # how many names the parent has
         self._offered_names = -1
         self._resend_s = RESEND_S
         self._progress = False
@@ -131,6 +132,7 @@ class Outflow:
     def on_parent(self, now: float) -> None:
         """Another parent, or the same one again: it hears where to go on."""
         self._restart()
+        self._known = 0
         self._resend_s, self._silences = RESEND_S, 0
         if self.ready or self.round.state is RoundState.SENDING:
             self.offer(now)
@@ -167,7 +169,7 @@ class Outflow:
         if self.acked == len(self.ready):
             self._waited_s, self._behind_since = self.waited_s(now), None
         self._sent = max(self._sent, self.acked)
-        self._until = message.until
+        self._until, self._known = message.until, message.names
         self._pump()
 
     def _restart(self) -> None:
@@ -179,10 +181,13 @@ class Outflow:
         if parent is None:
             return
         epoch, number, attempt = self.round.tag
+        crowd = len(self.round.sum.names) >= MAX_CONTRIBUTORS
         while self._sent < min(self._until, len(self.ready)):
             index = self._sent
             encoded = self.ready[index]
             samples, participants, mask = self.round.sum.weight(index)
+            if not crowd and mask.bit_length() > self._known:
+                return  # the Update that names them is on its way, and is answered
             chunk = UpdateChunk(
                 self.app.id, epoch, number, attempt, index, samples, participants, self._mask(participants, mask)
             )

@@ -402,7 +402,7 @@ def measure(judge: Callable[..., None]) -> None:
 
 
 def measure_tree(judge: Callable[..., None]) -> None:
-    """Sums of 5 MB up a tree of 16 devices, fan-out 4, on links of 20 Mbit/s: beside what the most loaded link takes."""
+    """Sums of 5 MB up a tree of 16 devices, fan-out 4, on links of 20 Mbit/s: beside what the fullest link takes."""
     parameters, rate = 5_000_000 // 4, 20e6 / 8
     times = []
     for _ in range(2):
