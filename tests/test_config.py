@@ -200,7 +200,6 @@ def test_a_capacity_class_in_a_file_is_a_text_and_options_win(tmp_path: Path) ->
         read_files(path)
 
 
-<<<<<<< HEAD
 def test_a_service_has_the_places_that_systemd_tells_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("STATE", "CONFIGURATION", "RUNTIME"):
         monkeypatch.setenv(f"{name}_DIRECTORY", str(tmp_path / name.lower()))
@@ -218,7 +217,8 @@ def test_the_token_comes_as_a_credential(
     if content is not None:
         (tmp_path / "token").write_text(content)
     assert service_token() == ({"token": f"file:{tmp_path / 'token'}"} if given else {})
-=======
+
+
 @pytest.mark.parametrize(
     ("text", "bytes_s"),
     [("", 0.0), ("20 Mbit/s", 2.5e6), ("2.5 MB/s", 2.5e6), ("800 bit/s", 100.0), ("1 Gbit/s", 1.25e8)],
@@ -263,4 +263,3 @@ def test_profile_and_role_are_told_and_the_profile_stands_in_its_table(tmp_path:
     path.write_text('[overlay]\nprofile = "huge"')
     with pytest.raises(ConfigError, match="profile cannot be 'huge'"):
         read_files(path)
->>>>>>> main

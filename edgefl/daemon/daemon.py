@@ -439,13 +439,8 @@ class Daemon:
             if self.effects.now - sampled_at >= SAMPLE_S - 0.1:
                 sampled_at = self.effects.now
                 self.load = sensor.sample(sampled_at)
-<<<<<<< HEAD
-                self.supervisor.notify(STATUS=self._summary())
-=======
                 self.overlay.set_price(price_of(self.load, self.transport.serving_rate()))
-                if self.ready:
-                    self.supervisor.notify(STATUS=self._summary())
->>>>>>> main
+                self.supervisor.notify(STATUS=self._summary())
 
     def _summary(self) -> str:
         """One line for `systemctl status`."""

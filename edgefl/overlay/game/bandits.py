@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgefl.overlay.game.rules import Rule
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -17,6 +21,9 @@ if TYPE_CHECKING:
 
 BISECTIONS = 16
 """Of the KL-UCB index: u to 2^-16."""
+
+LEAST_S = 1e-6
+"""No cost is nothing: it would be divided by."""
 
 SCALE = 3.0
 """Losses of EXP3 are measured against so many times the first cost."""
@@ -82,3 +89,27 @@ class Exp3:
     def _rate(self, time: int) -> float:
         arms = self._losses.shape[1]
         return float(np.sqrt(2 * np.log(max(2, arms)) / (arms * max(1, time))))
+
+
+class OnePlayer:
+    """A bandit for one device in one tree, in plain numbers; candidates are columns."""
+
+    def __init__(self, rule: Rule, candidates: int) -> None:
+        self._bandit = KlUcb(1, candidates) if rule is Rule.KLUCB else Exp3(1, candidates)
+
+    def choose(
+        self, choice: int, cost_s: float, unit_s: float, delays_s: Sequence[float], time: int, draw: float
+    ) -> tuple[int, float | None]:
+        """Learn what the present candidate has cost; the next one, and for KL-UCB the whole way to the root by it.
+        `delays_s` are those of the candidates at hand, `draw` is uniform in [0, 1)."""
+        count = len(delays_s)
+        at, cost = np.array([choice]), np.array([max(LEAST_S, cost_s)])
+        if isinstance(self._bandit, KlUcb):
+            unit = np.array([max(LEAST_S, unit_s)])
+            self._bandit.observe(at, cost, unit)
+            index = self._bandit.index_s(unit, time)[0, :count] + np.asarray(delays_s)
+            column = int(np.argmin(index))
+            return column, float(index[column])
+        self._bandit.observe(at, cost, time)
+        shares = self._bandit.shares(time)[0, :count]
+        return min(count - 1, int((np.cumsum(shares) < draw * shares.sum()).sum())), None

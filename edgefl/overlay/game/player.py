@@ -20,9 +20,6 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from edgefl.overlay.game.bandits import Exp3, KlUcb
 from edgefl.overlay.game.equilibrium import Epsilon, of_player
 from edgefl.overlay.game.model import cost_s, margin_s
 from edgefl.overlay.game.rules import CANDIDATES, NEAREST_CANDIDATES, Parameters, Rule
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgefl.overlay.device import Device
+    from edgefl.overlay.game.bandits import OnePlayer
     from edgefl.overlay.game.residuals import Residuals
     from edgefl.overlay.liveness import Liveness
     from edgefl.overlay.requests import Requests
@@ -99,9 +97,11 @@ class Player:
         self._gain_share = 0.0
         self._own_s: float | None = None
         self._epoch = 0
-        self._bandit = (
-            KlUcb(1, CANDIDATES) if rule is Rule.KLUCB else Exp3(1, CANDIDATES) if rule is Rule.EXP3 else None
-        )
+        self._bandit: OnePlayer | None = None
+        if rule in BANDITS:
+            from edgefl.overlay.game.bandits import OnePlayer  # NumPy: an idle device does without
+
+            self._bandit = OnePlayer(rule, CANDIDATES)
         self.stage = Stage.IDLE
         self.size_bytes = 0
         self.epsilon = Epsilon()
@@ -294,25 +294,21 @@ class Player:
 
     # Baselines that ask nobody
 
-    def _play(self, bandit: KlUcb | Exp3, parent: Contact, waited_s: float, now: float) -> None:
+    def _play(self, bandit: OnePlayer, parent: Contact, waited_s: float, now: float) -> None:
         """Learn what the parent in use has cost, and go where the index or the dice say."""
         if parent.node_id not in self._candidates:
             self._candidates = [*self._candidates[: CANDIDATES - 1], parent.node_id]
-        count = len(self._candidates)
-        choice = np.array([self._candidates.index(parent.node_id)])
-        cost = np.array([max(1e-6, self._rtt_s(parent.node_id) + waited_s)])
-        if isinstance(bandit, KlUcb):
-            unit = np.array([max(1e-6, min(self._rtt_s(node_id) for node_id in self._candidates))])
-            bandit.observe(choice, cost, unit)
-            delays = [told.delay_s if (told := self._told.get(i)) is not None else 0.0 for i in self._candidates]
-            index = bandit.index_s(unit, self._epoch)[0, :count] + delays
-            column = int(np.argmin(index))
-            self.delay_s = float(index[column])
-        else:
-            bandit.observe(choice, cost, self._epoch)
-            shares = bandit.shares(self._epoch)[0, :count]
-            column = int((np.cumsum(shares) < self._device.random.random() * shares.sum()).sum())
-        chosen = self._candidates[min(column, count - 1)]
+        delays_s = [told.delay_s if (told := self._told.get(i)) is not None else 0.0 for i in self._candidates]
+        column, delay_s = bandit.choose(
+            self._candidates.index(parent.node_id),
+            self._rtt_s(parent.node_id) + waited_s,
+            min(self._rtt_s(node_id) for node_id in self._candidates),
+            delays_s,
+            self._epoch,
+            self._device.random.random(),
+        )
+        self.delay_s = self.delay_s if delay_s is None else delay_s
+        chosen = self._candidates[column]
         target = next((contact for contact in self._seat.options(now) if contact.node_id == chosen), None)
         if target is not None and chosen != parent.node_id:
             self._device.counters["game_moves"] += 1

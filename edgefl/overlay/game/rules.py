@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass
 
 CANDIDATES = 5
@@ -57,10 +56,3 @@ class Parameters:
 
 
 DEFAULT = Parameters()
-
-
-def kl_bernoulli(p: float, q: float) -> float:
-    """The Kullback-Leibler divergence of Bernoulli(p) from Bernoulli(q), 0 < q < 1, with 0 log 0 = 0."""
-    left = p * math.log(p / q) if p > 0 else 0.0
-    right = (1 - p) * math.log((1 - p) / (1 - q)) if p < 1 else 0.0
-    return left + right

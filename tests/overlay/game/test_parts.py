@@ -1,16 +1,17 @@
 """The parts of the game that run on devices: ledger, residuals, epsilon."""
 
-import math
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgefl.overlay.game.bandits import OnePlayer
 from edgefl.overlay.game.equilibrium import BINS_S, Epsilon, of_player, total
 from edgefl.overlay.game.ledger import MAX_PROMISES, RESERVED_S, Ledger, Price
 from edgefl.overlay.game.model import margin_s
 from edgefl.overlay.game.residuals import MAX_REMEMBERED, Residuals
-from edgefl.overlay.game.rules import DEFAULT, kl_bernoulli
+from edgefl.overlay.game.rules import DEFAULT, Rule
 
 promises = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 1000), st.sampled_from("pra")))
 
@@ -106,7 +107,12 @@ def test_the_margin_is_the_larger_of_both(now_s):
     assert margin_s(now_s, 0.02, 0.02) == pytest.approx(max(0.02, 0.02 * now_s))
 
 
-def test_the_divergence_at_its_edges():
-    assert kl_bernoulli(0.5, 0.5) == pytest.approx(0.0)
-    assert kl_bernoulli(0.0, 0.5) == pytest.approx(math.log(2))
-    assert kl_bernoulli(1.0, 0.5) == pytest.approx(math.log(2))
+@pytest.mark.parametrize("rule", [Rule.KLUCB, Rule.EXP3])
+def test_a_bandit_comes_to_prefer_the_cheap_candidate(rule):
+    bandit, random, costs = OnePlayer(rule, 5), Random(1), [4.0, 0.1, 4.0, 4.0, 4.0]
+    choice, chosen = 0, []
+    for time in range(1, 1500):
+        choice, delay_s = bandit.choose(choice, costs[choice], 0.05, [0.0] * 5, time, random.random())
+        assert (delay_s is not None) == (rule is Rule.KLUCB)
+        chosen.append(choice)
+    assert chosen[-500:].count(1) > 200
