@@ -33,6 +33,18 @@ DEFAULT_LISTEN = f"0.0.0.0:{DEFAULT_PORT}"
 ZONE_METHODS = ("site", "anchors", "landmarks")
 """How a device finds its zone (edgefl/overlay/zones.py)."""
 
+PROFILES = ("node", "tiny", "gateway")
+"""How many contacts a device keeps (edgefl/overlay/profile.py)."""
+
+RULES = ("acbr", "smooth", "rtt", "klucb", "exp3")
+"""How a device chooses among its candidate parents (edgefl/overlay/game/rules.py)."""
+
+OVERLAY = {"zones": ZONE_METHODS, "profile": PROFILES, "rule": RULES}
+"""The keys of the table [overlay], and what each may be; the first is the default."""
+
+ROLES = ("auto", "leaf")
+"""A node while others reach this device, or a leaf in any case, which others ask for nothing."""
+
 MDNS = ("auto", "on", "off")
 """Look around on the local network: where it is a private one, always, never."""
 
@@ -72,9 +84,10 @@ def control_socket(state: Path | None) -> Path:
 class Settings:
     """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources, `provider` is
     what ONNX Runtime trains on, `capacity` the class of the device, `mdns` whether to find others and be found on the
-    local network. `zones` is how a device without a site finds its zone: not at all (`site`), by `anchors` or by
-    `landmarks`; in the file it stands under [overlay]. `uplink` ("20 Mbit/s") bounds the rate at which models and
-    updates are sent, `memory` ("256 MB") what they may take; they stand under [limits], and empty means as much as
+    local network, `role` whether to be a leaf in any case. `zones` is how a device without a site finds its zone: not
+    at all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps; `rule` is how it chooses
+    its parents; in the file these three stand under [overlay]. `uplink` ("20 Mbit/s") bounds the rate at which models
+    and updates are sent, `memory` ("256 MB") what they may take; they stand under [limits], and empty means as much as
     there is."""
 
     listen: str = DEFAULT_LISTEN
@@ -87,6 +100,9 @@ class Settings:
     token: str = ""
     zones: str = "site"
     capacity: str = "auto"
+    profile: str = "node"
+    rule: str = "acbr"
+    role: str = "auto"
     uplink: str = ""
     memory: str = ""
 
@@ -130,15 +146,9 @@ def _read(path: Path) -> dict[str, Any]:
     discovery = _discovery(path, document.pop("discovery", {}))
     kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {"bootstrap": list, "data": dict}
     limits = _limits(path, document.pop("limits", {}))
-    overlay = document.pop("overlay", {})
-    if (
-        not isinstance(overlay, dict)
-        or not overlay.keys() <= {"zones"}
-        or overlay.get("zones", "site") not in ZONE_METHODS
-    ):
-        raise ConfigError(f"{path}: [overlay] has one key, zones", hint=f"one of {', '.join(ZONE_METHODS)}")
-    for elsewhere in ("mdns", "zones", *LIMITS):  # they have their places in [discovery], [overlay] and [limits]
-        del kinds[elsewhere]
+    overlay = _overlay(path, document.pop("overlay", {}))
+    for name in ("mdns", *OVERLAY, *LIMITS):
+        del kinds[name]  # they have their places in [discovery], [overlay] and [limits]
     for key, value in document.items():
         if key not in kinds:
             raise ConfigError(f"{path}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(kinds))}")
@@ -154,6 +164,16 @@ def _discovery(path: Path, table: Any) -> dict[str, Any]:
     """The table [discovery]."""
     if not isinstance(table, dict) or set(table) - {"mdns"} or table.get("mdns", "auto") not in MDNS:
         raise ConfigError(f"{path}: [discovery] has one key, mdns, which is auto, on or off", hint='mdns = "auto"')
+    return table
+
+
+def _overlay(path: Path, table: Any) -> dict[str, Any]:
+    """The table of what shapes the overlay."""
+    if not isinstance(table, dict) or not table.keys() <= OVERLAY.keys():
+        raise ConfigError(f"{path}: [overlay] has the keys {' and '.join(OVERLAY)}", hint="remove the others")
+    for key, value in table.items():
+        if value not in OVERLAY[key]:
+            raise ConfigError(f"{path}: [overlay] {key} cannot be {value!r}", hint=f"one of {', '.join(OVERLAY[key])}")
     return table
 
 
@@ -209,6 +229,12 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
         raise UsageError(
             f"no way of finding zones {settings.zones!r}", hint=f"[overlay] zones is one of {', '.join(ZONE_METHODS)}"
         )
+    if settings.profile not in PROFILES:
+        raise UsageError(f"no profile {settings.profile!r}", hint=f"choose one of {', '.join(PROFILES)}")
+    if settings.rule not in RULES:
+        raise UsageError(f"no rule {settings.rule!r}", hint=f"[overlay] rule is one of {', '.join(RULES)}")
+    if settings.role not in ROLES:
+        raise UsageError(f"no role {settings.role!r}", hint=f"choose one of {', '.join(ROLES)}")
     if settings.mdns not in MDNS:
         raise UsageError(f"mdns cannot be {settings.mdns!r}", hint=f"choose one of {', '.join(MDNS)}")
     for address in (*settings.bootstrap, *([settings.advertise] if settings.advertise else [])):

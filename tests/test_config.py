@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgefl import config, overlay
 from edgefl.config import (
     CAPACITIES,
     Settings,
@@ -227,3 +228,18 @@ def test_limits_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
             read_files(file)
     with pytest.raises(UsageError, match="no such quantity"):
         merge({"uplink": "fast"})
+
+
+def test_profile_and_role_are_told_and_the_profile_stands_in_its_table(tmp_path: Path) -> None:
+    path = tmp_path / "edgefl.toml"
+    path.write_text('role = "leaf"\n[overlay]\nprofile = "tiny"\nzones = "anchors"')
+    settings = merge(read_files(path), {"profile": "gateway"})
+    assert (settings.role, settings.profile, settings.zones) == ("leaf", "gateway", "anchors")
+    assert set(config.PROFILES) == set(overlay.PROFILES)
+    with pytest.raises(UsageError, match="no profile 'huge'"):
+        merge({"profile": "huge"})
+    with pytest.raises(UsageError, match="no role 'king'"):
+        merge({"role": "king"})
+    path.write_text('[overlay]\nprofile = "huge"')
+    with pytest.raises(ConfigError, match="profile cannot be 'huge'"):
+        read_files(path)

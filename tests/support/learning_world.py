@@ -93,6 +93,7 @@ class Device:
     parents: dict[int, int] = field(default_factory=dict)
     joined: dict[int, bool] = field(default_factory=dict)
     watched: dict[int, float] = field(default_factory=dict)
+    rounds_over: list[tuple[int, int]] = field(default_factory=list)
     alive: bool = True
     train_s: float = 1.0
     broken: bool = False
@@ -124,6 +125,12 @@ class Device:
 
     def watch_tree(self, app: int, until: float, now: float) -> None:
         self.watched[app] = until
+
+    def epsilon_sums(self, app: int) -> tuple[float, float]:
+        return 0.0, 0.0
+
+    def on_round_over(self, app: int, size_bytes: int, waited_s: float, now: float) -> None:
+        self.rounds_over.append((app, size_bytes))
 
     def publish(self, advert: Advert, now: float) -> None:
         self.adverts.append(advert)
