@@ -9,6 +9,7 @@ it and nobody waits for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Coroutine
@@ -22,6 +23,7 @@ from edgefl.effects import TimerKey
 from edgefl.errors import EdgeflError, StorageError
 from edgefl.learning.border import is_inside
 from edgefl.learning.effects import Prepared, Progress, Token, TrainJob
+from edgefl.learning.encoding import check_extra
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef
@@ -82,6 +84,9 @@ class LoopEffects:
     def send(self, to: Contact, message: Message) -> None:
         self._transport.send(to, message)
 
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
+        self._transport.send_bulk(app, to.node_id, message, data)
+
     def set_timer(self, key: TimerKey, at: float) -> None:
         self.cancel_timer(key)
         self._timers[key] = self._loop.call_at(at, self._fire, key)
@@ -104,6 +109,7 @@ class LoopEffects:
         if learning is None:
             return
         try:
+            check_extra(manifest.compress)
             directory = await self._fetch_artifacts(app, manifest, sources)
             source = None if observer else self.data[manifest.data]
             initial = await self._training.prepare(app, directory, manifest, source)
@@ -263,6 +269,19 @@ class LoopEffects:
                 log.info("progress of application %016x was not saved: %s", app, error.cause)
             if self._unsaved.get(app) is progress:
                 del self._unsaved[app]
+
+    def remember(self, app: int, data: Any) -> None:
+        self._disk.soon(lambda store: store.save_feedback(app, data))
+
+    def recall(self, app: int, token: Token) -> None:
+        self._spawn(self._recall(app, token))
+
+    async def _recall(self, app: int, token: Token) -> None:
+        data = None
+        with contextlib.suppress(StorageError):  # the disk remembers and shows it; what was left out is lost
+            data = await self._disk.run(lambda store: store.read_feedback(app))
+        if self.learning is not None:
+            self._guard(self.learning.on_recalled, app, token, data, self.now)
 
     async def restore(self, app: int, progress: Progress) -> bool:
         """Bring a saved model back among the blobs that can be fetched. False when it cannot be read."""

@@ -6,13 +6,17 @@ has not answered or has refused is left alone for a while.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from edgefl.overlay.device import Device
 from edgefl.overlay.liveness import Liveness
+from edgefl.overlay.proposals import TOP
 from edgefl.overlay.rank import Rank, can_be_parent, rank
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import MAX_FAILED, Scope
+
+SPARE_PARENTS = 3
+"""Possible parents that an attached leaf remembers: two may die with its parent."""
 
 MAX_POOL = 48
 """Members known: two answers of a tracker. The ones heard of last stay."""
@@ -30,6 +34,7 @@ class CandidatePool:
         self._known: dict[int, Contact] = {}
         self._shunned: dict[int, tuple[Contact, float]] = {}
         self._failed: dict[int, float] = {}
+        self._above: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return max(len(self._known), len(self._shunned), len(self._failed))
@@ -44,15 +49,19 @@ class CandidatePool:
         in_scope = self._scope is Scope.GLOBAL or contact.zone == self._device.contact.zone
         return in_scope and place > self.standing() and can_be_parent(place)
 
-    def targets(self, now: float) -> list[Contact]:
-        """Parents worth asking: those of our zone if there are any, else those of other zones."""
-        higher = [
+    def fallbacks(self, now: float) -> list[Contact]:
+        """All parents that may be asked, whatever their zone."""
+        return [
             contact
             for contact in self._known.values()
             if self.may_be_parent(contact)
             and not self.is_shunned(contact.node_id, now)
             and not self._liveness.is_buried(contact, now)
         ]
+
+    def targets(self, now: float) -> list[Contact]:
+        """Parents worth asking: those of our zone if there are any, else those of other zones."""
+        higher = self.fallbacks(now)
         own_zone = [contact for contact in higher if contact.zone == self._device.contact.zone]
         return own_zone or higher
 
@@ -61,6 +70,18 @@ class CandidatePool:
         everybody = {**self._known, **{contact.node_id: contact for contact in others}}
         live = [c for i, c in everybody.items() if i not in self._failed and not self._liveness.has_buried(i)]
         return tuple(sorted(live, key=lambda contact: rank(contact, self._app), reverse=True)[:count])
+
+    def proposed(self, members: Sequence[Contact]) -> None:
+        """The tracker's answer begins with the members of highest rank: perhaps we know now who outranks us."""
+        self.learn(members)
+        top, standing = [c for c in members[:TOP] if c.node_id != self._device.node_id], self.standing()
+        above = tuple(c.node_id for c in top if rank(c, self._app) > standing)
+        self._above = above if len(above) < TOP else None
+
+    def is_next(self) -> bool:
+        """We were told everybody who outranks us, and have found all of them dead ourselves: ours is the highest rank
+        now. (A newcomer of whom we have not heard yet is named by the tracker's next answer.)"""
+        return self._above is not None and all(self._liveness.has_buried(node_id) for node_id in self._above)
 
     def learn(self, contacts: Iterable[Contact]) -> None:
         for contact in contacts:
@@ -71,6 +92,16 @@ class CandidatePool:
                 self._known[contact.node_id] = contact if contact.incarnation >= known.incarnation else known
         while len(self._known) > MAX_POOL:
             del self._known[next(iter(self._known))]
+
+    def keep_spares(self, parent: int, now: float) -> None:
+        """A leaf that has a parent remembers the three nearest others, and no runners-up: it is never a root."""
+        others = [contact for contact in self.targets(now) if contact.node_id != parent]
+
+        def distance_s(contact: Contact) -> float:
+            rtt_s = self._liveness.rtt_s(contact.node_id)
+            return float("inf") if rtt_s is None else rtt_s
+
+        self._known = {contact.node_id: contact for contact in sorted(others, key=distance_s)[:SPARE_PARENTS]}
 
     def update(self, contact: Contact) -> None:
         """First-hand: a member has a new contact."""

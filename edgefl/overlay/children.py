@@ -90,6 +90,14 @@ class Children:
         """Of the newcomer's kind, the one that would give way first."""
         return min(self._same_kind(newcomer, own_zone), key=self.rank_of)
 
+    def excess(self, own_zone: int) -> list[Child]:
+        """Those beyond the number of places of their kind, lowest rank first: a child's zone may change, or ours."""
+        beyond = []
+        for inside, limit in ((True, ZONE_CHILDREN), (False, OTHER_CHILDREN)):
+            kind = sorted((c for c in self if (c.contact.zone == own_zone) == inside), key=self.rank_of)
+            beyond += kind[: max(0, len(kind) - limit)]
+        return beyond
+
     def above(self, standing: Rank, without: int | None = None) -> tuple[Contact, ...]:
         """Our children that may be parents of a device of that rank."""
         return tuple(

@@ -3,7 +3,8 @@
 Trees cost per neighbour pair, not per tree: one TreeBeat every 15 s carries all edges that two devices share. What
 changes in between (members, height, depth, root) is sent at once, at most once a second. A neighbour that has said
 nothing about an edge for 17 s is verified by ping; alive but silent for a minute, it has lost the edge. An edge that
-the receiver does not know is answered with Detach, so both ends agree again.
+the receiver does not know is answered with Detach, so both ends agree again. While a round is open in a tree, its
+neighbours are watched more closely (watch.py).
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from typing import TYPE_CHECKING
 
 from edgefl.errors import UsageError
 from edgefl.overlay.device import Device
+from edgefl.overlay.game.game import Game
 from edgefl.overlay.liveness import Liveness
 from edgefl.overlay.rank_tree import RankTree, TreeWorld
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.routing import Router
 from edgefl.overlay.tree_view import TreeListener, TreeView
+from edgefl.overlay.watch import CLOSE
+from edgefl.overlay.watch import Watch as CloseWatch
 from edgefl.wire.contact import Contact
+from edgefl.wire.game import MoveAsk, PriceAsk
 from edgefl.wire.overlay import (
     MAX_BEAT_TREES,
     Attach,
@@ -53,14 +58,25 @@ class Forest:
     """The trees that this device takes part in, by application."""
 
     def __init__(
-        self, device: Device, requests: Requests, liveness: Liveness, router: Router, listener: TreeListener
+        self,
+        device: Device,
+        requests: Requests,
+        liveness: Liveness,
+        router: Router,
+        game: Game,
+        listener: TreeListener,
     ) -> None:
         self._device = device
         self._liveness = liveness
         self._router = router
-        self._world = TreeWorld(device, requests, liveness, listener, self._ask_tracker, self._renew_at, self._touched)
+        self._game = game
+        self._world = TreeWorld(
+            device, requests, liveness, game, listener, self._ask_tracker, self._renew_at, self._touched
+        )
+        self._close_watch = CloseWatch(device, liveness, requests)
         self._flushed_at = float("-inf")
         self._dirty: dict[int, RankTree] = {}
+        self._left_behind: dict[int, float] = {}
         self._ticking = False
         self.trees: dict[int, RankTree] = {}
 
@@ -78,6 +94,8 @@ class Forest:
                 f"this device already takes part in {MAX_TREES} applications", hint="leave one of them first"
             )
         tree = self.trees[app] = RankTree(self._world, app, scope, observer)
+        if not observer:
+            self._game.join(tree)
         if not self._ticking:
             self._ticking = True
             profile = self._device.profile
@@ -91,6 +109,8 @@ class Forest:
         if tree is None:
             return
         tree.leave(now)
+        self._game.leave(app)
+        self._close_watch.end(app)
         self._dirty.pop(app, None)
         self._device.effects.cancel_timer((*RENEW, app))
         if not tree.observer:
@@ -102,6 +122,12 @@ class Forest:
         for key in (BEAT, FLUSH, WATCH):
             self._device.effects.cancel_timer(key)
         self._ticking = False
+
+    def watch(self, app: int, until: float, now: float) -> None:
+        """Until then a round is open in this tree; unknown ones are fine."""
+        tree = self.trees.get(app)
+        if tree is not None:
+            self._close_watch.set(tree, until, now)
 
     def view(self, app: int) -> TreeView | None:
         tree = self.trees.get(app)
@@ -147,6 +173,8 @@ class Forest:
             self._send_edges(list(dirty.values()), changed_only=True)
         elif key == WATCH:
             self._watch(now)
+        elif key == CLOSE:
+            self._close_watch.on_timer(now)
         elif key[:2] == RENEW:
             tree = self.trees.get(key[2])  # type: ignore[call-overload]
             if tree is not None:
@@ -199,14 +227,20 @@ class Forest:
     def leave_zone(self, now: float) -> None:
         """Our zone is about to change: applications of the old one are left while we are still in it, so that even
         the farewell stays inside."""
+        until = now + self._device.profile.tree_edge_lifetime_s
+        self._left_behind = {app: end for app, end in self._left_behind.items() if end > now}
         for app in [app for app, tree in self.trees.items() if tree.scope is Scope.ZONE]:
             self.leave(app, now)
+            self._left_behind[app] = until  # an answer may be on its way that must not be answered across the border
+        while len(self._left_behind) > MAX_TREES:
+            del self._left_behind[next(iter(self._left_behind))]
 
     def _tree(self, app: int, sender: Contact) -> tuple[RankTree | None, bool]:
         """Our tree of that application, and whether the sender may speak of it: what is of our zone alone is refused at
         the border, without a word."""
         tree = self.trees.get(app)
-        foreign = tree is not None and tree.scope is Scope.ZONE and sender.zone != self._device.contact.zone
+        of_a_zone = app in self._left_behind if tree is None else tree.scope is Scope.ZONE
+        foreign = of_a_zone and sender.zone != self._device.contact.zone
         if foreign:
             self._device.counters["refused_foreign_zone"] += 1
         return tree, not foreign
@@ -220,16 +254,16 @@ class Forest:
 
     def on_attach(self, sender: Contact, message: Attach, now: float) -> None:
         tree, welcome = self._tree(message.app, sender)
-        if tree is None:
+        if tree is None and welcome:
             self._device.send(sender, Refused(message.app, Refusal.NOT_A_MEMBER))
-        elif welcome:
+        elif tree is not None and welcome:
             tree.on_attach(sender, message, now)
 
     def on_attached(self, sender: Contact, message: Attached, now: float) -> None:
         tree, welcome = self._tree(message.app, sender)
-        if tree is None:
+        if tree is None and welcome:
             self._device.send(sender, Detach(message.app, Refusal.NOT_A_MEMBER))
-        elif welcome:
+        elif tree is not None and welcome:
             tree.on_attached(sender, message, now)
 
     def on_refused(self, sender: Contact, message: Refused, now: float) -> None:
@@ -252,3 +286,13 @@ class Forest:
                 answers += 1
                 reason = Refusal.NOT_A_MEMBER if tree is None else Refusal.SWITCHED
                 self._device.send(sender, Detach(edge.app, reason))
+
+    def on_price_ask(self, sender: Contact, message: PriceAsk, now: float) -> None:
+        tree, welcome = self._tree(message.app, sender)
+        if welcome:
+            self._game.on_price_ask(tree, sender, message, now)
+
+    def on_move_ask(self, sender: Contact, message: MoveAsk, now: float) -> None:
+        tree, welcome = self._tree(message.app, sender)
+        if welcome:
+            self._game.on_move_ask(tree, sender, message, now)

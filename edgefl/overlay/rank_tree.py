@@ -31,9 +31,11 @@ from edgefl.overlay.attempt import Attempt
 from edgefl.overlay.candidates import CandidatePool
 from edgefl.overlay.children import MAX_HEIGHT, MAX_MEMBERS, Child, Children
 from edgefl.overlay.device import Device
+from edgefl.overlay.game.game import Game
 from edgefl.overlay.liveness import Liveness
 from edgefl.overlay.rank import Rank, can_be_parent, rank
 from edgefl.overlay.requests import Requests
+from edgefl.overlay.spares import Spares
 from edgefl.overlay.tree_view import Position, TreeListener, TreeView
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
@@ -57,6 +59,7 @@ class TreeWorld:
     device: Device
     requests: Requests
     liveness: Liveness
+    game: Game
     listener: TreeListener
     ask_tracker: Callable[[RankTree, Track, float], None]
     renew_at: Callable[[RankTree, float], None]
@@ -70,7 +73,10 @@ class RankTree:
         self._world = world
         self._device = world.device
         self._pool = CandidatePool(world.device, world.liveness, app, scope, observer)
+        self._spares = Spares(world.device, world.liveness, self._pool)
         self._attempt: Attempt | None = None
+        self._orphaned = False
+        self._asked_at = self._spares_seen_at = float("-inf")
         self._parent_heard_at = 0.0
         self._told: tuple[int, int] | None = None
         self._seeks = 0
@@ -120,10 +126,12 @@ class RankTree:
 
     # The tracker
 
-    def renew(self, now: float) -> None:
-        """Tell the tracker that we are here, and when to do so again."""
+    def renew(self, now: float, *, content: bool = True) -> None:
+        """Tell the tracker that we are here, and when to do so again; who is not `content` hears of more members."""
         profile, failed = self._device.profile, self._pool.failed(now)
-        content = self.position is not Position.SEEKING and not failed
+        content = content and self.position is not Position.SEEKING and not failed
+        if not content:
+            self._asked_at = now
         self._world.ask_tracker(self, Track(self.app, self.observer, failed, content), now)
         if self.position is Position.SEEKING:
             self._renew_in(self._seek_s(), now)
@@ -142,13 +150,21 @@ class RankTree:
 
     def on_candidates(self, message: Candidates, now: float) -> None:
         self._kept = message.kept
-        self._pool.learn(message.members)
-        standing, own_id = self._pool.standing(), self._device.node_id
-        outranked = any(c.node_id != own_id and rank(c, self.app) > standing for c in message.members)
+        self._pool.proposed(message.members)
+        standing, own_id, liveness = self._pool.standing(), self._device.node_id, self._world.liveness
+        outranked = any(
+            c.node_id != own_id and rank(c, self.app) > standing and not liveness.is_buried(c, now)
+            for c in message.members
+        )
         if not outranked and self.position is Position.SEEKING and self._attempt is None and not self.observer:
             self._become_root(now)
         else:
             self._reconsider(now)
+            self._keep_spares(now)
+
+    def _keep_spares(self, now: float) -> None:
+        if not self._device.contact.dialable and self.parent is not None and self._attempt is None:
+            self._pool.keep_spares(self.parent.node_id, now)
 
     def _reconsider(self, now: float) -> None:
         """Is there a better place, by what we know now?"""
@@ -157,32 +173,73 @@ class RankTree:
             return
         own_zone = self._device.contact.zone
         if self.parent is None or (self.parent.zone != own_zone and targets[0].zone == own_zone):
-            self._begin(targets, now, repair=False)
+            self._begin(targets, now)
 
     def _become_root(self, now: float) -> None:
         self.position = Position.ROOT
         self.depth, self.root = 0, self._device.node_id
-        self._seeks = 0
+        self._seeks, self._orphaned = 0, False
         self._renew_in(self._device.profile.root_renewal_s, now)
         self._world.touched(self, now)
         self._world.listener.on_root(self.app, now)
 
     # Finding a parent
 
-    def _begin(self, targets: list[Contact], now: float, *, repair: bool) -> None:
+    def refresh_spares(self, now: float) -> None:
+        """A round is open: know where to go if the parent dies; ask the tracker if we know too few."""
+        profile = self._device.profile
+        if self.parent is None or now - self._spares_seen_at < profile.spare_fresh_s / 3:
+            return
+        self._spares_seen_at = now
+        enough = self._spares.refresh(self.parent.node_id, now)
+        if not enough and now - self._asked_at > profile.seek_s[-1]:
+            self.renew(now, content=False)
+
+    def _begin(self, targets: list[Contact], now: float) -> None:
         world = self._world
         self._attempt = Attempt(
             world.device, world.requests, world.liveness, self._pool, self._describe, self._attempt_failed
         )
-        self._attempt.begin(targets, now, repair=repair)
+        if self._orphaned:
+            self._attempt.repair(targets, self._spares.ready(now), now)
+        else:
+            self._attempt.begin(targets, now)
+
+    # The routing game (overlay/game)
+
+    def options(self, now: float) -> list[Contact]:
+        """Parents that would do: live, of the right zone, of higher rank."""
+        return self._pool.targets(now)
+
+    def switch(self, to: Contact, now: float) -> None:
+        """Attach there, then leave the present parent; if that fails, all stays as it is."""
+        if self._attempt is None and self.position is Position.ATTACHED:
+            self._begin([to], now)
+
+    def has_room_for(self, contact: Contact) -> bool:
+        """It could be our child without another one giving way."""
+        own = self._pool.standing()
+        if not can_be_parent(own) or rank(contact, self.app) >= own:
+            return False
+        return contact.node_id in self.children or not self.children.is_full_for(contact, self._device.contact.zone)
 
     def _describe(self) -> Attach:
         return Attach(self.app, self.observer, self.children.height, self.members)
 
     def _attempt_failed(self, now: float) -> None:
         self._attempt = None
-        if self.position is not Position.ATTACHED:
+        self._succeed(now)
+        if self.position is Position.SEEKING:
             self._renew_in(self._seek_s() / 2, now)
+        elif self.position is Position.ROOT:
+            self._renew_in(self._device.profile.seek_s[0] / 2, now)
+
+    def _succeed(self, now: float) -> None:
+        """Whoever comes next in rank is the root, without waiting for the tracker to find out."""
+        seeks = self.position is Position.SEEKING and self._attempt is None and not self.observer
+        if self._orphaned and seeks and self._pool.is_next():
+            self._become_root(now)
+            self.renew(now)
 
     def on_attached(self, sender: Contact, message: Attached, now: float) -> None:
         attempt = self._attempt
@@ -200,9 +257,11 @@ class RankTree:
         if self.parent is not None:
             self._device.send(self.parent, Detach(self.app, Refusal.SWITCHED))
         self.position, self.parent, self._attempt = Position.ATTACHED, parent, None
+        self._orphaned = False
         self._told = (said.height, said.members)
         self._world.touched(self, now)  # children may have come or gone since we asked
         self._heard_from_parent(answer.depth, answer.root, now)
+        self._keep_spares(now)
         self._seeks = 0
         profile = self._device.profile
         # Those that failed us are reported soon, so that others need not try them.
@@ -218,16 +277,18 @@ class RankTree:
     def _lose_parent(self, now: float, alternatives: Iterable[Contact] = ()) -> None:
         """Repair at once: with the alternatives named, else with the spare parents that we know; the tracker helps."""
         self.position, self.parent = Position.SEEKING, None
-        self._seeks = 0
+        self._seeks, self._orphaned = 0, True
+        self._world.game.on_parent_lost(self.app)
         self._world.listener.on_orphaned(self.app, now)
         self._pool.learn(alternatives)
         if self._attempt is None:
             named = {contact.node_id for contact in alternatives}
-            targets = self._pool.targets(now)
+            targets = self._pool.fallbacks(now)
             targets = [contact for contact in targets if contact.node_id in named] or targets
             if targets:
-                self._begin(targets, now, repair=True)
+                self._begin(targets, now)
         self.renew(now)
+        self._succeed(now)
 
     def on_gone(self, node_id: int, now: float) -> None:
         """A device is dead or has left."""
@@ -236,6 +297,7 @@ class RankTree:
         if self.parent is not None and self._is_parent(node_id):
             self._pool.report(self.parent, now)
             self._lose_parent(now)
+        self._succeed(now)
 
     def on_detach(self, sender: Contact, message: Detach, now: float) -> None:
         node_id = sender.node_id
@@ -270,6 +332,8 @@ class RankTree:
         self.children.put(Child(sender, message.observer, height, members, now, told=down))
         self._device.send(sender, Attached(self.app, *down))
         self._device.counters["adoptions"] += 1
+        if not message.observer:
+            self._world.game.on_child(self.app, sender.node_id)
         self._world.touched(self, now)
         self._world.listener.on_child(self.app, sender, message.observer, now)
 
@@ -293,6 +357,7 @@ class RankTree:
 
     def _drop_child(self, node_id: int, now: float) -> None:
         if self.children.remove(node_id):
+            self._world.game.on_child_gone(self.app, node_id)
             self._world.touched(self, now)
             self._world.listener.on_child_gone(self.app, node_id, now)
 
@@ -305,6 +370,8 @@ class RankTree:
             if child is None:
                 return False
             child.heard_at = now
+            if edge.epsilon is not None:
+                self._world.game.on_epsilon(self.app, sender.node_id, edge.epsilon)
             if not child.observer and (child.height, child.members) != (edge.height, edge.members):
                 child.height, child.members = edge.height, edge.members
                 self._world.touched(self, now)
@@ -330,7 +397,9 @@ class RankTree:
         up, down = (self.children.height, self.members), self._down()
         if self.parent is not None and not (changed_only and up == self._told):
             self._told = up
-            said.append((self.parent, TreeEdge(self.app, True, height=up[0], members=up[1])))
+            epsilon = None if changed_only else self._world.game.epsilon_sum(self.app)
+            edge = TreeEdge(self.app, True, height=up[0], members=up[1], epsilon=epsilon)
+            said.append((self.parent, edge))
         for child in self.children:
             if not (changed_only and down == child.told):
                 child.told = down
@@ -361,6 +430,7 @@ class RankTree:
         if child is not None:
             child.contact = contact
             self._check_child(child, now)
+            self._let_excess_go(now)
         if self.parent is not None and self._is_parent(contact.node_id):
             self.parent = contact
             if self._check_parent(now):
@@ -370,6 +440,7 @@ class RankTree:
         """Our own rank or zone may have changed: re-check both sides, children first, then ask the tracker."""
         for child in self.children:
             self._check_child(child, now)
+        self._let_excess_go(now)
         if self._check_parent(now):
             self.renew(now)
 
@@ -378,6 +449,12 @@ class RankTree:
             self._let_go(child, Refusal.RANK, now)
         elif self.scope is Scope.ZONE and child.contact.zone != self._device.contact.zone:
             self._drop_child(child.contact.node_id, now)  # no word: it would cross the border
+
+    def _let_excess_go(self, now: float) -> None:
+        """Who has changed sides in a move takes no place that is not there; it learns who might have one."""
+        for child in self.children.excess(self._device.contact.zone):
+            onward = self.children.above(self.children.rank_of(child), without=child.contact.node_id)
+            self._let_go(child, Refusal.EVICTED, now, onward)
 
     def _check_parent(self, now: float) -> bool:
         """Leave a parent that may not be ours any more. False when it was left."""

@@ -161,7 +161,7 @@ class Tracker:
                 message.zone,
                 anchors(members, key),
                 min(MAX_COUNT, population(members, key, MAX_TRACKER_ENTRIES)),
-                min(MAX_COUNT, self._membership.rings.fleet.ring_size()),
+                min(MAX_COUNT, self._membership.fleet_size()),
             )
             self._device.send(route.origin, info)
 
@@ -178,14 +178,20 @@ class Tracker:
                 if entry is not None:
                     self._drop(app, tracked, node_id, now)
 
-    def on_member_changed(self, contact: Contact) -> None:
+    def on_member_changed(self, contact: Contact, now: float) -> None:
         """A device says itself that it has another address, zone or role: whatever it was tracked with is old. (The
         copies follow with the next full one: a holder of a copy that passed this on would undo what the owner did.)"""
-        if self._memberships[contact.node_id]:
-            for tracked in self._apps.values():
-                entry = tracked.entries.get(contact.node_id)
-                if entry is not None and entry.member.incarnation < contact.incarnation:
-                    entry.member = contact
+        if not self._memberships[contact.node_id]:
+            return
+        for app, tracked in self._apps.items():
+            entry = tracked.entries.get(contact.node_id)
+            if entry is None or entry.member.incarnation >= contact.incarnation:
+                continue
+            zones = (entry.member.zone, contact.zone)
+            entry.member = contact
+            if app not in map(zone_key, zones) and self._owns(app, tracked, now):
+                members = self.members(app)
+                self._tell_outranked(app, members, contact, members)  # its renewal will be no news to us
 
     def _accuse(self, tracked: _App, node_id: int, accuser: _Accuser, now: float) -> None:
         """Somebody got no answer from this member: ask it ourselves, twice, before we believe it."""
@@ -211,7 +217,7 @@ class Tracker:
         """Alive: nothing happens. Dead: forget it, and tell those who were waiting for this to know whom to turn to."""
         accusers = self._accused.pop(node_id)
         if peer is not None:
-            self.on_member_changed(peer.contact)
+            self.on_member_changed(peer.contact, now)
             return
         self.forget_member(node_id, now)
         for accuser in accusers.values():

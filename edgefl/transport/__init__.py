@@ -24,6 +24,7 @@
     assembly.py       one arriving blob, checked chunk by chunk
     pull.py           asking for blobs, source after source
     serve.py          answering those who ask
+    bulk.py           updates for a parent, chunk by chunk
     broadcast.py      pushing to children, chunk by chunk as it arrives
     subscribers.py    the children: who they are, how far each has come, who is too slow to be pushed to
     feeds.py          taking what parents push

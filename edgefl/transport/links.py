@@ -62,9 +62,11 @@ ROUTE_RETRY_S = 0.02
 
 
 class LinkListener(Protocol):
-    """Who hears of what happens on links. `bulk` is the second frame, present on headers and chunks alone."""
+    """Who hears of what happens on links. `bulk` is the second frame of the messages that are declared with one."""
 
     def on_message(self, sender: Contact, message: Message) -> None: ...
+
+    def on_bulk(self, sender: Contact, message: Message, data: memoryview) -> None: ...
 
     def on_blob_message(self, node_id: int, message: Message, bulk: zmq.Frame | None) -> None: ...
 
@@ -337,7 +339,7 @@ class Links:
             self._counters["dropped.unknown-type"] += 1
             return
         bulk = parts[1] if len(parts) == 2 else None
-        if (bulk is not None) != isinstance(message, BlobHeader | BlobChunk):
+        if (bulk is not None) != message.BULK:
             self._garbage(node_id, "garbage")
             return
         peer.used = self._station.clock()
@@ -353,6 +355,8 @@ class Links:
             self._listener.on_revocations(node_id, message.revocations)
         elif isinstance(message, Bye):
             self._on_bye(peer, connection)
+        elif bulk is not None:
+            self._listener.on_bulk(peer.contact, message, bulk.buffer)
         else:
             self._listener.on_message(peer.contact, message)
 

@@ -28,6 +28,7 @@ from edgefl.identity.revocation import RevocationList, pack_revocations
 from edgefl.transport.blame import Blame
 from edgefl.transport.blobs import BlobFiles, Blobs, NoFiles
 from edgefl.transport.broadcast import Broadcast
+from edgefl.transport.bulk import Bulk
 from edgefl.transport.calls import Calls
 from edgefl.transport.cards import Cards
 from edgefl.transport.counters import Counters
@@ -62,6 +63,10 @@ class TransportListener(Protocol):
 
     def on_message(self, sender: Contact, message: Message) -> None:
         """A message of any type but wire/link.py's own, from an authenticated peer."""
+        ...
+
+    def on_bulk(self, sender: Contact, message: Message, data: memoryview) -> None:
+        """The same for a message with a second frame. `data` is ZeroMQ's own memory: it is only read, and only now."""
         ...
 
     def on_link_lost(self, node_id: int) -> None:
@@ -206,6 +211,7 @@ class Transport:
         self._serving = Serving(
             self._blobs, station, self._uplink, self._links.send_now, self._links.connected, self._broadcast.will_push
         )
+        self._bulk = Bulk(self._uplink, self.counters, self._links.send_now, self._links.connected)
         self._feeds = Feeds(station, self._blobs, self._pulls, self._broadcast, self._on_hint_of_loss)
         self._started = True
 
@@ -272,6 +278,11 @@ class Transport:
         knocked = await self._calls.patiently(host, port, expect, dial_back=dial_back)
         self._cards.learn(knocked.card)
         return knocked
+
+    def send_bulk(self, app: int, node_id: int, message: Message, data: bytes | memoryview) -> bool:
+        """Send a message with a second frame straight from `data`, which must not change any more, to a peer that is
+        connected, in turn with all else that is large. Best effort; False when it is known to be lost."""
+        return self._bulk.send(app, node_id, message, data)
 
     def send(self, to: Contact, message: Message) -> None:
         """Send, best effort: at most once, or not at all. Never waits, never raises."""
@@ -418,6 +429,7 @@ class Transport:
         self._broadcast.sweep()
         self._feeds.sweep()
         self._serving.sweep()
+        self._bulk.sweep()
         self._blobs.sweep(loop.time())
 
 
@@ -427,6 +439,7 @@ class _LinkEvents:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.on_message = transport._listener.on_message
+        self.on_bulk = transport._listener.on_bulk
         self.on_blob_message = transport._on_blob_message
         self.on_revocations = transport._on_revocations
         self.on_link_lost = transport._on_link_lost

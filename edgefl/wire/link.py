@@ -48,7 +48,7 @@ class BlobGet(Message):
     header: Annotated[bool, 4, BOOL] = False
 
 
-@message(72)
+@message(72, bulk=True)
 @dataclass(frozen=True, slots=True)
 class BlobHeader(Message):
     """Size of a blob; the second frame holds the hashes of its chunks.
@@ -64,7 +64,7 @@ class BlobHeader(Message):
     known: Annotated[bytes, 5, raw(MAX_MARKS_BYTES)] = b""
 
 
-@message(73)
+@message(73, bulk=True)
 @dataclass(frozen=True, slots=True)
 class BlobChunk(Message):
     """Chunk `index` of a blob; the second frame holds its bytes. `sequence` as in BlobHeader."""

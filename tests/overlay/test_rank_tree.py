@@ -652,6 +652,130 @@ def test_the_number_of_trees_is_bounded() -> None:
     assert len(world.overlay.trees()) == MAX_TREES
 
 
+# A round is open
+
+
+def test_a_silent_parent_is_asked_at_once_while_a_round_is_open() -> None:
+    for open_ in (True, False):
+        member = Member().attached_to(HIGHER[0])
+        if open_:
+            member.overlay.watch_tree(APP, member.now + 60, member.now)
+        member.cut(HIGHER[0])
+        member.advance(4.0)
+        assert (member.view().parent is None) == open_
+    member = Member().attached_to(HIGHER[0])
+    member.overlay.watch_tree(APP, member.now + 60, member.now)
+    member.overlay.watch_tree(APP, member.now, member.now)
+    member.cut(HIGHER[0])
+    member.advance(4.0)
+    assert member.view().parent == HIGHER[0]  # the round is over
+
+
+def test_a_parent_that_stands_still_now_and_then_is_not_left() -> None:
+    member = Member().attached_to(HIGHER[0])
+    member.overlay.watch_tree(APP, member.now + 300, member.now)
+    for _ in range(20):
+        member.cut(HIGHER[0])
+        member.advance(0.9)
+        member.reachable[HIGHER[0].node_id] = HIGHER[0]
+        member.receive(HIGHER[0], TreeBeat((TreeEdge(APP, False, depth=1, root=HIGHER[0].node_id),)))
+        member.advance(2.0)
+    assert member.view().parent == HIGHER[0]
+    assert member.events() == ["parent"]
+
+
+def test_an_orphan_goes_to_a_spare_parent_that_lives_without_the_tracker() -> None:
+    member = Member().attached_to(HIGHER[0])
+    spares = HIGHER[1:4]
+    member.reachable |= {c.node_id: c for c in spares}
+    member.told(HIGHER[0], *HIGHER[1:10])  # the rest is hearsay, and dead
+    member.overlay.watch_tree(APP, member.now + 60, member.now)
+    alive = TreeBeat((TreeEdge(APP, False, depth=1, root=HIGHER[0].node_id),))
+    for _ in range(20):  # those that do not answer are replaced, until three do
+        member.advance(1.0)
+        member.receive(HIGHER[0], alive)
+    member.take(Attach)
+    member.asks()
+    member.cut(HIGHER[0])
+    member.advance(4.0)
+    asked = {contact.node_id for contact, message in member.sent if isinstance(message, Attach)}
+    assert asked
+    assert asked <= {c.node_id for c in spares}
+
+
+def test_few_spare_parents_are_a_reason_to_ask_the_tracker_but_not_often() -> None:
+    member = Member().attached_to(HIGHER[0])
+    member.overlay.watch_tree(APP, member.now + 200, member.now)
+    member.asks()
+    alive = TreeBeat((TreeEdge(APP, False, depth=1, root=HIGHER[0].node_id),))
+    for _ in range(95):
+        member.advance(1.0)
+        member.receive(HIGHER[0], alive)
+    asked = [track for track in member.asks() if not track.renewal]
+    assert 2 <= len(asked) <= 4
+
+
+def test_the_next_in_rank_succeeds_the_root_without_waiting_for_the_tracker() -> None:
+    member = Member().attached_to(HIGHER[0])
+    member.told(HIGHER[0], *LOWER[:2])  # the three of highest rank
+    member.cut(HIGHER[0])
+    member.overlay.on_link_lost(HIGHER[0].node_id, member.now)
+    member.advance(1.0)
+    assert member.view().is_root
+    assert member.asks()[-1].failed == (HIGHER[0].node_id,)
+
+
+def test_who_may_not_know_everybody_above_it_waits_for_the_tracker() -> None:
+    member = Member().attached_to(HIGHER[0])
+    member.told(*HIGHER[:3])  # and perhaps a fourth
+    for dead in HIGHER[:3]:
+        member.cut(dead)
+    member.overlay.on_link_lost(HIGHER[0].node_id, member.now)
+    member.advance(3.0)
+    assert member.view().position is Position.SEEKING
+
+
+# Moves between zones
+
+
+def test_children_of_other_zones_beyond_their_places_are_let_go_lowest_first() -> None:
+    member = Member().as_root()
+    for child in LOWER[:ZONE_CHILDREN]:
+        assert member.adopts(child)
+    moved = [replace(c, zone=3, incarnation=1) for c in LOWER[:6]]
+    for child in moved:
+        member.receive(child, TreeBeat((TreeEdge(APP, True, members=1),)))
+    foreign = [c.contact for c in member.view().children if c.contact.zone == 3]
+    assert foreign == moved[:OTHER_CHILDREN]  # LOWER is in the order of rank
+    told, _ = member.take(Detach, moved[5])  # and the answer to its word about the edge that it had
+    assert told.reason is Refusal.EVICTED
+    assert moved[0].node_id in {c.node_id for c in told.alternatives}
+    member.overlay.set_contact(replace(MIDDLE, zone=3, incarnation=1), member.now)
+    zones = [c.contact.zone for c in member.view().children]
+    assert (zones.count(3), zones.count(MIDDLE.zone)) == (4, 2)
+    member.overlay.set_contact(replace(MIDDLE, zone=9, incarnation=2), member.now)
+    assert len(member.view().children) == OTHER_CHILDREN
+
+
+def test_an_acceptance_that_comes_after_a_move_is_not_answered_across_the_border() -> None:
+    member = Member(scope=Scope.ZONE)
+    member.reachable[HIGHER[0].node_id] = HIGHER[0]
+    member.told(HIGHER[0])
+    assert member.take(Attach, HIGHER[0])
+    member.overlay.set_contact(replace(MIDDLE, zone=3, incarnation=1), member.now)
+    assert member.overlay.tree(APP) is None
+    member.sent.clear()
+    member.receive(HIGHER[0], Attached(APP, 1, HIGHER[0].node_id))
+    member.receive(HIGHER[0], TreeBeat((TreeEdge(APP, False, depth=1, root=HIGHER[0].node_id),)))
+    member.receive(HIGHER[0], Attach(APP))
+    for kind in (Attached, Detach, Refused, TreeBeat):
+        assert member.take(kind, HIGHER[0]) == []
+    assert member.overlay.counters["refused_foreign_zone"] == 3
+    inside = replace(HIGHER[1], zone=3)
+    member.receive(inside, Attach(APP))
+    assert member.take(Refused, inside) == [Refused(APP, Refusal.NOT_A_MEMBER)]
+
+
 # Laws
 
 
@@ -660,16 +784,35 @@ def test_the_number_of_trees_is_bounded() -> None:
     st.lists(
         st.tuples(
             st.sampled_from(CROWD),
-            st.sampled_from(("attach", "watch", "attached", "full", "detach", "candidates", "beat", "cut", "wait")),
+            st.sampled_from(
+                [
+                    "attach",
+                    "watch",
+                    "attached",
+                    "full",
+                    "detach",
+                    "candidates",
+                    "beat",
+                    "cut",
+                    "wait",
+                    "round",
+                    "change",
+                    "own-class",
+                    "own-zone",
+                ]
+            ),
             st.integers(0, 3),
         ),
         max_size=60,
     )
 )
 def test_whatever_happens_edges_follow_the_ranks(steps: list[tuple[Contact, str, int]]) -> None:
+    """Both ends of an edge check it by what is known of either now: ranks and zones change under way."""
     member = Member()
+    member.overlay.watch_tree(APP, 1000.0, member.now)
+    own, known = MIDDLE, {c.node_id: c for c in CROWD}
     for who, what, number in steps:
-        who = replace(who, zone=number % 2)
+        who = known[who.node_id]
         some = tuple(CROWD[number :: number + 2][:12])
         if what == "attach":
             member.receive(who, Attach(APP, height=number, members=number))
@@ -687,17 +830,28 @@ def test_whatever_happens_edges_follow_the_ranks(steps: list[tuple[Contact, str,
             member.receive(who, TreeBeat((TreeEdge(APP, number % 2 == 0, number, number, number, number),)))
         elif what == "cut":
             member.cut(who)
+        elif what == "round":
+            member.overlay.watch_tree(APP, member.now + number * 5, member.now)
+        elif what == "change":
+            incarnation = who.incarnation + 1
+            who = replace(who, zone=number % 2, capacity=Capacity(number), incarnation=incarnation)
+            known[who.node_id] = who
+            member.receive(who, TreeBeat(()))
+        elif what.startswith("own"):
+            changes = {"zone": number % 2} if what == "own-zone" else {"capacity": Capacity(number)}
+            own = replace(own, incarnation=own.incarnation + 1, **changes)
+            member.overlay.set_contact(own, member.now)
         else:
             member.reachable[who.node_id] = who
             member.advance(number * 3)
         view = member.view()
-        own = rank(MIDDLE, APP)
-        assert view.parent is None or rank(view.parent, APP) > own
+        standing = rank(own, APP)
+        assert view.parent is None or rank(view.parent, APP) > standing
         assert (view.position is Position.ATTACHED) == (view.parent is not None)
         for child in view.children:
-            assert rank(child.contact, APP, child.observer) < own
+            assert rank(child.contact, APP, child.observer) < standing
         zones = [child.contact.zone for child in view.children]
-        assert zones.count(0) <= ZONE_CHILDREN
-        assert zones.count(1) <= OTHER_CHILDREN
+        assert zones.count(own.zone) <= ZONE_CHILDREN
+        assert len(zones) - zones.count(own.zone) <= OTHER_CHILDREN
         assert view.members == 1 + sum(c.members for c in view.children)
         assert member.overlay.sizes()["pool"] <= MAX_POOL

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.overlay_contacts import contact
 from support.solo import SoloOverlay
 
+from edgefl.overlay.ids import shared_digits
 from edgefl.overlay.routing import MAX_FORWARDS_PER_PEER, MAX_TRIES
 from edgefl.wire import Contact, Role, encode
 from edgefl.wire.overlay import Announce, FindRows, Found, Lookup, Ping, Route, RouteAck, Rows, Scope
@@ -49,9 +50,13 @@ def test_every_hop_is_strictly_nearer_so_every_walk_ends(known: list[int], own: 
     assert inside is None or inside.contact.zone == zone
     first = router._next_hop(key, Scope.GLOBAL, ())
     if inside is not None:
-        assert first is inside  # the zone first, and its nearest
         nearest = [c.node_id for c in world.overlay.contacts() if c.zone == zone]
         assert inside.node_id == min(nearest, key=lambda i: i ^ key)
+        if shared_digits(inside.node_id, key) > shared_digits(own, key):
+            assert first is inside  # the zone has somebody with the next digit: the request stays
+    if first is not None and first is not inside:
+        nearest = [c.node_id for c in world.overlay.contacts()]
+        assert shared_digits(first.node_id, key) == max(shared_digits(i, key) for i in nearest)  # nobody settles more
 
 
 def test_a_request_is_acknowledged_and_passed_on() -> None:

@@ -13,7 +13,7 @@ from edgefl.overlay.ids import zone_key
 from edgefl.overlay.proposals import ALWAYS_KEPT, ZONE_SEEDS
 from edgefl.overlay.rank import rank
 from edgefl.overlay.tracker import MAX_APPS, MAX_APPS_PER_MEMBER, MAX_COPIED_APPS, MAX_TRACKER_ENTRIES
-from edgefl.wire import Contact, Message, Role, encode
+from edgefl.wire import Capacity, Contact, Message, Role, encode
 from edgefl.wire.overlay import (
     Candidates,
     Ping,
@@ -23,6 +23,7 @@ from edgefl.wire.overlay import (
     Track,
     TrackerCopy,
     TrackerEntry,
+    TreeBeat,
     Untrack,
 )
 
@@ -128,6 +129,24 @@ def test_root_and_head_of_a_zone_hear_of_a_newcomer_that_outranks_them() -> None
     world.ask(newcomer, Track(APP))
     (told,) = world.take(Candidates, head)
     assert newcomer in told.members
+
+
+@pytest.mark.parametrize("first_hand", [True, False])
+def test_a_root_hears_that_an_old_member_has_come_to_outrank_it(first_hand: bool) -> None:
+    """Also when the member has told us of its new class before its renewal says so."""
+    world = Owner()
+    root, low = MEMBERS[15], MEMBERS[20]
+    world.track(root)
+    world.track(low)
+    risen = replace(low, capacity=Capacity.GATEWAY, incarnation=1)
+    assert rank(risen, APP) > rank(root, APP)
+    if first_hand:
+        world.receive(low, TreeBeat(()))
+        world.receive(risen, TreeBeat(()))
+    else:
+        world.ask(risen, Track(APP, renewal=True))
+    (told,) = world.take(Candidates, root)
+    assert risen in told.members
 
 
 def test_of_a_crowd_the_highest_and_every_zone_s_head_are_kept() -> None:

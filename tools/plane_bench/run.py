@@ -339,6 +339,27 @@ async def row_memory() -> None:
     judge("100 MB in flight, longest handler, processor time", longest, 20, unit="ms")
 
 
+async def row_sums() -> None:
+    """Updates of 16 children, 25 MiB each, summed at one parent, beside a bare ROUTER loop (aggregation.py)."""
+    import aggregation
+
+    aggregation.measure(judge)
+
+
+async def row_sums_tree() -> None:
+    """Sums of 5 MB up a tree of 16 devices of fan-out 4, links of 20 Mbit/s (aggregation.py)."""
+    import aggregation
+
+    aggregation.measure_tree(judge)
+
+
+async def row_encodings() -> None:
+    """Bytes and accuracy under every encoding of updates, 16 simulated devices with real models (encodings.py)."""
+    import encodings_of_updates
+
+    encodings_of_updates.measure(judge)
+
+
 ROWS: dict[str, tuple[Callable[[], Awaitable[None]], bool]] = {
     "children": (row_children, False),
     "lan": (row_lan, True),
@@ -350,6 +371,9 @@ ROWS: dict[str, tuple[Callable[[], Awaitable[None]], bool]] = {
     "apps": (row_apps, True),
     "bytes": (row_bytes, True),
     "memory": (row_memory, True),
+    "sums": (row_sums, False),
+    "sums-tree": (row_sums_tree, True),
+    "encodings": (row_encodings, False),
 }
 """Each row, and whether it needs a network of its own."""
 

@@ -1,8 +1,8 @@
 """Routes through the two rings, hop by hop for thousands of requests at once, as `edgefl/overlay/routing.py` decides.
 
-A request goes to the contact of the own zone that is nearest to the key by XOR; only a device that knows nobody nearer
-in its zone sends it out, to the contact of any zone that is nearest to the key. It ends where nobody nearer is known.
-Every hop is strictly nearer, so it ends.
+A request goes to the slot nearest to the key, there to a contact of the own zone if the zone has any in that slot, of
+these to the one nearest to the key by XOR. It ends where nobody nearer is known. Every hop is strictly nearer, so it
+ends.
 
 With `alive`, devices have just vanished and nothing is repaired yet: a hop that does not answer costs a try, the next
 best follows, and after eight tries at one device the request is given up, as in the shipped router. (The shipped lookup
@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgefl.overlay.ids import ID_BITS
+from edgefl.overlay.ids import DIGIT_BITS, ID_BITS
 from edgefl.overlay.routing import MAX_TRIES
 from edgefl.sim.scale.tables import (
     CANDIDATES,
     distinct,
     fleet_leaves,
     other_contacts,
+    shared_digits,
     slots,
     zone_contacts,
     zone_leaves,
@@ -80,56 +81,34 @@ def follow(
 def next_hops(devices: Devices, at: Ints, keys: Ids, candidates: int, alive: Flags | None) -> tuple[Ints, Ints]:
     """The next device for each request (-1: it ends here), and how many were tried for it."""
     asked = slots(devices, at, keys)
-    whose, contact, taken = zone_contacts(devices, at, asked, candidates)
-    leaves = zone_leaves(devices, at)
-    known = _Known(devices, at, keys, whose, contact, leaves, inside=True)
-    hop, tries = known.best(alive)
-    left = np.flatnonzero(hop == NOBODY)
-    if len(left):
-        position = np.full(len(at), -1)
-        position[left] = np.arange(len(left))
-        owner = position[asked.of]
-        asked = asked.belonging_to(owner).only(owner >= 0)
-        whose, contact = other_contacts(devices, at[left], asked, candidates, taken[owner >= 0])
-        leaves = fleet_leaves(devices, at[left])
-        known = _Known(devices, at[left], keys[left], whose, contact, leaves, inside=False)
-        hop[left], more = known.best(alive)
-        tries[left] += more
-    return hop, tries
+    near, near_contact, taken = zone_contacts(devices, at, asked, candidates)
+    settles = shared_digits(devices.ids[near_contact], keys[near]) > shared_digits(devices.ids[at[near]], keys[near])
+    stays = np.zeros(len(at), np.bool_)
+    stays[near[settles]] = alive is None  # nobody of another zone can be preferred, so none is computed
+    leaving = ~stays[asked.of]
+    far, far_contact = other_contacts(devices, at, asked.only(leaving), candidates, taken[leaving])
+    leaves = np.concatenate([zone_leaves(devices, at), fleet_leaves(devices, at)], axis=1)
+    whose = np.concatenate([near, far, np.repeat(np.arange(len(at)), leaves.shape[1])])
+    contact = np.concatenate([near_contact, far_contact, leaves.ravel()])
+    nearer = (devices.ids[contact] ^ keys[whose]) < (devices.ids[at[whose]] ^ keys[whose])
+    of, contact = distinct(len(devices), whose[nearer], contact[nearer], without=at)
+    ranking = np.lexsort((*_order(devices, at[of], keys[of], contact), of))
+    of, contact = of[ranking], contact[ranking]
+    begin = np.searchsorted(of, np.arange(len(at) + 1))
+    live = np.arange(len(of)) if alive is None else np.flatnonzero(alive[contact])
+    first = np.concatenate([live, [len(of)]])[np.searchsorted(live, begin[:-1])]  # of each, or of a later device
+    found = first < begin[1:]
+    hop = np.full(len(at), NOBODY)
+    hop[found] = contact[first[found]]
+    return hop, np.minimum(first, begin[1:] - 1) + 1 - begin[:-1]
 
 
-class _Known:
-    """The contacts of each device that are nearer to its key and of the right kind, once each."""
-
-    def __init__(
-        self,
-        devices: Devices,
-        at: Ints,
-        keys: Ids,
-        whose: Ints,
-        contact: Ints,
-        leaves: npt.NDArray[Any],
-        *,
-        inside: bool,
-    ) -> None:
-        whose = np.concatenate([whose, np.repeat(np.arange(len(at)), leaves.shape[1])])
-        contact = np.concatenate([contact, leaves.ravel()])
-        right = (devices.zone[contact] == devices.zone[at[whose]]) == inside
-        right &= (devices.ids[contact] ^ keys[whose]) < (devices.ids[at[whose]] ^ keys[whose])
-        self._of, self._contact = distinct(len(devices), whose[right], contact[right], without=at)
-        self._devices, self._at, self._keys = devices, at, keys
-
-    def best(self, alive: Flags | None) -> tuple[Ints, Ints]:
-        """The live contact nearest to each key, and how many are tried up to it (all, if none is alive)."""
-        hop = np.full(len(self._at), NOBODY)
-        ranking = np.lexsort((self._devices.ids[self._contact] ^ self._keys[self._of], self._of))
-        of, contact = self._of[ranking], self._contact[ranking]
-        begin = np.searchsorted(of, np.arange(len(self._at) + 1))
-        live = np.arange(len(of)) if alive is None else np.flatnonzero(alive[contact])
-        first = np.concatenate([live, [len(of)]])[np.searchsorted(live, begin[:-1])]  # of each, or of a later device
-        found = first < begin[1:]
-        hop[found] = contact[first[found]]
-        return hop, np.minimum(first, begin[1:] - 1) + 1 - begin[:-1]
+def _order(devices: Devices, at: Ints, keys: Ids, contact: Ints) -> tuple[npt.NDArray[Any], ...]:
+    """By what the device `at` prefers one contact to another, least important first."""
+    distance = devices.ids[contact] ^ keys
+    settled = (shared_digits(devices.ids[at], keys) + 1) * DIGIT_BITS
+    slot = distance >> (ID_BITS - settled).astype(np.uint64)
+    return distance, devices.zone[contact] != devices.zone[at], slot
 
 
 def owners(ids: Ids, keys: Ids) -> Ints:
