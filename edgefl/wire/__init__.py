@@ -8,12 +8,13 @@
     game.py         prices of parents, and moves                                    (types 45-48)
     learning.py     rounds                                                          (types 60-69)
     link.py         greeting, chunks, revocations                                   (types 70-79)
+    sampled.py      samples, their models, views of who takes part                  (types 81-88)
     application.py  manifests and adverts
 
 This room knows no sockets and no state.
 """
 
-from edgefl.wire import game, learning, link, overlay
+from edgefl.wire import game, learning, link, overlay, sampled
 from edgefl.wire.codec import (
     MAX_MESSAGE_BYTES,
     Message,
@@ -42,4 +43,5 @@ __all__ = [
     "node_name",
     "overlay",
     "parse_node_name",
+    "sampled",
 ]
