@@ -1,7 +1,8 @@
 """Messages of the topology `sampled` (MoDeST, Plexus): views of who takes part, pings, models to and from a sample.
 
-A task is named by (round, attempt); the larger one is the newer one. Task (k, a) trains model k - 1; the sample of
-round k does it, and an aggregator out of the sample of round k + 1 makes model k from the results.
+A task is named by (attempt, round); the larger one is the newer one. The attempt is raised only when everything has
+come to a standstill. The task of round k trains model k - 1; the sample of round k does it, and an aggregator out of
+the sample of round k + 1 makes model k from the results.
 """
 
 from __future__ import annotations
@@ -53,24 +54,27 @@ class SamplePing(Message):
     request: Annotated[int, 2, U32]
     round: Annotated[int, 3, U32]
     me: Annotated[Entry, 4, nested(Entry)]
+    attempt: Annotated[int, 5, U16] = 0
 
 
 @message(82)
 @dataclass(frozen=True, slots=True)
 class SamplePong(Message):
-    """`round` and `attempt`: the newest task that the sender knows of."""
+    """`round` and `attempt`: the newest task that the sender knows of; `holds`: the round of the model that it has."""
 
     app: Annotated[int, 1, U64]
     request: Annotated[int, 2, U32]
     round: Annotated[int, 3, U32]
     attempt: Annotated[int, 4, U16]
     me: Annotated[Entry, 5, nested(Entry)]
+    holds: Annotated[int, 6, U32] = 0
 
 
 @message(83)
 @dataclass(frozen=True, slots=True)
 class SampleTrain(Message):
-    """An aggregator gives its sample the model to train. `finished`: there is nothing left to train."""
+    """An aggregator gives its sample the model to train. `sampled`: how many devices got it; `finished`: there is
+    nothing left to train."""
 
     app: Annotated[int, 1, U64]
     round: Annotated[int, 2, U32]
@@ -78,6 +82,7 @@ class SampleTrain(Message):
     model: Annotated[BlobRef, 4, BLOB]
     view: Annotated[View, 5, VIEW]
     finished: Annotated[bool, 6, BOOL] = False
+    sampled: Annotated[int, 7, U16] = 0
 
 
 @message(84)
@@ -91,6 +96,7 @@ class SampleUpdate(Message):
     model: Annotated[BlobRef, 4, BLOB]
     samples: Annotated[int, 5, U32]
     view: Annotated[View, 6, VIEW]
+    sampled: Annotated[int, 7, U16] = 0
 
 
 @message(85)

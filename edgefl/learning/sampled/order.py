@@ -15,9 +15,6 @@ from edgefl.wire.sampled import Entry
 DUTY_ROUNDS = 5
 """After it has aggregated, a device's uplink counts half for this many rounds."""
 
-OWN_ORDER = 2
-"""A trainer takes a task from whoever is among the first OWN_ORDER * s of its own order: views differ a little."""
-
 
 def place(key: bytes, node_id: int, round_: int) -> int:
     """64 bits that decide a device's place in the order of a round."""
