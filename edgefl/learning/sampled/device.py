@@ -2,7 +2,8 @@
 
     trainer     SampleTrain(k) -> fetch model k-1 -> train -> find an aggregator for k+1 -> SampleUpdate -> SampleAck
                 no ack in time, or a refusal: the next aggregator in the order, until one has made a model of it
-    aggregator  SampleUpdate(k) -> fetch -> enough, or the time is over -> mean -> SampleAck -> sample k+1 -> SampleTrain
+    aggregator  SampleUpdate(k) -> fetch -> enough, or the time is over -> mean -> sample k+1 -> SampleTrain
+                -> first SampleAck of the sample, which holds the model now -> SampleAck to the trainers
     watchdog    nothing new for `watch_s` at two looks in a row, and nobody asked holds a newer model: start again from
                 the model held here, with a higher attempt
 
@@ -77,6 +78,11 @@ class Session:
     senders: dict[int, Contact] = field(default_factory=dict)
     closed: bool = False
 
+    @property
+    def next_task(self) -> Task:
+        """The task that trains the model made here."""
+        return self.task[0], self.task[1] + 1
+
 
 @dataclass(slots=True)
 class Own:
@@ -118,6 +124,7 @@ class SampledDevice:
         self._searches: dict[str, tuple[int, Sampling]] = {}
         self._request = 0
         self._looked: Task | None = None
+        self._unconfirmed: Session | None = None
         self._draw: tuple[Task, BlobRef] | None = None
         self._view_asked: Task | None = None
         self._ahead = False
@@ -178,7 +185,7 @@ class SampledDevice:
         self._meet(sender, ping.me)
         attempt, round_ = self.newest
         self._send(sender, SamplePong(self.app, ping.request, round_, attempt, self.registry.me, self.holds))
-        if self.finished and self.model is not None and ping.round <= self.manifest.rounds:
+        if self.finished and self.model is not None:  # who still asks does not have it
             self._send_task(sender, (attempt, self.manifest.rounds + 1), self.model, 0)
 
     def _on_pong(self, sender: Contact, pong: SamplePong, now: float) -> None:
@@ -215,6 +222,9 @@ class SampledDevice:
             return self._ack(sender, task, ok=False)
         if task <= self.completed or self.finished:
             self._count("late")
+            if self._unconfirmed is not None and self._unconfirmed.task == task:
+                self._unconfirmed.senders[sender.node_id] = sender
+                return None
             return self._ack(sender, task, ok=True)
         session = self.session
         if session is None or task > session.task:
@@ -232,6 +242,9 @@ class SampledDevice:
         return None
 
     def _on_ack(self, sender: Contact, ack: SampleAck, now: float) -> None:
+        if self._unconfirmed is not None and (ack.attempt, ack.round) == self._unconfirmed.next_task:
+            self._confirmed()
+            return
         own = self.own
         if own is None or own.task != (ack.attempt, ack.round) or sender.node_id not in own.asked or own.done:
             return
@@ -271,10 +284,13 @@ class SampledDevice:
         if own is None or token != ("task", own.task):
             return
         if data is None:
-            # Nobody has it any more; whoever made it is gone, and its trainers will have to find another.
+            # Whoever made it is gone, without having acknowledged: its trainers find another, and the task comes again.
             self._count("model lost")
+            self.own = None
             return
         own.data = data
+        if own.source is not None:
+            self._ack(own.source, own.task, ok=True)
         self._hold(own.task[1] - 1, own.base)
         if own.task[1] > self.manifest.rounds:
             self.finished = True
@@ -368,9 +384,15 @@ class SampledDevice:
         attempt, round_ = self.completed = session.task
         self._count("models")
         self._hold(round_, blob)
-        for sender in session.senders.values():
-            self._ack(sender, session.task, ok=True)
+        self._unconfirmed = session
         self._hand_out((attempt, round_ + 1), blob, now)
+
+    def _confirmed(self) -> None:
+        """Somebody else holds the model: from now on it survives this device, so the trainers are let go."""
+        session, self._unconfirmed = self._unconfirmed, None
+        if session is not None:
+            for sender in session.senders.values():
+                self._ack(sender, session.task, ok=True)
 
     def _hand_out(self, task: Task, blob: BlobRef, now: float) -> None:
         """Draw the sample of a task and give it the model."""
@@ -389,6 +411,8 @@ class SampledDevice:
             if peer.node_id != self.me.node_id:
                 self._send_task(peer, task, blob, len(peers))
         self._merge_pending()
+        if all(peer.node_id == self.me.node_id for peer in peers):
+            self._confirmed()
         if task[1] > self.manifest.rounds:
             self.finished = True
             self._cancel(*TIMERS)

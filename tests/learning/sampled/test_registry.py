@@ -103,7 +103,8 @@ def test_the_whole_view_comes_in_parts() -> None:
 def test_an_absurd_round_is_not_believed() -> None:
     registry = Registry(contact(1), 10)
     registry.merge([Entry(contact(2), MAX_LEAP + 1, 1)])
-    assert len(registry) == 1 and registry.rejected == 1
+    assert len(registry) == 1
+    assert registry.rejected == 1
 
 
 def test_strangers_push_nobody_out(monkeypatch) -> None:  # type: ignore[no-untyped-def]
