@@ -106,6 +106,8 @@ class ConsensusDevice:
         self._heard: dict[int, tuple[tuple[int, int], Vector, int, int]] = {}
         self._blobs: list[BlobRef] = []
         self._round_began = 0.0
+        self._shared = (0, 0)
+        """(round, step) of the newest model that the neighbours were told of: mixing comes after that."""
 
     def start(self, seed: int, now: float) -> None:
         """Begin with everybody else."""
@@ -166,6 +168,7 @@ class ConsensusDevice:
                 self.app, TrainJob((0, self.round, 0), RoundKind.TRAIN, blob, self.manifest.seed + self.round)
             )
         elif token == ("mix", self.round, self.step) and self.stage is Stage.MIX:
+            self._shared = (self.round, self.step)
             receivers = self._outgoing(self.round)
             for contact in receivers:
                 self.effects.send(
@@ -210,7 +213,7 @@ class ConsensusDevice:
         self.effects.keep(self.app, ("mix", self.round, self.step), self.vector)
 
     def _mix_if_complete(self, now: float) -> None:
-        if self.stage is not Stage.MIX:
+        if self.stage is not Stage.MIX or self._shared != (self.round, self.step):
             return
         wanted = {contact.node_id for contact in self._incoming(self.round)}
         here = {node_id for node_id, heard in self._heard.items() if heard[0] >= (self.round, self.step)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,7 @@ class Learner:
     def __init__(self, inputs: int, classes: int, hidden: int = 0) -> None:
         self.inputs, self.classes, self.hidden = inputs, classes, hidden
         sizes = [inputs, hidden, classes] if hidden else [inputs, classes]
-        self._shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+        self._shapes = list(pairwise(sizes))
         self.parameters = sum((rows + 1) * columns for rows, columns in self._shapes)
 
     def initial(self, seed: int) -> Vector:

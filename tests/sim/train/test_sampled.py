@@ -24,7 +24,9 @@ def fleet(
     x, y = digits()
     learner = Learner(64, 10)
     world = World(synthetic(nodes, seed), learner, Recipe(lr=0.3), seed)
-    for part, device in zip(np.array_split(np.random.default_rng(seed).permutation(len(y)), nodes), world.devices):
+    for part, device in zip(
+        np.array_split(np.random.default_rng(seed).permutation(len(y)), nodes), world.devices, strict=True
+    ):
         device.x, device.y = x[part], y[part]
     return world, start_sampled(world, simulated_manifest(learner, rounds, seed), options)
 
@@ -92,7 +94,7 @@ def test_when_all_who_work_on_a_round_vanish_the_watchdog_starts_again() -> None
     world, machines = fleet(30, rounds=1000, seed=4)
     assert advance(world, machines, lambda: best(world, machines) >= 3, 1000)
     for device, machine in zip(world.devices, machines, strict=True):
-        if machine.own is not None and machine.own.task == machine.newest or machine.session is not None:
+        if (machine.own is not None and machine.own.task == machine.newest) or machine.session is not None:
             device.alive = False
     newest = max(machine.newest for machine in machines)
     for device, machine in zip(world.devices, machines, strict=True):
