@@ -20,6 +20,11 @@ MAX_ENTRIES = 512
 waits for the next exchange."""
 
 
+DUTY_ROUNDS = 5
+"""After it has aggregated, a device's uplink counts half for this many rounds. Who that is travels with the model, so
+that all trainers of a round choose the same aggregator."""
+
+
 @record
 @dataclass(frozen=True, slots=True)
 class Entry(Record):
@@ -83,6 +88,7 @@ class SampleTrain(Message):
     view: Annotated[View, 5, VIEW]
     finished: Annotated[bool, 6, BOOL] = False
     sampled: Annotated[int, 7, U16] = 0
+    served: Annotated[tuple[int, ...], 8, many(U64, DUTY_ROUNDS)] = ()
 
 
 @message(84)
@@ -97,6 +103,7 @@ class SampleUpdate(Message):
     samples: Annotated[int, 5, U32]
     view: Annotated[View, 6, VIEW]
     sampled: Annotated[int, 7, U16] = 0
+    served: Annotated[tuple[int, ...], 8, many(U64, DUTY_ROUNDS)] = ()
 
 
 @message(85)

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 MAX_AGE = 2
 """Rounds by which a neighbour's model may be behind."""
 
-MAX_HEARD = 32
-"""Neighbours' models held for one consensus step."""
+MAX_HEARD = 64
+"""Neighbours' models held for this consensus step and those to come."""
 
 MAX_STEPS = 16
 
@@ -103,7 +103,7 @@ class ConsensusDevice:
         self._outgoing, self._incoming, self._initial = outgoing, incoming, initial
         self._best = (0.0, 0)
         self._slots = 0
-        self._heard: dict[int, tuple[tuple[int, int], Vector, int, int]] = {}
+        self._heard: dict[tuple[int, int, int], tuple[Vector, int, int]] = {}
         self._blobs: list[BlobRef] = []
         self._round_began = 0.0
         self._shared = (0, 0)
@@ -150,11 +150,11 @@ class ConsensusDevice:
             self.vector, self.round = vector.copy(), round_
             self._train(now)
             return
-        known = self._heard.get(sender)
-        if known is None and len(self._heard) >= MAX_HEARD:
-            self._count("too many neighbours")
-        elif known is None or known[0] <= (round_, step):
-            self._heard[sender] = ((round_, step), vector, samples, degree)
+        key = (sender, round_, step)
+        if key not in self._heard and len(self._heard) >= MAX_HEARD:
+            self._count("too many models")
+        else:
+            self._heard[key] = (vector, samples, degree)
             self._mix_if_complete(now)
 
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
@@ -216,26 +216,25 @@ class ConsensusDevice:
         if self.stage is not Stage.MIX or self._shared != (self.round, self.step):
             return
         wanted = {contact.node_id for contact in self._incoming(self.round)}
-        here = {node_id for node_id, heard in self._heard.items() if heard[0] >= (self.round, self.step)}
+        here = {key[0] for key in self._heard if key[1:] >= (self.round, self.step)}
         if wanted <= here:
             self._mix(now)
 
     def _mix(self, now: float) -> None:
         """Average with those that were heard, and forget what was used."""
         self.effects.cancel_timer(("learning", self.app, "slot"))
-        used = [heard for heard in self._heard.values() if heard[0][0] >= self.round - MAX_AGE]
-        self._heard.clear()
+        used = list(self._take().values())
         own, others = weights(
             self.options.mixing,
             self.samples,
             len(self._outgoing(self.round)),
+            [heard[1] for heard in used],
             [heard[2] for heard in used],
-            [heard[3] for heard in used],
         )
         if self.vector is not None:
             mixed = own * self.vector.astype(np.float64)
             for share, heard in zip(others, used, strict=True):
-                mixed += share * heard[1]
+                mixed += share * heard[0]
             self.vector = mixed.astype("<f4")
         self.step += 1
         if self.step < self.options.steps:
@@ -244,6 +243,19 @@ class ConsensusDevice:
             self._set_timer("pace", max(now, self._round_began + self.options.pace_s))
         else:
             self._train(now)
+
+    def _take(self) -> dict[int, tuple[Vector, int, int]]:
+        """One model of each neighbour for this step: the newest that is not ahead, or else, from a neighbour of this
+        round, the one that is least ahead. What is ahead stays, for its own step."""
+        here, wanted = (self.round, self.step), {contact.node_id for contact in self._incoming(self.round)}
+        taken: dict[int, tuple[Vector, int, int]] = {}
+        for key in sorted(self._heard):
+            ahead = key[1:] > here
+            if key[1] >= self.round - MAX_AGE and (not ahead or (key[0] in wanted and key[0] not in taken)):
+                taken[key[0]] = self._heard[key]
+        for key in [key for key in self._heard if key[1:] <= here]:
+            del self._heard[key]
+        return taken
 
     def _set_timer(self, name: str, at: float) -> None:
         self.effects.set_timer(("learning", self.app, name), at)

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from random import Random
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 class Graph(Protocol):
@@ -59,7 +62,8 @@ class Gossip:
     def outgoing(self, device: int, round_: int) -> tuple[int, ...]:
         if self.devices < 2:
             return ()
-        other = Random(f"gossip {self.seed} {device} {round_}").randrange(self.devices - 1)
+        digest = hashlib.blake2b(f"{self.seed} {device} {round_}".encode(), digest_size=8).digest()
+        other = int.from_bytes(digest, "big") % (self.devices - 1)
         return (other + (other >= device),)
 
     def incoming(self, device: int, round_: int) -> tuple[int, ...]:
@@ -74,10 +78,10 @@ def circulant(devices: int, degree: int) -> Fixed:
     return Fixed(tuple(tuple(sorted({(device + step) % devices for step in steps})) for device in range(devices)))
 
 
-def regular(devices: int, degree: int, seed: int) -> Fixed:
+def regular(devices: int, degree: int, random: Random) -> Fixed:
     """A random regular graph: the ring of chords under a random order of the devices."""
     order = list(range(devices))
-    Random(f"regular {seed}").shuffle(order)
+    random.shuffle(order)
     ring = circulant(devices, degree).neighbours
     neighbours: list[tuple[int, ...]] = [()] * devices
     for place, device in enumerate(order):
@@ -85,9 +89,9 @@ def regular(devices: int, degree: int, seed: int) -> Fixed:
     return Fixed(tuple(neighbours))
 
 
-def erdos_renyi(devices: int, mean_degree: float, seed: int) -> Fixed:
+def erdos_renyi(devices: int, mean_degree: float, random: Random) -> Fixed:
     """Every pair with the same probability; a ring keeps it connected."""
-    random, edges = Random(f"erdos renyi {seed}"), set()
+    edges = set()
     probability = mean_degree / max(1, devices - 1)
     for a in range(devices):
         edges.add((a, (a + 1) % devices))

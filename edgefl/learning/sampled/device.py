@@ -34,6 +34,7 @@ from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import RoundKind
 from edgefl.wire.sampled import (
+    DUTY_ROUNDS,
     Entry,
     SampleAck,
     SampleMembership,
@@ -59,9 +60,6 @@ MAX_ATTEMPT_LEAP = 64
 MAX_PENDING = 128
 """Newcomers that wait to be merged."""
 
-MAX_SERVED = 256
-"""Devices whose last duty as aggregator is remembered."""
-
 RETRY_S = 5.0
 """When nobody at all answers, or a fetch has failed, it is tried again after this."""
 
@@ -75,6 +73,7 @@ class Session:
     task: Task
     average: Average
     sampled: int
+    served: tuple[int, ...]
     senders: dict[int, Contact] = field(default_factory=dict)
     closed: bool = False
 
@@ -92,6 +91,7 @@ class Own:
     source: Contact | None
     base: BlobRef
     sampled: int
+    served: tuple[int, ...] = ()
     data: Any = None
     update: BlobRef | None = None
     samples: int = 0
@@ -120,7 +120,7 @@ class SampledDevice:
         self.completed: Task = (0, 0)
         self.counters: dict[str, int] = {}
         self._pending: dict[int, Entry] = {}
-        self._served: dict[int, int] = {}
+        self._served: tuple[int, ...] = ()
         self._searches: dict[str, tuple[int, Sampling]] = {}
         self._request = 0
         self._looked: Task | None = None
@@ -202,13 +202,12 @@ class SampledDevice:
         if not self._plausible(task) or message.model.size != 4 * self.manifest.parameters:
             return self._count("implausible")
         self._merge_view(sender, message.view, task)
-        self._serve(sender, message.round)
         self._heard(task, now)
         if self.finished or (self.own is not None and task <= self.own.task) or task < self.completed:
             return None
         if message.finished != (message.round > self.manifest.rounds):
             return self._count("implausible")
-        self._begin(Own(task, sender, message.model, message.sampled), now)
+        self._begin(Own(task, sender, message.model, message.sampled, message.served), now)
         return None
 
     def _on_update(self, sender: Contact, message: SampleUpdate, now: float) -> None:
@@ -231,7 +230,7 @@ class SampledDevice:
             from edgefl.learning.sampled.average import Average  # numpy comes with it
 
             average = Average(self.manifest.parameters, self.manifest.max_samples)
-            session = self.session = Session(task, average, message.sampled)
+            session = self.session = Session(task, average, message.sampled, message.served)
             self._set_timer("aggregate", now + self.options.timeout_s)
         if task < session.task:
             return self._ack(sender, task, ok=True)
@@ -329,7 +328,7 @@ class SampledDevice:
             return
         target = own.task[1] + 1
         ordered = order(self._key, self.registry.candidates(target), target)
-        line = aggregators(ordered, self.options.sample, self._served, target, by_uplink=self.options.by_uplink)
+        line = aggregators(ordered, self.options.sample, own.served, by_uplink=self.options.by_uplink)
         fresh = [entry for entry in line if entry.contact.node_id not in own.asked]
         if not fresh:
             own.asked.clear()
@@ -345,7 +344,7 @@ class SampledDevice:
             peer = entry.contact
             own.asked.add(peer.node_id)
             view = self.registry.delta(peer.node_id)
-            message = SampleUpdate(self.app, round_, attempt, own.update, own.samples, view, own.sampled)
+            message = SampleUpdate(self.app, round_, attempt, own.update, own.samples, view, own.sampled, own.served)
             if peer.node_id == self.me.node_id:
                 self._on_update(self.me, message, now)
             else:
@@ -385,6 +384,7 @@ class SampledDevice:
         self._count("models")
         self._hold(round_, blob)
         self._unconfirmed = session
+        self._served = (*session.served, self.me.node_id)[-DUTY_ROUNDS:]
         self._hand_out((attempt, round_ + 1), blob, now)
 
     def _confirmed(self) -> None:
@@ -417,13 +417,13 @@ class SampledDevice:
             self.finished = True
             self._cancel(*TIMERS)
         elif any(peer.node_id == self.me.node_id for peer in peers) and (self.own is None or self.own.task < task):
-            self._begin(Own(task, None, blob, len(peers)), now)
+            self._begin(Own(task, None, blob, len(peers), self._served), now)
 
     def _send_task(self, peer: Contact, task: Task, blob: BlobRef, sampled: int) -> None:
         attempt, round_ = task
         view = self.registry.delta(peer.node_id)
         finished = round_ > self.manifest.rounds
-        self._send(peer, SampleTrain(self.app, round_, attempt, blob, view, finished, sampled))
+        self._send(peer, SampleTrain(self.app, round_, attempt, blob, view, finished, sampled, self._served))
 
     # Watchdog
 
@@ -533,12 +533,6 @@ class SampledDevice:
         for node_id in self._pending:
             self.registry.touch(node_id, self.newest[1])
         self._pending.clear()
-
-    def _serve(self, aggregator: Contact, round_: int) -> None:
-        self._served.pop(aggregator.node_id, None)
-        if len(self._served) >= MAX_SERVED:
-            del self._served[next(iter(self._served))]
-        self._served[aggregator.node_id] = round_
 
     def _ack(self, to: Contact, task: Task, *, ok: bool) -> None:
         ack = SampleAck(self.app, task[1], task[0], ok)

@@ -7,13 +7,10 @@ that comes first before the application exists (Plexus uses MD5 without a key).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from edgefl.wire.contact import NODE_ID_BITS
 from edgefl.wire.sampled import Entry
-
-DUTY_ROUNDS = 5
-"""After it has aggregated, a device's uplink counts half for this many rounds."""
 
 
 def place(key: bytes, node_id: int, round_: int) -> int:
@@ -27,17 +24,13 @@ def order(key: bytes, candidates: Iterable[Entry], round_: int) -> list[Entry]:
     return sorted(candidates, key=lambda entry: (place(key, entry.contact.node_id, round_), entry.contact.node_id))
 
 
-def aggregators(
-    ordered: list[Entry], sample: int, served: dict[int, int], round_: int, *, by_uplink: bool
-) -> list[Entry]:
+def aggregators(ordered: list[Entry], sample: int, served: Collection[int], *, by_uplink: bool) -> list[Entry]:
     """Who shall aggregate, in the order of asking: the sample, the fastest uplink first (Plexus) or as it is (MoDeST),
-    then everybody else. `served`: the last round in which a device aggregated, as far as known here."""
+    then everybody else. `served`: who aggregated in the last rounds."""
     if not by_uplink:
         return list(ordered)
 
     def duty(entry: Entry) -> int:
-        last = served.get(entry.contact.node_id)
-        tired = last is not None and round_ - last <= DUTY_ROUNDS
-        return -(entry.uplink - 1 if tired else entry.uplink)  # log2: one less is half
+        return (entry.contact.node_id in served) - entry.uplink  # log2: one less is half
 
     return sorted(ordered[:sample], key=duty) + ordered[sample:]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,14 @@ def load(path: Path | None) -> tuple[Images, Labels]:
         return digits()
     try:
         with gzip.open(path / "t10k-images-idx3-ubyte.gz") as file:
-            x = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 784).astype(np.float32) / 255
+            x = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 784).astype(np.float32) / np.float32(255)
         with gzip.open(path / "t10k-labels-idx1-ubyte.gz") as file:
             y = np.frombuffer(file.read(), np.uint8, offset=8).astype(np.int64)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot read {path}: {error}", hint="give a directory with t10k-images-idx3-ubyte.gz and its labels"
         ) from None
-    return x, y
+    return x.astype(np.float32), y
 
 
 class Bench:
@@ -110,14 +111,14 @@ class Bench:
 
 def _consensus(topology: str, devices: int, seed: int) -> tuple[Graph, ConsensusOptions]:
     if topology == "consensus":
-        return erdos_renyi(devices, min(6, devices - 1), seed), ConsensusOptions()
+        return erdos_renyi(devices, min(6, devices - 1), Random(seed)), ConsensusOptions()
     if topology == "d-psgd-one-peer":
         return OnePeerExponential(devices), ConsensusOptions(mixing="equal", sync_slots=0)
     if topology == "d-psgd-regular":
         degree = min(10, (devices - 1) // 2 * 2)
         if degree < 2:
             raise UsageError("a regular graph needs 3 devices", hint="use more --nodes")
-        return regular(devices, degree, seed), ConsensusOptions(mixing="equal", sync_slots=0)
+        return regular(devices, degree, Random(seed)), ConsensusOptions(mixing="equal", sync_slots=0)
     if topology == "gossip":
         return Gossip(devices, seed), ConsensusOptions(mixing="equal", sync_slots=0, pace_s=GOSSIP_PERIOD_S)
     raise UsageError(f"no topology {topology!r} to simulate", hint=f"one of {', '.join(TOPOLOGIES)}")
