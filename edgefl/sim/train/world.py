@@ -161,12 +161,12 @@ class Device:
     def train(self, app: int, job: TrainJob) -> None:
         self._job += 1
         mine, seconds = self._job, self.trace.step_s * self.world.recipe.steps
+        self.world.device_seconds += seconds  # at the start: training that a newer task cuts short is paid in full
         model = np.frombuffer(self._blobs[job.model.id], "<f4")
 
         def done() -> None:
             if not self.alive or self.machine is None or mine != self._job:
                 return
-            self.world.device_seconds += seconds
             recipe = self.world.recipe
             trained = self.world.learner.train(
                 model,
