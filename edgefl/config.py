@@ -8,6 +8,7 @@ A service is told its places by systemd (STATE_DIRECTORY and its like, systemd.e
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -34,11 +35,28 @@ DEFAULT_LISTEN = f"0.0.0.0:{DEFAULT_PORT}"
 ZONE_METHODS = ("site", "anchors", "landmarks")
 """How a device finds its zone (edgefl/overlay/zones.py)."""
 
+PROFILES = ("node", "tiny", "gateway")
+"""How many contacts a device keeps (edgefl/overlay/profile.py)."""
+
+RULES = ("acbr", "smooth", "rtt", "klucb", "exp3")
+"""How a device chooses among its candidate parents (edgefl/overlay/game/rules.py)."""
+
+OVERLAY = {"zones": ZONE_METHODS, "profile": PROFILES, "rule": RULES}
+"""The keys of the table [overlay], and what each may be; the first is the default."""
+
+ROLES = ("auto", "leaf")
+"""A node while others reach this device, or a leaf in any case, which others ask for nothing."""
+
 MDNS = ("auto", "on", "off")
 """Look around on the local network: where it is a private one, always, never."""
 
 CAPACITIES = ("auto", "constrained", "normal", "strong", "gateway")
 """The device's capacity class: as measured (edgefl/telemetry/capacity.py), or as it is told."""
+
+LIMITS = ("memory", "uplink")
+"""What a daemon may take of the device: memory, and the rate of everything large that it sends."""
+
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 MAX_CONFIG_BYTES = 1024 * 1024
 
@@ -74,8 +92,11 @@ def control_socket(state: Path | None) -> Path:
 class Settings:
     """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources, `provider` is
     what ONNX Runtime trains on, `capacity` the class of the device, `mdns` whether to find others and be found on the
-    local network. `zones` is how a device without a site finds its zone: not at all (`site`), by `anchors` or by
-    `landmarks`; in the file it stands under [overlay]."""
+    local network, `role` whether to be a leaf in any case. `zones` is how a device without a site finds its zone: not
+    at all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps; `rule` is how it chooses
+    its parents; in the file these three stand under [overlay]. `uplink` ("20 Mbit/s") bounds the rate at which models
+    and updates are sent, `memory` ("256 MB") what they may take; they stand under [limits], and empty means as much as
+    there is."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -87,6 +108,11 @@ class Settings:
     token: str = ""
     zones: str = "site"
     capacity: str = "auto"
+    profile: str = "node"
+    rule: str = "acbr"
+    role: str = "auto"
+    uplink: str = ""
+    memory: str = ""
 
     def remembered(self) -> bytes:
         """What the state directory keeps: everything but the token, which is a secret and no longer needed."""
@@ -140,14 +166,10 @@ def check_document(path: Path, document: dict[str, Any]) -> dict[str, Any]:
     """The settings in a TOML document (which is used up). Raises ConfigError naming `path` and the key."""
     discovery = _discovery(path, document.pop("discovery", {}))
     kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {"bootstrap": list, "data": dict}
-    overlay = document.pop("overlay", {})
-    if (
-        not isinstance(overlay, dict)
-        or not overlay.keys() <= {"zones"}
-        or overlay.get("zones", "site") not in ZONE_METHODS
-    ):
-        raise ConfigError(f"{path}: [overlay] has one key, zones", hint=f"one of {', '.join(ZONE_METHODS)}")
-    del kinds["mdns"], kinds["zones"]  # they have their places in [discovery] and [overlay]
+    limits = _limits(path, document.pop("limits", {}))
+    overlay = _overlay(path, document.pop("overlay", {}))
+    for name in ("mdns", *OVERLAY, *LIMITS):
+        del kinds[name]  # they have their places in [discovery], [overlay] and [limits]
     for key, value in document.items():
         if key not in kinds:
             raise ConfigError(f"{path}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(kinds))}")
@@ -156,14 +178,58 @@ def check_document(path: Path, document: dict[str, Any]) -> dict[str, Any]:
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         if not all(isinstance(part, str) for part in parts):
             raise ConfigError(f"{path}: {key} must hold texts", hint=f"put the values of {key} in quotes")
-    return {**document, **discovery, **overlay}
+    return {**document, **discovery, **overlay, **limits}
 
 
 def _discovery(path: Path, table: Any) -> dict[str, Any]:
-    """The one table that is not a setting itself."""
+    """The table [discovery]."""
     if not isinstance(table, dict) or set(table) - {"mdns"} or table.get("mdns", "auto") not in MDNS:
         raise ConfigError(f"{path}: [discovery] has one key, mdns, which is auto, on or off", hint='mdns = "auto"')
     return table
+
+
+def _overlay(path: Path, table: Any) -> dict[str, Any]:
+    """The table of what shapes the overlay."""
+    if not isinstance(table, dict) or not table.keys() <= OVERLAY.keys():
+        raise ConfigError(f"{path}: [overlay] has the keys {' and '.join(OVERLAY)}", hint="remove the others")
+    for key, value in table.items():
+        if value not in OVERLAY[key]:
+            raise ConfigError(f"{path}: [overlay] {key} cannot be {value!r}", hint=f"one of {', '.join(OVERLAY[key])}")
+    return table
+
+
+def _limits(path: Path, table: Any) -> dict[str, Any]:
+    """The table [limits]."""
+    if not isinstance(table, dict) or set(table) - set(LIMITS) or not all(isinstance(v, str) for v in table.values()):
+        raise ConfigError(
+            f"{path}: [limits] has the keys {' and '.join(LIMITS)}, which are texts",
+            hint='uplink = "20 Mbit/s" and memory = "256 MB"',
+        )
+    return table
+
+
+def parse_rate(text: str) -> float:
+    """Bytes a second of a text like "20 Mbit/s" or "2.5 MB/s"; 0.0 of an empty one. Raises UsageError."""
+    return _parse(text, {"bit/s": 1 / 8, "B/s": 1.0}, "20 Mbit/s")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a text like "256 MB"; 0 of an empty one. Raises UsageError."""
+    return int(_parse(text, {"B": 1.0}, "256 MB"))
+
+
+def _parse(text: str, kinds: Mapping[str, float], example: str) -> float:
+    if not text:
+        return 0.0
+    number, _, unit = text.strip().partition(" ")
+    for kind, factor in kinds.items():
+        prefix = unit.strip().removesuffix(kind)
+        if unit.strip().endswith(kind) and prefix in UNITS:
+            with contextlib.suppress(ValueError):
+                value = float(number) * UNITS[prefix] * factor
+                if 0.0 < value < float("inf"):
+                    return value
+    raise UsageError(f"{text!r} is no such quantity", hint=f"write it like {example!r}")
 
 
 def merge(*layers: Mapping[str, Any]) -> Settings:
@@ -174,6 +240,8 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
     merged["bootstrap"] = tuple(merged.get("bootstrap", ()))
     settings = Settings(**merged)
     split_address(settings.listen, zero_allowed=True)
+    parse_rate(settings.uplink)
+    parse_size(settings.memory)
     if settings.provider not in PROVIDERS:
         raise UsageError(f"no provider {settings.provider!r}", hint=f"choose one of {', '.join(PROVIDERS)}")
     if settings.capacity not in CAPACITIES:
@@ -182,6 +250,12 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
         raise UsageError(
             f"no way of finding zones {settings.zones!r}", hint=f"[overlay] zones is one of {', '.join(ZONE_METHODS)}"
         )
+    if settings.profile not in PROFILES:
+        raise UsageError(f"no profile {settings.profile!r}", hint=f"choose one of {', '.join(PROFILES)}")
+    if settings.rule not in RULES:
+        raise UsageError(f"no rule {settings.rule!r}", hint=f"[overlay] rule is one of {', '.join(RULES)}")
+    if settings.role not in ROLES:
+        raise UsageError(f"no role {settings.role!r}", hint=f"choose one of {', '.join(ROLES)}")
     if settings.mdns not in MDNS:
         raise UsageError(f"mdns cannot be {settings.mdns!r}", hint=f"choose one of {', '.join(MDNS)}")
     for address in (*settings.bootstrap, *([settings.advertise] if settings.advertise else [])):

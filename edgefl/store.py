@@ -30,7 +30,7 @@ from edgefl.errors import ConfigError, EdgeflError, StorageError
 from edgefl.learning.effects import Progress
 from edgefl.wire import Contact
 from edgefl.wire.application import Artifact
-from edgefl.wire.blob import BlobRef, ref_of
+from edgefl.wire.blob import HASH_BYTES, BlobRef, ref_of
 from edgefl.wire.codec import decode_record, encode_record
 from edgefl.wire.contact import pack_contact, unpack_contact
 from edgefl.wire.learning import RoundRecord
@@ -74,6 +74,7 @@ class Store:
         self.directory = directory
         self._blobs = directory / "blobs"
         self._spill = directory / "spill"
+        self._feedback = directory / "feedback"
         self._records: dict[int, dict[int, RoundRecord]] = {}
         with _disk_errors(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -171,6 +172,7 @@ class Store:
             db.execute("delete from files where owner in (?, ?)", (_artifacts(app_id), _model(app_id)))
         self._records.pop(app_id, None)
         shutil.rmtree(self.artifact_path(app_id), ignore_errors=True)
+        self._feedback_path(app_id).unlink(missing_ok=True)
         self._sweep()
 
     def applications(self) -> list[StoredApplication]:
@@ -274,6 +276,23 @@ class Store:
         """Forget what `put` has kept; what a record names stays."""
         with contextlib.suppress(OSError):
             (self._spill / blob_id.hex()).unlink(missing_ok=True)
+
+    def save_feedback(self, app_id: int, data: memoryview | bytes) -> None:
+        """Keep what an application's lossy updates have left out so far, in place of the one before."""
+        with _disk_errors(self.directory):
+            self._feedback.mkdir(mode=0o700, exist_ok=True)
+        write_atomically(self._feedback_path(app_id), b"".join((ref_of(data).id, data)), mode=0o600)
+
+    def read_feedback(self, app_id: int) -> memoryview | None:
+        """What was kept, mapped read-only; None when it is not (whole) there."""
+        view = _map(self._feedback_path(app_id))
+        if view is None or view.nbytes < HASH_BYTES:
+            return None
+        data = view[HASH_BYTES:]
+        return data if ref_of(data).id == view[:HASH_BYTES] else None
+
+    def _feedback_path(self, app_id: int) -> Path:
+        return self._feedback / f"{app_id:016x}"
 
     def _path(self, blob_id: bytes) -> Path:
         return self._blobs / blob_id.hex()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgefl import config, overlay
 from edgefl.config import (
     CAPACITIES,
     Settings,
@@ -16,6 +17,8 @@ from edgefl.config import (
     is_unspecified,
     merge,
     parse_data,
+    parse_rate,
+    parse_size,
     read_files,
     service_token,
     split_address,
@@ -214,3 +217,49 @@ def test_the_token_comes_as_a_credential(
     if content is not None:
         (tmp_path / "token").write_text(content)
     assert service_token() == ({"token": f"file:{tmp_path / 'token'}"} if given else {})
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_s"),
+    [("", 0.0), ("20 Mbit/s", 2.5e6), ("2.5 MB/s", 2.5e6), ("800 bit/s", 100.0), ("1 Gbit/s", 1.25e8)],
+)
+def test_rates(text: str, bytes_s: float) -> None:
+    assert parse_rate(text) == bytes_s
+
+
+def test_sizes() -> None:
+    assert [parse_size(text) for text in ("", "256 MB", "1 GB", "512 kB", "7 B")] == [0, 256_000_000, 10**9, 512_000, 7]
+
+
+@pytest.mark.parametrize("text", ["20", "Mbit/s", "20 Mbit", "-1 MB/s", "nan MB/s", "0 MB/s", "20 Tbit/s", "x MB/s"])
+def test_what_is_no_rate_says_so(text: str) -> None:
+    with pytest.raises(UsageError, match="no such quantity"):
+        parse_rate(text)
+
+
+def test_limits_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "edgefl.toml"
+    file.write_text('[limits]\nuplink = "20 Mbit/s"\nmemory = "256 MB"\n')
+    settings = merge(read_files(file))
+    assert (settings.uplink, settings.memory) == ("20 Mbit/s", "256 MB")
+    for wrong in ("[limits]\nuplink = 20\n", '[limits]\ndownlink = "1 MB/s"\n', "limits = 3\n"):
+        file.write_text(wrong)
+        with pytest.raises(ConfigError, match="limits"):
+            read_files(file)
+    with pytest.raises(UsageError, match="no such quantity"):
+        merge({"uplink": "fast"})
+
+
+def test_profile_and_role_are_told_and_the_profile_stands_in_its_table(tmp_path: Path) -> None:
+    path = tmp_path / "edgefl.toml"
+    path.write_text('role = "leaf"\n[overlay]\nprofile = "tiny"\nzones = "anchors"')
+    settings = merge(read_files(path), {"profile": "gateway"})
+    assert (settings.role, settings.profile, settings.zones) == ("leaf", "gateway", "anchors")
+    assert set(config.PROFILES) == set(overlay.PROFILES)
+    with pytest.raises(UsageError, match="no profile 'huge'"):
+        merge({"profile": "huge"})
+    with pytest.raises(UsageError, match="no role 'king'"):
+        merge({"role": "king"})
+    path.write_text('[overlay]\nprofile = "huge"')
+    with pytest.raises(ConfigError, match="profile cannot be 'huge'"):
+        read_files(path)

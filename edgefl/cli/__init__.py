@@ -27,6 +27,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "zones": ("edgefl.cli.status", "zones", "The zones that this device knows."),
     "doctor": ("edgefl.cli.doctor", "doctor", "Is this device fit? How do others reach it, and which side blocks?"),
     "peers": ("edgefl.cli.status", "peers", "The devices that this one knows."),
+    "members": ("edgefl.cli.status", "members", "The neighbours of this device in the rings, and how they are."),
+    "rtt": ("edgefl.cli.status", "rtt", "Measure the round-trip time to a device, now."),
     "lookup": ("edgefl.cli.status", "lookup", "Which device is responsible for a key?"),
     "tree": ("edgefl.cli.status", "tree", "This device's place in an application's tree."),
     "wait": ("edgefl.cli.status", "wait", "Wait until the daemon, a round or an application is there."),

@@ -31,6 +31,12 @@ def app() -> None:
 @click.option("--local-epochs", default=1, help="Passes over the local data per round.")
 @click.option("--batch", default=32, help="Samples per step.")
 @click.option("--lr", "learning_rate", default=0.05, help="Learning rate of the local optimizer.")
+@click.option(
+    "--compress",
+    default="none",
+    metavar="HOW",
+    help="How updates travel: none, fp16, bf16, int8, int4, topk:F, randk:F, lowrank:R, each with +zstd if wanted.",
+)
 @click.option("--held-back", default=0.2, help="Share of the local data kept for evaluation.")
 @click.option("--min-members", default=1, help="Devices that must be there before the first round.")
 @click.option(

@@ -16,6 +16,7 @@ from edgefl.cli.output import emit_json, json_option, note, report_errors
 @click.option("--apps", default=1, type=click.IntRange(1, 16), help="Applications at the same time.")
 @click.option("--topology", default="forest", help="How the devices work together: forest.")
 @click.option("--model", default="mlp", type=click.Choice(["mlp", "cnn"]), help="What is trained.")
+@click.option("--compress", default="none", metavar="HOW", help="How updates travel (edgefl app create --help).")
 @click.option("--seed", default=0, help="Seed of the division of the data and of the initial weights.")
 @click.option(
     "--files",
@@ -25,7 +26,15 @@ from edgefl.cli.output import emit_json, json_option, note, report_errors
 @json_option
 @report_errors
 def demo(
-    nodes: int, rounds: int, apps: int, topology: str, model: str, seed: int, files: Path | None, as_json: bool
+    nodes: int,
+    rounds: int,
+    apps: int,
+    topology: str,
+    model: str,
+    compress: str,
+    seed: int,
+    files: Path | None,
+    as_json: bool,
 ) -> None:
     """Start a throw-away fleet of real daemons on this machine and train handwritten digits with it.
 
@@ -39,7 +48,7 @@ def demo(
     from edgefl.demo.run import Wishes, run_demo
 
     try:
-        document = run_demo(Wishes(nodes, rounds, apps, topology, model, seed), note)
+        document = run_demo(Wishes(nodes, rounds, apps, topology, model, seed, compress), note)
     except KeyboardInterrupt:
         note("stopped; nothing is left behind")
         raise SystemExit(130) from None

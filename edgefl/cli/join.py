@@ -35,6 +35,8 @@ def setting(
     "CLASS",
     "How much of others' work to carry: constrained, normal, strong, gateway; auto: as measured. [auto]",
 )
+@setting("profile", "NAME", "How many contacts to keep: tiny, node, gateway. [node]")
+@setting("role", "auto|leaf", "leaf: ask nothing of this device, as if nobody reached it. [auto]")
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -63,6 +65,8 @@ def join(
     mdns: str | None,
     provider: str | None,
     capacity: str | None,
+    profile: str | None,
+    role: str | None,
     config: Path | None,
     first: bool,
     fleet: Path | None,
@@ -103,6 +107,8 @@ def join(
         "mdns": mdns,
         "provider": provider,
         "capacity": capacity,
+        "profile": profile,
+        "role": role,
     }
 
     def settings(kept: bytes | None) -> Settings:

@@ -39,6 +39,7 @@ OPTIONS = frozenset(
         "held_back",
         "min_members",
         "strategy",
+        "compress",
         "seed",
     }
 )

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgefl import __version__
-from edgefl.config import Settings, split_address
+from edgefl.config import Settings, parse_rate, parse_size, split_address
 from edgefl.daemon.addresses import AddressSource, LocalAddresses
 from edgefl.daemon.arrival import Arrival
 from edgefl.daemon.control import ControlServer
 from edgefl.daemon.discovery import Discovery
 from edgefl.daemon.disk import Disk
 from edgefl.daemon.effects import LoopEffects
-from edgefl.daemon.report import application_document
+from edgefl.daemon.report import application_document, plane_document
 from edgefl.daemon.supervisor import Supervisor
 from edgefl.daemon.training import Training
 from edgefl.daemon.verbs import Verbs
@@ -39,10 +39,14 @@ from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.signing import verify_advert
 from edgefl.identity.token import fingerprint
 from edgefl.learning.node import Decision, Learning, Part
-from edgefl.overlay import Overlay, ZoneMethod
+from edgefl.overlay import PROFILES, Overlay, ZoneMethod
+from edgefl.overlay.game.rules import Rule
 from edgefl.store import Store
+from edgefl.telemetry.lag import LoopLag
 from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
-from edgefl.transport import Transport
+from edgefl.telemetry.memory import memory_limit
+from edgefl.telemetry.price import price_of, why_closed
+from edgefl.transport import Transport, limits_for
 from edgefl.wire import Contact, Message, node_name
 from edgefl.wire.application import Advert, Manifest, pack_advert, unpack_advert
 from edgefl.wire.overlay import Scope
@@ -85,6 +89,7 @@ class Daemon:
         """What tells the addresses of this device; None: the kernel."""
         self.internal_errors: list[str] = []
         self.load: Load | None = None
+        self.lag = LoopLag()
         self.ready = False
         self._zone_task: asyncio.Task[None] | None = None
         self._fatal: EdgeflError | None = None
@@ -126,7 +131,10 @@ class Daemon:
             earlier_port=int.from_bytes(self.store.read_setting("door_port") or b"", "big"),
             executor=self.disk.executor,
             files=self.store,
+            limits=limits_for(parse_size(self.settings.memory) or memory_limit()),
+            uplink_bytes_s=parse_rate(self.settings.uplink),
         )
+        self.lag.start()
         listening = await self.transport.start()
         self.whereabouts = Whereabouts(self, self.address_source or LocalAddresses(self.settings), listening)
         self.discovery = Discovery(self)
@@ -141,12 +149,23 @@ class Daemon:
             seed=self.keys.node_id ^ incarnation,
             on_timer=self._on_timer,
             guard=self.guard,
+            top_ranked=lambda app, count: self.overlay.top_ranked(app, count),
         )
         self.effects.data = dict(self.settings.data)
         zoning = ZoneMethod.SITE if self.settings.site else ZoneMethod(self.settings.zones)
-        self.overlay = Overlay(contact, self.effects, self, verify=verify_advert, zones=zoning)
+        profile = PROFILES[self.settings.profile]
+        self.overlay = Overlay(
+            contact,
+            self.effects,
+            self,
+            verify=verify_advert,
+            profile=profile,
+            zones=zoning,
+            rule=Rule(self.settings.rule),
+        )
         self.learning = Learning(self.overlay, self.effects, self._policy)
         self.effects.learning = self.learning
+        self.transport.members_of = self.effects.members_of
         self.transport.may_have = self.effects.may_have
         self.transport.may_subscribe = self.effects.may_subscribe
         self.control = ControlServer(self.socket_path, Verbs(self).table())
@@ -179,6 +198,7 @@ class Daemon:
     async def _tear_down(self) -> None:
         self.supervisor.notify(STOPPING="1")
         log.info("stopping")
+        self.lag.stop()
         await self.control.close()
         self.guard(self.overlay.leave, self.effects.now)
         await asyncio.sleep(GOODBYE_S)
@@ -243,6 +263,9 @@ class Daemon:
         now = self.effects.now
         if not self.overlay.on_message(sender, message, now):
             self.learning.on_message(sender, message, now)
+
+    def on_bulk(self, sender: Contact, message: Message, data: memoryview) -> None:
+        self.guard(self.learning.on_bulk, sender, message, data, self.effects.now)
 
     def on_link_lost(self, node_id: int) -> None:
         self.guard(self.overlay.on_link_lost, node_id, self.effects.now)
@@ -373,6 +396,7 @@ class Daemon:
             "zone_chosen": overlay.zones(self.effects.now).chosen,
             "incarnation": contact.incarnation,
             "role": contact.role.name.lower(),
+            "profile": self.settings.profile,
             "capacity": self.whereabouts.capacity_document(),
             "reachability": self.whereabouts.document(),
             "uptime_s": round(self.loop.time() - self._started_at, 1),
@@ -383,9 +407,23 @@ class Daemon:
             "applications": [application_document(app, overlay) for app in self.learning.applications.values()],
             "pending": len(self.admission.pending),
             "load": self.load.as_dict() if self.load is not None else None,
+            "routing": self._routing(),
             "traffic": dict(self.transport.counters),
+            "plane": plane_document(self.transport, self.lag),
             "counters": dict(overlay.counters),
             "problems": problems,
+        }
+
+    def _routing(self) -> dict[str, Any]:
+        """This device as a parent in the routing game: what it costs, and what it has promised."""
+        price = self.overlay.price
+        return {
+            "rule": self.settings.rule,
+            "seconds_per_mb": round(price.s_per_byte * 1e6, 6),
+            "penalty_s": round(price.penalty_s, 3),
+            "takes_children": not price.closed,
+            "why_not": why_closed(self.load) if self.load is not None else None,
+            "promised_bytes": self.overlay.promised_bytes,
         }
 
     # Regular work
@@ -401,6 +439,7 @@ class Daemon:
             if self.effects.now - sampled_at >= SAMPLE_S - 0.1:
                 sampled_at = self.effects.now
                 self.load = sensor.sample(sampled_at)
+                self.overlay.set_price(price_of(self.load, self.transport.serving_rate()))
                 self.supervisor.notify(STATUS=self._summary())
 
     def _summary(self) -> str:

@@ -9,6 +9,7 @@ it and nobody waits for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Coroutine
@@ -22,6 +23,7 @@ from edgefl.effects import TimerKey
 from edgefl.errors import EdgeflError, StorageError
 from edgefl.learning.border import is_inside
 from edgefl.learning.effects import Prepared, Progress, Token, TrainJob
+from edgefl.learning.encoding import check_extra
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef
@@ -37,9 +39,13 @@ log = logging.getLogger("edgefl.daemon")
 
 FLOAT_BYTES = 4
 
+MAX_MEMBERS_ASKED = 6
+"""Members that are asked for a blob when its parent and sources have failed: high in the tree, so they had it early."""
+
 
 class LoopEffects:
-    """Implements `Effects` and `LearningEffects`. `guard` runs a handler of the core and reports its bugs."""
+    """Implements `Effects` and `LearningEffects`. `guard` runs a handler of the core and reports its bugs,
+    `top_ranked(app, count)` gives other members of an application."""
 
     def __init__(
         self,
@@ -50,7 +56,9 @@ class LoopEffects:
         seed: int,
         on_timer: Callable[[TimerKey, float], None],
         guard: Callable[..., None],
+        top_ranked: Callable[[int, int], tuple[Contact, ...]],
     ) -> None:
+        self._top_ranked = top_ranked
         self.random = Random(seed)
         self.learning: Learning | None = None
         self.data: dict[str, str] = {}
@@ -76,6 +84,9 @@ class LoopEffects:
     def send(self, to: Contact, message: Message) -> None:
         self._transport.send(to, message)
 
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
+        self._transport.send_bulk(app, to.node_id, message, data)
+
     def set_timer(self, key: TimerKey, at: float) -> None:
         self.cancel_timer(key)
         self._timers[key] = self._loop.call_at(at, self._fire, key)
@@ -98,6 +109,7 @@ class LoopEffects:
         if learning is None:
             return
         try:
+            check_extra(manifest.compress)
             directory = await self._fetch_artifacts(app, manifest, sources)
             source = None if observer else self.data[manifest.data]
             initial = await self._training.prepare(app, directory, manifest, source)
@@ -205,6 +217,16 @@ class LoopEffects:
         (having or scoped)[0].count("refused_foreign_zone")
         return False
 
+    def members_of(self, app_id: int) -> tuple[Contact, ...]:
+        """Other members of an application, of those that may have its blobs."""
+        app = self.learning.applications.get(app_id) if self.learning is not None else None
+        if app is None:
+            return ()
+        known = self._top_ranked(app_id, MAX_MEMBERS_ASKED)
+        return tuple(
+            peer for peer in known if app.manifest.scope is Scope.GLOBAL or is_inside(app.manifest, app.me, peer)
+        )
+
     def may_subscribe(self, peer: Contact | None, app_id: int) -> bool:
         """Whether a peer may be pushed the models of an application; of one that has said nothing of its zone we assume
         the worst."""
@@ -247,6 +269,19 @@ class LoopEffects:
                 log.info("progress of application %016x was not saved: %s", app, error.cause)
             if self._unsaved.get(app) is progress:
                 del self._unsaved[app]
+
+    def remember(self, app: int, data: Any) -> None:
+        self._disk.soon(lambda store: store.save_feedback(app, data))
+
+    def recall(self, app: int, token: Token) -> None:
+        self._spawn(self._recall(app, token))
+
+    async def _recall(self, app: int, token: Token) -> None:
+        data = None
+        with contextlib.suppress(StorageError):  # the disk remembers and shows it; what was left out is lost
+            data = await self._disk.run(lambda store: store.read_feedback(app))
+        if self.learning is not None:
+            self._guard(self.learning.on_recalled, app, token, data, self.now)
 
     async def restore(self, app: int, progress: Progress) -> bool:
         """Bring a saved model back among the blobs that can be fetched. False when it cannot be read."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgefl.learning.epoch import epoch_number
 from edgefl.learning.metrics import means
 from edgefl.learning.node import Learning
+from edgefl.overlay.game.equilibrium import BINS_S, Epsilon
 from edgefl.wire import Contact, node_name
 from edgefl.wire.application import AppState
 from edgefl.wire.learning import RoundRecord
@@ -14,6 +15,8 @@ from edgefl.wire.learning import RoundRecord
 if TYPE_CHECKING:
     from edgefl.learning.application import Application
     from edgefl.overlay import Overlay, ZoneReport
+    from edgefl.telemetry.lag import LoopLag
+    from edgefl.transport import Transport
 
 
 def app_name(app_id: int) -> str:
@@ -69,6 +72,17 @@ def record_document(record: RoundRecord) -> dict[str, Any]:
     }
 
 
+def epsilon_document(epsilon: Epsilon) -> dict[str, Any]:
+    """What the devices below (at the root: all of the application) could still gain by other parents; an estimate."""
+    return {
+        "share": round(epsilon.share, 6),
+        "max_s": round(epsilon.max_s, 4),
+        "devices": epsilon.players,
+        "histogram": {"upto_s": list(BINS_S), "devices": list(epsilon.bins)},
+        "meaning": epsilon.sentence(),
+    }
+
+
 def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
     """One application as this device takes part in it."""
     tree = overlay.tree(app.id)
@@ -93,9 +107,23 @@ def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
         "members": tree.members if tree is not None else 0,
         "height": tree.height if tree is not None else 0,
         "depth": tree.depth if tree is not None else 0,
+        "epsilon": epsilon_document(overlay.epsilon(app.id)),
         "newest": record_document(history[-1]) if history else None,
         "metrics": _newest_metrics(history),
         "counters": dict(app.counters),
+    }
+
+
+def plane_document(transport: Transport, lag: LoopLag) -> dict[str, Any]:
+    """How models move through this device: bytes a second that its uplink delivered while something waited (None: not
+    measured yet), the rate that was set (0: none), what it may hold, the loop's lag, and who sent wrong data."""
+    rate = transport.serving_rate()
+    return {
+        "serving_rate_bytes_s": None if rate is None else round(rate),
+        "uplink_limit_bytes_s": round(transport.uplink.limit_bytes_s),
+        "memory_limit_bytes": transport.limits.total_bytes,
+        "loop_lag": lag.document(),
+        "wrong_data": transport.wrong_data(),
     }
 
 

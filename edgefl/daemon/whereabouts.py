@@ -49,7 +49,7 @@ class Whereabouts:
         self._listening = listening[0]
         self._host = self._fixed or own_host(self._here, None, None, None)
         self._port = split_address(settings.advertise)[1] if settings.advertise else listening[1]
-        self.willing = Role.NODE
+        self.willing = Role.LEAF if settings.role == "leaf" else Role.NODE
         """The role of this device while others reach it."""
         self._measured = measure()
         self.hardware: Callable[[], Hardware] = self._hardware
@@ -82,7 +82,8 @@ class Whereabouts:
             self._on_addresses(before, here)
         await self._announce()
         wanted = self.reachability.wanted(self._daemon.effects.now)
-        others = self._others() if wanted and self._daemon.overlay.joined else []
+        asks = wanted and self._daemon.overlay.joined and self.willing is not Role.LEAF
+        others = self._others() if asks else []
         if others:
             await self._ask_to_be_dialled(others, wanted)
             await self._announce()

@@ -37,6 +37,7 @@ class Wishes:
     topology: str = "forest"
     model: str = "mlp"
     seed: int = 0
+    compress: str = "none"
 
 
 @dataclass(slots=True)
@@ -129,6 +130,7 @@ def _create(fleet: LocalFleet, wishes: Wishes, outcomes: list[Outcome]) -> None:
             held_back=0.1,
             deadline_s=60.0,
             min_members=wishes.nodes,
+            compress=wishes.compress,
             seed=wishes.seed,
         )
         outcome.id = created["id"]

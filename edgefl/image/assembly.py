@@ -77,7 +77,7 @@ def _install(root: Path, package: Path) -> None:
     (root / "edgefl.deb").unlink()
     for unit in ("edgefl-firstboot", "edgefl-growdata", "edgefl-zram", "edgefl"):
         run("systemctl", f"--root={root}", "--quiet", "enable", f"{unit}.service")
-    for unit in ("getty@tty1.service", "serial-getty@ttyS0.service"):
+    for unit in ("getty@.service", "serial-getty@.service"):
         (root / "etc/systemd/system" / unit).symlink_to("/dev/null")  # nobody can log in: there is no password
 
 

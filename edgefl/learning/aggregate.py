@@ -1,107 +1,205 @@
-"""The running weighted sum of one open round: exact for any tree shape and any order of arrival.
+"""The running weighted sum of one open round: exact for any tree shape, any order of arrival and any loss.
 
-Every device sends (sum of n_i * delta_i, sum of n_i, who contributed) for its whole subtree; a parent only adds. The
-division happens once, at the root, so a chain, a star and anything between give the same average up to the rounding of
-float32. Memory is one vector, however many children there are. FedAvg: McMahan et al., 2017.
+Every device sends (sum of n_i * delta_i, sum of n_i, who contributed) for its whole subtree, chunk by chunk; a parent
+only adds, in place. The division happens once, at the root, so a chain, a star and anything between give the same
+average up to the rounding of float32. FedAvg: McMahan et al., 2017.
+
+**Every chunk has its own weight and its own contributors.** A device that dies between two chunks then leaves nothing
+to undo: the mean of each chunk is exact over those who are in it. That is what allows one accumulator for all children
+and adding at once; whole updates would need a buffer for each child, or a subtraction that float32 cannot do exactly.
+
+Memory: one vector, however many children there are, and at most 512 bytes of names for each chunk (0.2 %). When a
+child's chunk comes before this device's own delta, the delta is held beside it until the last chunk is sealed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgefl.errors import WireError
 from edgefl.learning.metrics import merge
-from edgefl.wire.learning import MAX_CONTRIBUTORS, Metric
+from edgefl.wire.learning import CHUNK_PARAMETERS, MAX_CONTRIBUTORS, Metric
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FLOAT_BYTES = 4
 
 
-class Accumulator:
-    """(sum of n * delta, sum of n, contributors, metrics) of one round at one device.
+class DuplicateError(WireError):
+    """A chunk that would count a device twice."""
 
-    `parameters` is the length of the flat vector, `max_samples` the most that one device may claim to have.
+
+def is_finite(vector: NDArray[np.float32]) -> bool:
+    """Whether all values are finite and none is far too large. One pass, no temporary: a NaN or infinity anywhere
+    makes the dot product so."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.dot(vector, vector)))
+
+
+class Accumulator:
+    """The sum of one round at one device, over a flat vector of `parameters` float32 in chunks of CHUNK_PARAMETERS.
+
+    `max_samples` is the most that one device may claim to have. A chunk is open for additions until it is sealed;
+    from then on its memory does not change any more.
     """
 
-    __slots__ = ("contributors", "max_samples", "metrics", "parameters", "participants", "samples", "total")
+    __slots__ = (
+        "_bits",
+        "_masks",
+        "_own",
+        "_own_bit",
+        "_own_done",
+        "_participants",
+        "_raw",
+        "_samples",
+        "chunks",
+        "max_samples",
+        "metrics",
+        "names",
+        "parameters",
+        "sealed",
+        "total",
+    )
 
     def __init__(self, parameters: int, max_samples: int) -> None:
         self.parameters = parameters
         self.max_samples = max_samples
+        self.chunks = -(-parameters // CHUNK_PARAMETERS)
         self.total: NDArray[np.float32] | None = None
-        self.samples = 0
-        self.participants = 0
-        self.contributors: set[int] = set()
         self.metrics: tuple[Metric, ...] = ()
+        self.names: list[int] = []
+        self.sealed = 0
+        self._bits: dict[int, int] = {}
+        self._samples = [0] * self.chunks
+        self._participants = [0] * self.chunks
+        self._masks = [0] * self.chunks
+        self._own: tuple[NDArray[np.float32], int] | None = None
+        self._own_bit = 0
+        self._own_done = bytearray(self.chunks)
+        self._raw = False  # whether `total` is the own delta, its open chunks not multiplied yet
 
-    def add_own(self, node_id: int, delta: NDArray[np.float32] | None, samples: int, metrics: Iterable[Metric]) -> None:
-        """Add this device's own delta (float32 [parameters]), weighted by its samples.
+    # Who takes part
 
-        Raises WireError for a delta of the wrong shape or with values that are not finite.
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was added yet."""
+        return self._own is None and not any(self._participants)
+
+    @property
+    def participants(self) -> int:
+        """Devices that are in every chunk, as far as counts tell: the fewest of any chunk."""
+        return min(self._participants, default=0)
+
+    @property
+    def samples(self) -> int:
+        """The smallest weight of any chunk."""
+        return min(self._samples, default=0)
+
+    def contributors(self, index: int) -> set[int]:
+        """The names in a chunk."""
+        mask = self._masks[index]
+        return {name for bit, name in enumerate(self.names) if mask >> bit & 1}
+
+    def expect(self, node_id: int) -> None:
+        """This device will add its own delta: nobody else may have it in a sum."""
+        self._own_bit = self.bits([node_id])[0]
+
+    def bits(self, names: Iterable[int]) -> list[int]:
+        """One bit for each name, made up if need be; 0 for names beyond the first MAX_CONTRIBUTORS."""
+        bits = []
+        for name in names:
+            if name not in self._bits and len(self.names) < MAX_CONTRIBUTORS:
+                self._bits[name] = 1 << len(self.names)
+                self.names.append(name)
+            bits.append(self._bits.get(name, 0))
+        return bits
+
+    def weight(self, index: int) -> tuple[int, int, int]:
+        """(samples, participants, mask) of a chunk."""
+        return self._samples[index], self._participants[index], self._masks[index]
+
+    def chunk_size(self, index: int) -> int:
+        """Parameters in a chunk: CHUNK_PARAMETERS, fewer in the last."""
+        return min(CHUNK_PARAMETERS, self.parameters - index * CHUNK_PARAMETERS)
+
+    # Adding
+
+    def add_own(self, delta: NDArray[np.float32] | None, samples: int, metrics: Iterable[Metric]) -> None:
+        """Add this device's own delta (float32 [parameters], finite), weighted by its samples. The array belongs to
+        the sum from now on: where nothing has come before, it becomes the sum, multiplied in place chunk by chunk.
+
+        Raises WireError for a delta of the wrong shape.
         """
         if delta is None or samples <= 0:
             self.metrics = merge(self.metrics, metrics)
             return
-        samples = min(samples, self.max_samples)
-        self._check(delta)
+        if delta.shape != (self.parameters,):
+            raise WireError(f"a vector of shape {delta.shape} where {self.parameters} parameters belong")
         self.metrics = merge(self.metrics, metrics)
-        self._add(delta * np.float32(samples))
-        self.samples += samples
-        self.participants += 1
-        self.contributors.add(node_id)
+        if not (delta.dtype == np.float32 and delta.flags.writeable and delta.flags.c_contiguous):
+            delta = np.array(delta, dtype=np.float32)
+        self._own = (delta, min(samples, self.max_samples))
+        if self.total is None:
+            self.total, self._raw = delta, True
 
-    def add_subtree(
-        self,
-        data: Any,
-        samples: int,
-        participants: int,
-        contributors: Iterable[int],
-        metrics: Iterable[Metric],
-    ) -> None:
-        """Add a child's sum: `data` is its blob (float32, little-endian, [parameters]).
+    def add_chunk(self, index: int, values: NDArray[np.float32], samples: int, participants: int, mask: int) -> None:
+        """Add a child's sum of an open chunk. `mask`: the bits of those in it, 0 if it names nobody.
 
-        Raises WireError when the claim cannot be true or would count a device twice; nothing is added then.
+        Raises WireError when the claim cannot be true, DuplicateError when a device would be counted twice; nothing is
+        added then.
         """
-        names = set(contributors)
-        self.check_claim(samples, participants, names)
-        vector = np.frombuffer(data, dtype="<f4")
-        self._check(vector)
-        self._add(vector)
-        self.samples += samples
-        self.participants += participants
-        self.contributors |= names
-        self.metrics = merge(self.metrics, metrics)
-
-    def check_claim(self, samples: int, participants: int, contributors: set[int]) -> None:
-        """Raises WireError when the numbers of an update cannot be true, or a device would be counted twice."""
         if not 0 < samples <= participants * self.max_samples:
             raise WireError(f"{samples} samples from {participants} devices: more than {self.max_samples} each")
-        if len(contributors) != participants and (contributors or participants <= MAX_CONTRIBUTORS):
-            raise WireError(f"names {len(contributors)} contributors for {participants} devices")
-        twice = contributors & self.contributors
-        if twice:
-            raise WireError(f"{len(twice)} devices are in the sum already")
-
-    def mean_delta(self) -> NDArray[np.float32]:
-        """sum(n * delta) / sum(n), float32 [parameters]. Only after something was added."""
-        if self.total is None:
-            raise ValueError("nothing was added")
-        mean: NDArray[np.float32] = self.total / np.float32(self.samples)
-        return mean
-
-    def _check(self, vector: NDArray[np.float32]) -> None:
-        if vector.shape != (self.parameters,):
-            raise WireError(f"a vector of shape {vector.shape} where {self.parameters} parameters belong")
-        # One pass and no temporary: a NaN or infinity anywhere makes the dot product so.
-        with np.errstate(over="ignore", invalid="ignore"):
-            if not np.isfinite(np.dot(vector, vector)):
-                raise WireError("a vector with values that are not finite (or far too large)")
-
-    def _add(self, vector: NDArray[np.float32]) -> None:
-        if self.total is None:
-            self.total = np.array(vector, dtype=np.float32)
+        if mask & (self._masks[index] | self._own_bit):
+            raise DuplicateError("devices of this chunk are in the sum already")
+        view = self._view(index)
+        if values.shape != view.shape:
+            raise WireError(f"a chunk of shape {values.shape} where {view.size} parameters belong")
+        if not is_finite(values):
+            raise WireError("a chunk with values that are not finite (or far too large)")
+        if self._raw:
+            self._add_own_chunk(index)
+        if self._participants[index]:
+            np.add(view, values, out=view)
         else:
-            np.add(self.total, vector, out=self.total)
+            view[...] = values
+        self._samples[index] += samples
+        self._participants[index] += participants
+        self._masks[index] |= mask
+
+    def seal(self) -> NDArray[np.float32] | None:
+        """Close the next chunk: add this device's own part if it is not in yet. The chunk's sum, which the caller may
+        write over; None when nobody is in it."""
+        index = self.sealed
+        if self._own is not None:
+            self._add_own_chunk(index)
+        self.sealed += 1
+        if self.sealed == self.chunks:
+            self._own = None
+        return self._view(index) if self._participants[index] else None
+
+    def _add_own_chunk(self, index: int) -> None:
+        if self._own is None or self._own_done[index]:
+            return
+        self._own_done[index] = 1
+        delta, samples = self._own
+        view = self._view(index)
+        own = delta[index * CHUNK_PARAMETERS : (index + 1) * CHUNK_PARAMETERS]
+        np.multiply(own, np.float32(samples), out=own)
+        if not self._raw:
+            if self._participants[index]:
+                np.add(view, own, out=view)
+            else:
+                view[...] = own
+        self._samples[index] += samples
+        self._participants[index] += 1
+        self._masks[index] |= self._own_bit
+
+    def _view(self, index: int) -> NDArray[np.float32]:
+        if self.total is None:
+            self.total = np.zeros(self.parameters, np.float32)  # pages are taken as they are written
+        return self.total[index * CHUNK_PARAMETERS : (index + 1) * CHUNK_PARAMETERS]

@@ -2,6 +2,7 @@
 
     ledger.py       how far the application has come here: the newest model held, its epoch and round, the history
     worker.py       a member's part of a round (every device, the root too)
+    replicas.py     holding the newest model for the root
     coordinator.py  the root's part: start rounds, make the next model, replicate it, hand over
 
 Life cycle:
@@ -21,14 +22,27 @@ from edgefl.learning.aggregate import FLOAT_BYTES
 from edgefl.learning.border import Border
 from edgefl.learning.coordinator import Coordinator
 from edgefl.learning.effects import LearningEffects, Prepared, Progress, TrainResult
+from edgefl.learning.encoding import open_encoding
 from edgefl.learning.epoch import plausible
+from edgefl.learning.feedback import Feedback
 from edgefl.learning.history import History
 from edgefl.learning.ledger import Ledger
+from edgefl.learning.objections import Objections
+from edgefl.learning.replicas import Replicas
 from edgefl.learning.worker import Worker
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Advert, Manifest
 from edgefl.wire.blob import BlobRef
-from edgefl.wire.learning import Replica, ReplicaAck, RoundStart, Standing, Update, UpdateAck
+from edgefl.wire.learning import (
+    Replica,
+    ReplicaAck,
+    RoundStart,
+    Standing,
+    Update,
+    UpdateAck,
+    UpdateChunk,
+    UpdateGet,
+)
 from edgefl.wire.overlay import Scope
 
 if TYPE_CHECKING:
@@ -79,6 +93,8 @@ class Forest(Protocol):
     def join_tree(self, app: int, now: float, *, observer: bool = False, scope: Scope = Scope.GLOBAL) -> None: ...
     def leave_tree(self, app: int, now: float) -> None: ...
     def watch_tree(self, app: int, until: float, now: float) -> None: ...
+    def epsilon_sums(self, app: int) -> tuple[float, float]: ...
+    def on_round_over(self, app: int, size_bytes: int, waited_s: float, now: float) -> None: ...
     def publish(self, advert: Advert, now: float) -> None: ...
 
 
@@ -120,7 +136,11 @@ class Application:
             self.ledger = Ledger(
                 progress.epoch, progress.round, progress.model, progress.finished, History(progress.records)
             )
+        self.encoding = open_encoding(self.manifest.compress, self.manifest.seed)
+        self.feedback = Feedback(self)
+        self.objections = Objections(self)
         self.worker = Worker(self)
+        self.replicas = Replicas(self)
         self.coordinator = Coordinator(self)
 
     @property
@@ -258,14 +278,21 @@ class Application:
             self.worker.on_round_start(sender, message, now)
         elif isinstance(message, Update):
             self.worker.on_update(sender, message, now)
+        elif isinstance(message, UpdateGet):
+            self.worker.on_update_get(sender, message, now)
         elif isinstance(message, UpdateAck):
             self.worker.on_update_ack(sender, message, now)
         elif isinstance(message, Standing):
             self.coordinator.on_standing(sender, message, now)
         elif isinstance(message, Replica):
-            self.worker.on_replica(sender, message, now)
+            self.replicas.on_replica(sender, message, now)
         elif isinstance(message, ReplicaAck):
             self.coordinator.on_replica_ack(sender, message, now)
+
+    def on_bulk(self, sender: Contact, message: Message, data: Any, now: float) -> None:
+        """A message with a second frame, which is only read, and only now."""
+        if isinstance(message, UpdateChunk) and self.effects.admits(sender):
+            self.worker.on_chunk(sender, message, data, now)
 
     def on_timer(self, name: str, now: float) -> None:
         if name == "prepare":
@@ -283,11 +310,16 @@ class Application:
         """`data` is the blob's content as a buffer, or None when nobody had it."""
         if token[0] == "recover":
             self.coordinator.on_recovered(token, blob, data, now)
+        elif token[0] == "replica":
+            self.replicas.on_data(token, blob, data, now)
         else:
             self.worker.on_fetched(token, blob, data, now)
 
+    def on_recalled(self, token: Token, data: Any, now: float) -> None:
+        """`data` is what `remember` was last given, or None."""
+        tag = token[1]
+        if isinstance(tag, tuple):
+            self.worker.on_recalled(tag, data, now)
+
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
-        if token[0] == "model":
-            self.coordinator.on_kept(token, blob, now)
-        else:
-            self.worker.on_kept(token, blob, now)
+        self.coordinator.on_kept(token, blob, now)

@@ -57,6 +57,10 @@ class Border:
         if self.admits(to):
             self._effects.send(to, message)
 
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
+        if self.admits(to):
+            self._effects.send_bulk(app, to, message, data)
+
     def prepare(self, app: int, manifest: Manifest, sources: tuple[Contact, ...], *, observer: bool) -> None:
         self._effects.prepare(app, manifest, tuple(filter(self.admits, sources)), observer=observer)
 
@@ -95,6 +99,12 @@ class Border:
 
     def train(self, app: int, job: TrainJob) -> None:
         self._effects.train(app, job)
+
+    def remember(self, app: int, data: Any) -> None:
+        self._effects.remember(app, data)
+
+    def recall(self, app: int, token: Token) -> None:
+        self._effects.recall(app, token)
 
     def save(self, app: int, progress: Progress) -> None:
         self._effects.save(app, progress)

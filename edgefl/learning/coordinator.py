@@ -34,8 +34,9 @@ from edgefl.learning.effects import Token
 from edgefl.learning.epoch import next_epoch
 from edgefl.learning.ledger import Position, position
 from edgefl.learning.metrics import TRAIN_PREFIX, mean, merge
+from edgefl.learning.round import OpenRound
 from edgefl.learning.strategy import STRATEGIES
-from edgefl.learning.worker import BYTES_METRIC, OpenRound
+from edgefl.learning.worker import BYTES_METRIC
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
 from edgefl.wire.blob import BlobRef
@@ -76,6 +77,10 @@ MAX_STANDINGS = 64
 
 ROUND_RECORDS = 2
 """Records in each RoundStart: the round just done and the one before, completed by its evaluation."""
+
+
+EPSILON_METRIC = "train_epsilon"
+"""What devices could still gain by other parents, as a share of what their uplinks cost (edgefl/overlay/game)."""
 
 
 class Phase(Enum):
@@ -271,10 +276,9 @@ class Coordinator:
 
     def _start_round(self, now: float) -> None:
         app = self.app
-        tree = app.tree
         self.phase = Phase.RUNNING
         self.problem = ""
-        self._expected = max(1, tree.members if tree is not None else 1, self._took_part_last())
+        self._expected = self._members()
         last = self._target_reached or app.ledger.round >= app.manifest.rounds or app.advert.state is AppState.STOPPED
         kind = RoundKind.EVALUATE if last else RoundKind.TRAIN
         self._begin(kind, now)
@@ -292,7 +296,9 @@ class Coordinator:
         if self.phase is not Phase.RUNNING:
             return
         self._record_evaluation(round_.sum.metrics)
-        participants, quorum = round_.sum.participants, self._quorum()
+        # A subtree that moved as the round began was counted at both its parents for a moment.
+        self._expected = min(self._expected, self._members())
+        participants, quorum = round_.participants, self._quorum()
         if round_.kind is RoundKind.EVALUATE:
             if participants < quorum and self.attempt < MAX_EVALUATIONS:
                 self._try_again(f"{participants} of {self._expected} devices evaluated it, {quorum} are needed", now)
@@ -305,14 +311,19 @@ class Coordinator:
             else:
                 self._announce_end(now)
             return
-        if participants < quorum or round_.model_data is None:
+        if participants < quorum or round_.model_data is None or round_.sum.total is None:
             self._try_again(f"{participants} of {self._expected} devices delivered, {quorum} are needed", now)
             return
         model = np.frombuffer(round_.model_data, dtype="<f4")
-        new = STRATEGIES[self.app.manifest.strategy](model, round_.sum.mean_delta()).astype(np.float32, copy=False)
+        new = STRATEGIES[self.app.manifest.strategy](model, round_.sum.total).astype(np.float32, copy=False)
         self._record_training(round_, now)
         self.phase = Phase.KEEPING
         self.app.effects.keep(self.app.id, ("model", round_.tag), new)
+
+    def _members(self) -> int:
+        """Devices that are in the tree now, or were in the last round."""
+        tree = self.app.tree
+        return max(1, tree.members if tree is not None else 1, self._took_part_last())
 
     def _took_part_last(self) -> int:
         """Participants of the newest round that is done. A part of the fleet that is cut off from the rest must not
@@ -363,6 +374,7 @@ class Coordinator:
 
     def _record_training(self, round_: OpenRound, now: float) -> None:
         training = [m for m in round_.sum.metrics if m.name.startswith(TRAIN_PREFIX)]
+        training.append(Metric(EPSILON_METRIC, *self.app.forest.epsilon_sums(self.app.id)))
         received = sum(m.total for m in round_.sum.metrics if m.name == BYTES_METRIC)
         self.app.ledger.history.merge(
             [

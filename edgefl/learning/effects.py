@@ -3,12 +3,13 @@
 Each request that takes time is answered later by an event of `Learning` with the same token:
 
     prepare -> on_prepared      fetch -> on_fetched      keep -> on_kept      train -> on_trained
+    recall -> on_recalled
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgefl.effects import Effects
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgefl.wire import Contact
+    from edgefl.wire import Contact, Message
 
 Token = tuple[Hashable, ...]
 Tag = tuple[int, int, int]
@@ -39,12 +40,20 @@ class TrainJob:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What local training gave. `delta`: float32 [parameters], trained minus given, None when only evaluated.
-    `samples`: how many the delta was trained on. `metrics`: weighted sums over local data."""
+    """What local training gave. `delta`: float32 [parameters], trained minus given, handed over for good (the sum is
+    built in it); None when only evaluated. `samples`: how many the delta was trained on. `metrics`: weighted sums over
+    local data. `diverged`: the delta is not finite, or far too large; found out where the result is made, which is not
+    on the loop."""
 
     delta: NDArray[np.float32] | None
     samples: int
     metrics: tuple[Metric, ...]
+    diverged: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        from edgefl.learning.aggregate import is_finite  # numpy comes with it
+
+        object.__setattr__(self, "diverged", self.delta is not None and not is_finite(self.delta))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,19 @@ class LearningEffects(Effects, Protocol):
 
     def train(self, app: int, job: TrainJob) -> None:
         """Run a job; a newer job of the same application cancels an older one."""
+        ...
+
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
+        """Send a message with a second frame, straight from the buffer `data`, which will not change any more, in turn
+        with other applications. Best effort: it is lost when there is no connection."""
+        ...
+
+    def remember(self, app: int, data: Any) -> None:
+        """Make a buffer durable, in place of the one before. `data` must not change any more."""
+        ...
+
+    def recall(self, app: int, token: Token) -> None:
+        """Ask for what `remember` was last given."""
         ...
 
     def save(self, app: int, progress: Progress) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from edgefl.errors import ConfigError
+from edgefl.errors import ConfigError, UsageError
+from edgefl.learning.encoding.spec import parse_spec
 from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest, Topology
 from edgefl.wire.blob import MAX_BLOB_BYTES
 from edgefl.wire.codec import encode_record
@@ -77,6 +78,10 @@ def check_manifest(manifest: Manifest) -> None:
         "target",
         "must name a metric and a finite value",
     )
+    try:
+        parse_spec(manifest.compress)
+    except UsageError as error:
+        raise ManifestError(f"compress: {error.cause}", hint=error.hint) from None
     names = [artifact.name for artifact in manifest.artifacts]
     need(
         frozenset(names) == REQUIRED_ARTIFACTS and len(names) == len(REQUIRED_ARTIFACTS),

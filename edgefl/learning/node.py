@@ -145,6 +145,15 @@ class Learning:
         app.on_message(sender, message, now)
         return True
 
+    def on_bulk(self, sender: Contact, message: Message, data: Any, now: float) -> bool:
+        """A message with a second frame, which is only read, and only now. False when it belongs to nobody here."""
+        app = self.applications.get(getattr(message, "app", -1))
+        if app is None:
+            self.unknown_messages += 1
+            return False
+        app.on_bulk(sender, message, data, now)
+        return True
+
     def on_timer(self, key: TimerKey, now: float) -> bool:
         """False when the timer is not learning's."""
         if len(key) != 3 or key[0] != "learning":
@@ -186,3 +195,7 @@ class Learning:
             self.applications[app].on_kept(token, blob, now)
         else:
             self.effects.discard(app, blob)
+
+    def on_recalled(self, app: int, token: Token, data: Any, now: float) -> None:
+        if app in self.applications:
+            self.applications[app].on_recalled(token, data, now)

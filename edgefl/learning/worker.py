@@ -3,18 +3,21 @@
 Every device runs this, the root too (its sum goes to the Coordinator instead of a parent). States of an open round:
 
     state       event                                   next
-    COLLECTING  own work done, every child reported     KEEPING    (nothing to send up: SENDING)
-    COLLECTING  budget over                             KEEPING    with what is there
-    KEEPING     the sum has a name (blob)               SENDING
+    COLLECTING  own work done, every child delivered    SEALING
+    COLLECTING  budget over                             SEALING    with what is there
+    SEALING     every chunk is sealed                   SENDING    the final word is with the parent, or on its way
     SENDING     acknowledged by the parent              CLOSED
-    SENDING     another parent                          SENDING    (sent again, there)
+    SENDING     another parent                          SENDING    (the rest goes there)
     any         a newer round starts                    replaced
-    at the root KEEPING and SENDING are skipped: COLLECTING -> CLOSED, and the Coordinator takes over
+    at the root SENDING is skipped: SEALING -> CLOSED, and the Coordinator takes over
     the end (RoundKind.DONE) has no budget: it stays open until every child has said that it holds the final model
 
-Rules that keep the average exact: a child counts only while the round is open here and only once (contributors are
-named, so an update that reaches two ancestors over two paths is refused where the paths meet); what comes late is
-counted and dropped; an update that was acknowledged is never sent again.
+Chunks do not wait for their states: while a round is COLLECTING, inflow.py adds what has come and outflow.py sends on
+what is complete.
+
+Rules that keep the average exact: a child counts only while the round is open here, and each device only once in each
+chunk (contributors are named, so a chunk that reaches two ancestors over two paths is refused where the paths meet);
+what comes late is counted and dropped; what a parent has taken is never sent again.
 
 Deadlines need no clock but the own one: a device with height h gives its children h / (h + 1) of the time that it has
 left itself, so a leaf's share is what remains after one share for each level above it.
@@ -22,43 +25,30 @@ left itself, so a leaf's share is what remains after one share for each level ab
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from edgefl.errors import WireError
-from edgefl.learning.aggregate import FLOAT_BYTES, Accumulator
+from edgefl.learning.aggregate import Accumulator
 from edgefl.learning.effects import Tag, Token, TrainJob, TrainResult
-from edgefl.learning.epoch import made_by
-from edgefl.learning.metrics import merge
+from edgefl.learning.inflow import Inflow
+from edgefl.learning.outflow import Outflow
+from edgefl.learning.round import REMIND_MAX_S, OpenRound, RoundState
 from edgefl.wire import Contact
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import (
-    MAX_CONTRIBUTORS,
     Metric,
-    Replica,
-    ReplicaAck,
     RoundKind,
     RoundRecord,
     RoundStart,
     Update,
     UpdateAck,
+    UpdateChunk,
+    UpdateGet,
     Verdict,
 )
 
 if TYPE_CHECKING:
     from edgefl.learning.application import Application
-
-MAX_INBOUND_BYTES = 32 * 1024 * 1024
-"""Children's updates in flight or waiting to be added at one device; at least one, whatever its size."""
-
-RESEND_S = 3.0
-"""An update that the parent has neither fetched nor acknowledged is offered again."""
-
-REMIND_S, REMIND_MAX_S = 3.0, 60.0
-"""Children that have not answered hear of the round again (the first word may have gone into a link that was dead
-already), then after twice as long each time: a child that only trains for long is hardly disturbed."""
 
 REFETCH_S = 1.0
 """A model that nobody could give is asked for again while the round is open."""
@@ -66,58 +56,22 @@ REFETCH_S = 1.0
 ORPHAN_GRACE_S = 2.0
 """When an interior child dies, its children look for a new parent: the round waits this long for them."""
 
-MAX_OBJECTIONS = 3
-"""How often a device tells one root that it holds a later model, before it follows: the model may be out of reach."""
-
 BYTES_METRIC = "bytes"
 """Payload bytes that the devices of a subtree received in this round (a sum: it has no weight)."""
-
-
-class RoundState(Enum):
-    COLLECTING = "collecting"
-    KEEPING = "keeping"
-    SENDING = "sending"
-    CLOSED = "closed"
-
-
-@dataclass(slots=True)
-class OpenRound:
-    """One round at one device."""
-
-    tag: Tag
-    kind: RoundKind
-    model: BlobRef
-    records: tuple[RoundRecord, ...]
-    started: float
-    closes: float
-    sum: Accumulator
-    mine: bool
-    """Started by this device as the root."""
-    own_pending: bool
-    state: RoundState = RoundState.COLLECTING
-    model_data: Any = None
-    waiting: set[int] = field(default_factory=set)
-    delivered: set[int] = field(default_factory=set)
-    fetching: dict[int, Update] = field(default_factory=dict)
-    queue: deque[tuple[Contact, Update]] = field(default_factory=deque)
-    received_bytes: int = 0
-    update: Update | None = None
-    remind_s: float = REMIND_S
-
-    def complete(self) -> bool:
-        return not (self.own_pending or self.waiting or self.fetching or self.queue)
 
 
 class Worker:
     """The round that is open at this device, if any, and the newest round it has seen."""
 
-    TIMERS = ("budget", "resend", "refetch", "grace", "remind")
+    TIMERS = ("budget", "resend", "refetch", "grace", "remind", "seal")
 
     def __init__(self, app: Application) -> None:
         self.app = app
         self.open: OpenRound | None = None
         self.newest: Tag = (0, 0, 0)
-        self._objections = (0, 0)  # epoch of the root, how often it was told that it is behind
+        self.inflow = Inflow(app, self._advance)
+        self._outflow: Outflow | None = None
+        self._early: tuple[Contact, RoundStart] | None = None  # of a new parent whose acceptance is still on the way
 
     def on_round_start(self, sender: Contact, message: RoundStart, now: float) -> None:
         app = self.app
@@ -125,43 +79,25 @@ class Worker:
         parent = app.parent
         if parent is None or sender.node_id != parent.node_id:
             app.count("round_not_from_parent")
+            self._early = (sender, message)
             return
         if message.round < 1 or not app.credible(message.epoch, message.round - 1, message.model):
             app.count("round_invalid")
             return
         app.ledger.history.merge(message.records)
         if self.open is not None and (tag, message.model) == (self.open.tag, self.open.model):
-            self._offer(now)  # a new parent in the same round
+            self._report(now)  # a new parent in the same round
             return
         if tag <= self.newest or message.epoch < app.ledger.epoch:
             app.count("round_fenced")
-            self._object(parent)
+            app.objections.raise_to(parent)
             return
-        if self._is_behind(message) and self._may_object(message.epoch):
-            self._object(parent)
+        if app.objections.apply_to(message) and app.objections.may_raise(message.epoch):
+            app.objections.raise_to(parent)
             return
         app.coordinator.on_superseded()
         budget_s = min(max(message.budget_s, 0.0), app.manifest.deadline_s)
         self.begin(tag, message.kind, message.model, budget_s, message.records, now, mine=False, source=parent)
-
-    def _is_behind(self, message: RoundStart) -> bool:
-        """Whether the round would start from an earlier model than this device holds."""
-        ledger, from_model = self.app.ledger, message.round - 1
-        ended = ledger.finished and message.kind is RoundKind.TRAIN
-        return from_model < ledger.round or (from_model == ledger.round and ended)
-
-    def _may_object(self, epoch: int) -> bool:
-        told, times = self._objections
-        times = times + 1 if told == epoch else 1
-        self._objections = (epoch, times)
-        self.app.count("round_backwards")
-        return times <= MAX_OBJECTIONS
-
-    def _object(self, parent: Contact) -> None:
-        """Let the root know how far this device is: it goes on from there, in a higher epoch."""
-        standing = self.app.standing()
-        if standing is not None:
-            self.app.effects.send(parent, standing)
 
     def begin(
         self,
@@ -193,15 +129,20 @@ class Worker:
             own_pending=works,
         )
         self.open = round_
+        self._outflow = Outflow(app, round_)
         if kind is not RoundKind.DONE:
             app.set_timer("budget", round_.closes)
             # Not until our own share of the time is over: the round goes on above, and the next one follows.
             app.forest.watch_tree(app.id, now + app.manifest.deadline_s, now)
+        if works:
+            round_.sum.expect(app.me.node_id)
+            if kind is RoundKind.TRAIN and not mine:
+                round_.memory_pending = app.feedback.recall(round_.tag)
         for child in app.children():
             self._invite(child.contact, child.observer, now)
         if works or kind is not RoundKind.TRAIN:  # an observer waits for the final model
             self._fetch_model(round_, (source,) if source is not None else ())
-        self._close_if_complete(now)
+        self._advance(round_, now)
         return round_
 
     def _invite(self, child: Contact, observer: bool, now: float) -> None:
@@ -223,7 +164,7 @@ class Worker:
 
     def _remind(self, round_: OpenRound, now: float) -> None:
         """Tell the children that are still waited for, and of whom nothing has come, once more."""
-        silent = round_.waiting - set(round_.fetching) - {sender.node_id for sender, _ in round_.queue}
+        silent = round_.waiting - set(round_.streams)
         for child in self.app.children():
             if child.contact.node_id in silent:
                 self._send_start(round_, child.contact, now)
@@ -233,20 +174,14 @@ class Worker:
 
     def close_silently(self) -> None:
         """Forget the open round: a newer one replaces it, or the application stops."""
-        round_ = self.open
+        round_, outflow = self.open, self._outflow
         if round_ is None:
             return
-        self.open = None
+        if outflow is not None and outflow.ready and round_.state is not RoundState.CLOSED:
+            self.app.feedback.forget()
+        self.open = self._outflow = None
         for name in self.TIMERS:
             self.app.cancel_timer(name)
-        self._drop_blobs(round_)
-
-    def _drop_blobs(self, round_: OpenRound) -> None:
-        if round_.update is not None and round_.update.blob is not None:
-            self.app.effects.discard(self.app.id, round_.update.blob)
-        for update in round_.fetching.values():
-            if update.blob is not None:
-                self.app.effects.discard(self.app.id, update.blob)
 
     def _fetch_model(self, round_: OpenRound, sources: tuple[Contact, ...]) -> None:
         self.app.effects.fetch(self.app.id, ("start", round_.tag), round_.model, sources, pushed=True)
@@ -268,7 +203,7 @@ class Worker:
         app.advance(round_.tag[1] - 1, blob, finished=finished)
         if finished:
             app.effects.save(app.id, app.ledger.progress())
-            self._offer(now)
+            self._report(now)
         elif round_.own_pending:
             app.effects.train(app.id, TrainJob(round_.tag, round_.kind, blob, self._seed(round_.tag)))
 
@@ -283,194 +218,42 @@ class Worker:
         if round_ is None or tag != round_.tag or not round_.own_pending:
             return
         round_.own_pending = False
-        if result is None:
+        if result is None or result.diverged:
             self.app.count("training_failed")
         elif round_.state is RoundState.COLLECTING:
             try:
-                round_.sum.add_own(self.app.me.node_id, result.delta, result.samples, result.metrics)
+                round_.sum.add_own(result.delta, result.samples, result.metrics)
             except WireError:
                 self.app.count("training_failed")
             if round_.kind is RoundKind.EVALUATE:
-                round_.sum.participants += 1
-        self._close_if_complete(now)
+                round_.evaluated += 1
+        self._advance(round_, now)
+
+    def on_recalled(self, tag: Tag, data: Any, now: float) -> None:
+        """What earlier rounds left out is here again (or lost)."""
+        round_ = self.open
+        if round_ is not None and round_.memory_pending and tag == round_.tag:
+            self.app.feedback.on_recalled(data)
+            round_.memory_pending = False
+            self._advance(round_, now)
+
+    # Children
 
     def on_update(self, sender: Contact, message: Update, now: float) -> None:
-        app, round_ = self.app, self.open
+        round_ = self.open
         tag = (message.epoch, message.round, message.attempt)
-        is_child = any(child.contact.node_id == sender.node_id for child in app.children())
+        is_child = any(child.contact.node_id == sender.node_id for child in self.app.children())
         if round_ is None or tag != round_.tag or not is_child:
-            self._acknowledge(sender, message, Verdict.LATE)
-            return
-        if round_.kind is RoundKind.DONE:
-            round_.waiting.discard(sender.node_id)
-            self._close_if_complete(now)
-            return
-        if sender.node_id in round_.delivered:
-            self._acknowledge(sender, message, Verdict.ACCEPTED)
-            return
-        if round_.state is not RoundState.COLLECTING:
-            self._acknowledge(sender, message, Verdict.LATE)
-            return
-        if sender.node_id in round_.fetching or any(queued.node_id == sender.node_id for queued, _ in round_.queue):
-            return
-        if message.blob is None:
-            self._add_metrics(round_, message)
-            self._delivered(round_, sender, message, now)
-        elif self._plausible(round_, message, message.blob):
-            round_.queue.append((sender, message))
-            self._fetch_updates(round_)
+            self.inflow.acknowledge(sender, message, Verdict.LATE)
         else:
-            self._refuse(round_, sender, message, Verdict.INVALID, now)
+            self.inflow.on_update(round_, sender, message, now)
 
-    def _plausible(self, round_: OpenRound, message: Update, blob: BlobRef) -> bool:
-        """What can be judged before megabytes are fetched."""
-        if round_.kind is not RoundKind.TRAIN or blob.size != self.app.manifest.parameters * FLOAT_BYTES:
-            return False
-        try:
-            round_.sum.check_claim(message.samples, message.participants, set(message.contributors))
-        except WireError:
-            return False
-        return True
-
-    def _add_metrics(self, round_: OpenRound, message: Update) -> None:
-        """An update without a blob: the metrics of an evaluation, or nothing (delivered to an earlier parent)."""
-        if round_.kind is RoundKind.EVALUATE:
-            round_.sum.participants += message.participants
-            round_.sum.metrics = merge(round_.sum.metrics, message.metrics)
-
-    def _fetch_updates(self, round_: OpenRound) -> None:
-        limit = max(1, MAX_INBOUND_BYTES // (self.app.manifest.parameters * FLOAT_BYTES))
-        while round_.queue and len(round_.fetching) < limit:
-            sender, message = round_.queue.popleft()
-            if message.blob is not None:
-                round_.fetching[sender.node_id] = message
-                self.app.effects.fetch(self.app.id, ("update", round_.tag, sender), message.blob, (sender,))
-
-    def _on_update_data(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
-        app, round_ = self.app, self.open
-        app.effects.discard(app.id, blob)
-        sender = token[2]
-        if not isinstance(sender, Contact) or round_ is None or token[1] != round_.tag:
-            return
-        message = round_.fetching.pop(sender.node_id, None)
-        if message is None:
-            return
-        if data is None:
-            app.count("update_not_fetched")  # the child offers it again
-        elif round_.state is not RoundState.COLLECTING:
-            self._acknowledge(sender, message, Verdict.LATE)
+    def on_chunk(self, sender: Contact, message: UpdateChunk, data: Any, now: float) -> None:
+        round_ = self.open
+        if round_ is not None and (message.epoch, message.round, message.attempt) == round_.tag:
+            self.inflow.on_chunk(round_, sender, message, data, now)
         else:
-            try:
-                round_.sum.add_subtree(
-                    data, message.samples, message.participants, message.contributors, message.metrics
-                )
-            except WireError:
-                twice = not round_.sum.contributors.isdisjoint(message.contributors)
-                self._refuse(round_, sender, message, Verdict.DUPLICATE if twice else Verdict.INVALID, now)
-            else:
-                round_.received_bytes += blob.size
-                self._delivered(round_, sender, message, now)
-        self._fetch_updates(round_)
-        self._close_if_complete(now)
-
-    def _delivered(self, round_: OpenRound, sender: Contact, message: Update, now: float) -> None:
-        round_.delivered.add(sender.node_id)
-        round_.waiting.discard(sender.node_id)
-        self._acknowledge(sender, message, Verdict.ACCEPTED)
-        self._close_if_complete(now)
-
-    def _refuse(self, round_: OpenRound, sender: Contact, message: Update, verdict: Verdict, now: float) -> None:
-        round_.waiting.discard(sender.node_id)
-        self._acknowledge(sender, message, verdict)
-        self._close_if_complete(now)
-
-    def _acknowledge(self, sender: Contact, message: Update, verdict: Verdict) -> None:
-        if verdict is not Verdict.ACCEPTED:
-            self.app.count(f"update_{verdict.name.lower()}")
-        ack = UpdateAck(self.app.id, message.epoch, message.round, message.attempt, verdict)
-        self.app.effects.send(sender, ack)
-
-    def _close_if_complete(self, now: float) -> None:
-        round_ = self.open
-        if round_ is not None and round_.state is RoundState.COLLECTING and round_.complete():
-            self._close(round_, now)
-
-    def _close(self, round_: OpenRound, now: float) -> None:
-        app = self.app
-        app.cancel_timer("budget")
-        app.cancel_timer("grace")
-        app.cancel_timer("refetch")
-        app.cancel_timer("remind")
-        if round_.kind is RoundKind.DONE or app.observer:
-            round_.state = RoundState.CLOSED
-            if round_.kind is RoundKind.DONE:
-                app.forest.watch_tree(app.id, now, now)
-            return
-        round_.sum.metrics = merge(round_.sum.metrics, (Metric(BYTES_METRIC, float(round_.received_bytes), 0.0),))
-        if round_.mine:
-            round_.state = RoundState.CLOSED
-            app.coordinator.on_closed(round_, now)
-        elif round_.sum.total is None:
-            self._set_update(round_, None, now)
-        else:
-            round_.state = RoundState.KEEPING
-            app.effects.keep(app.id, ("update", round_.tag), round_.sum.total)
-
-    def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
-        round_ = self.open
-        if round_ is None or token[1] != round_.tag or round_.state is not RoundState.KEEPING:
-            self.app.effects.discard(self.app.id, blob)
-            return
-        self._set_update(round_, blob, now)
-
-    def _set_update(self, round_: OpenRound, blob: BlobRef | None, now: float) -> None:
-        epoch, number, attempt = round_.tag
-        collected = round_.sum
-        names = sorted(collected.contributors) if len(collected.contributors) <= MAX_CONTRIBUTORS else []
-        round_.update = Update(
-            self.app.id,
-            epoch,
-            number,
-            attempt,
-            collected.samples,
-            blob,
-            tuple(names),
-            collected.participants,
-            collected.metrics,
-        )
-        round_.state = RoundState.SENDING
-        self._offer(now)
-
-    def _offer(self, now: float) -> None:
-        """Send the update to the parent of this moment; again later if nothing comes back."""
-        round_, parent = self.open, self.app.parent
-        if round_ is None or parent is None:
-            return
-        ended = round_.model_data is not None if round_.kind is RoundKind.DONE else round_.state is RoundState.CLOSED
-        if round_.state is RoundState.SENDING and round_.update is not None:
-            self.app.effects.send(parent, round_.update)
-            self.app.set_timer("resend", now + RESEND_S)
-        elif ended and not round_.mine:
-            epoch, number, attempt = round_.tag
-            self.app.effects.send(parent, Update(self.app.id, epoch, number, attempt))
-
-    def on_update_ack(self, sender: Contact, message: UpdateAck, now: float) -> None:
-        round_, parent = self.open, self.app.parent
-        tag = (message.epoch, message.round, message.attempt)
-        if round_ is None or tag != round_.tag or round_.state is not RoundState.SENDING:
-            return
-        if parent is None or sender.node_id != parent.node_id:
-            return
-        if message.verdict is not Verdict.ACCEPTED:
-            self.app.count(f"own_update_{message.verdict.name.lower()}")
-        round_.state = RoundState.CLOSED
-        self.app.cancel_timer("resend")
-        self._drop_blobs(round_)
-
-    def on_parent(self, now: float) -> None:
-        round_ = self.open
-        if round_ is not None and round_.state is RoundState.SENDING:
-            self._offer(now)
+            self.app.count("chunk_late")
 
     def on_child(self, child: Contact, observer: bool, now: float) -> None:
         """A newcomer takes part in the round that is open, or gets the final model."""
@@ -484,67 +267,146 @@ class Worker:
             return
         self.app.set_timer("grace", min(now + ORPHAN_GRACE_S, round_.closes))
 
-    def _end_grace(self, now: float) -> None:
+    def _end_grace(self, round_: OpenRound, now: float) -> None:
+        round_.waiting &= {child.contact.node_id for child in self.app.children()}
+        self._advance(round_, now)
+
+    # From collecting to closed
+
+    def _advance(self, round_: OpenRound, now: float) -> None:
+        """Seal what is complete, and close the round when everything is."""
+        outflow = self._outflow
+        if round_ is not self.open or outflow is None or round_.state in (RoundState.SENDING, RoundState.CLOSED):
+            return
+        if round_.state is RoundState.COLLECTING and round_.complete() and not round_.memory_pending:
+            self._stop_collecting(round_)
+        if self._sums(round_) and not outflow.seal(self._ready(round_), now):
+            self.app.set_timer("seal", now)
+        elif round_.state is RoundState.SEALING:
+            self._close(round_, now)
+
+    def _sums(self, round_: OpenRound) -> bool:
+        return round_.kind is RoundKind.TRAIN and not self.app.observer and not round_.sum.empty
+
+    def _ready(self, round_: OpenRound) -> int:
+        """Chunks to which nothing will be added any more."""
+        if round_.memory_pending:
+            return 0
+        if round_.state is RoundState.SEALING:
+            return round_.sum.chunks
+        if round_.own_pending:
+            return 0
+        streams = (round_.streams.get(child) for child in round_.waiting)
+        return min((0 if stream is None else stream.next for stream in streams), default=round_.sum.chunks)
+
+    def _stop_collecting(self, round_: OpenRound) -> None:
+        for name in ("budget", "grace", "refetch", "remind"):
+            self.app.cancel_timer(name)
+        round_.state = RoundState.SEALING
+        for node_id, stream in round_.streams.items():
+            if node_id in round_.waiting and stream.update is not None:
+                self.inflow.acknowledge(stream.sender, stream.update, Verdict.LATE)
+        if round_.memory_pending:
+            self.app.feedback.forget()
+            round_.memory_pending = False
+
+    def _close(self, round_: OpenRound, now: float) -> None:
+        app, outflow = self.app, self._outflow
+        if round_.kind is RoundKind.DONE or app.observer or outflow is None:
+            round_.state = RoundState.CLOSED
+            if round_.kind is RoundKind.DONE:
+                app.forest.watch_tree(app.id, now, now)
+            return
+        round_.add_metrics(Metric(BYTES_METRIC, float(round_.received_bytes), 0.0))
+        if round_.mine:
+            round_.state = RoundState.CLOSED
+            if round_.kind is RoundKind.TRAIN:
+                # The root sends nothing up, but what its children send is what it would send.
+                app.forest.on_round_over(app.id, round_.sum.chunks * app.encoding.chunk_bytes, 0.0, now)
+            app.coordinator.on_closed(round_, now)
+        else:
+            round_.state = RoundState.SENDING
+            outflow.offer(now)
+
+    # The parent
+
+    def _report(self, now: float) -> None:
+        """Tell the parent of this moment what it has to know of this round."""
+        round_, outflow, parent = self.open, self._outflow, self.app.parent
+        if round_ is None or parent is None or outflow is None or round_.mine:
+            return
+        ended = round_.model_data is not None if round_.kind is RoundKind.DONE else round_.state is RoundState.CLOSED
+        if ended:
+            epoch, number, attempt = round_.tag
+            self.app.effects.send(parent, Update(self.app.id, epoch, number, attempt, final=True))
+        elif round_.kind is not RoundKind.DONE:
+            outflow.on_parent(now)
+
+    def on_parent(self, now: float) -> None:
+        round_, early, parent = self.open, self._early, self.app.parent
+        self._early = None
+        if early is not None and parent is not None and early[0].node_id == parent.node_id:
+            self.on_round_start(*early, now)
+        elif round_ is not None and round_.state is not RoundState.CLOSED:
+            self._report(now)
+
+    def on_update_get(self, sender: Contact, message: UpdateGet, now: float) -> None:
+        if self._outflow is not None and self._is_answer(sender, message):
+            self._outflow.on_get(message, now)
+
+    def on_update_ack(self, sender: Contact, message: UpdateAck, now: float) -> None:
         round_ = self.open
-        if round_ is not None:
-            present = {child.contact.node_id for child in self.app.children()}
-            round_.waiting &= present
-            round_.queue = deque(item for item in round_.queue if item[0].node_id in present)
-            self._close_if_complete(now)
+        if round_ is None or not self._is_answer(sender, message):
+            return
+        accepted = message.verdict is Verdict.ACCEPTED
+        if round_.state is not RoundState.SENDING and accepted:
+            return
+        if accepted:
+            self.app.feedback.commit()
+            self._tell_game(now)
+        else:
+            self.app.count(f"own_update_{message.verdict.name.lower()}")
+            self.app.feedback.forget()
+        round_.state = RoundState.CLOSED
+        for name in self.TIMERS:
+            self.app.cancel_timer(name)
+
+    def _tell_game(self, now: float) -> None:
+        """The round is over for this device: it may change its parent now."""
+        outflow = self._outflow
+        if outflow is not None and outflow.ready:
+            self.app.forest.on_round_over(self.app.id, outflow.sent_bytes, outflow.waited_s(now), now)
+
+    def _is_answer(self, sender: Contact, message: UpdateGet | UpdateAck) -> bool:
+        round_, parent = self.open, self.app.parent
+        tag = (message.epoch, message.round, message.attempt)
+        if round_ is None or round_.mine or tag != round_.tag or round_.state is RoundState.CLOSED:
+            return False
+        return parent is not None and sender.node_id == parent.node_id
+
+    # Events that have names
 
     def on_timer(self, name: str, now: float) -> None:
-        round_ = self.open
-        if round_ is None:
+        round_, outflow = self.open, self._outflow
+        if round_ is None or outflow is None:
             return
         if name == "budget" and round_.state is RoundState.COLLECTING:
-            if round_.own_pending or round_.waiting:
+            if not round_.complete():
                 self.app.count("round_out_of_time")
-            self._close(round_, now)
+            self._stop_collecting(round_)
+            self._advance(round_, now)
+        elif name == "seal":
+            self._advance(round_, now)
         elif name == "resend":
-            self._offer(now)
+            outflow.on_resend(now)
         elif name == "grace":
-            self._end_grace(now)
+            self._end_grace(round_, now)
         elif name == "remind":
             self._remind(round_, now)
         elif name == "refetch" and round_.model_data is None:
             parent = self.app.parent
             self._fetch_model(round_, (parent,) if parent is not None else ())
 
-    def on_replica(self, sender: Contact, message: Replica, now: float) -> None:
-        """The root wants this device to hold its newest model."""
-        app, tree = self.app, self.app.tree
-        # A dethroned root that finishes its round is no longer the root of the tree, but still that of the epoch.
-        finishes = message.epoch == self.newest[0] and made_by(message.epoch, sender.node_id)
-        if app.observer or tree is None or not (sender.node_id == tree.root or finishes):
-            app.count("replica_not_from_root")
-            return
-        if message.epoch < app.ledger.epoch or not app.credible(message.epoch, message.round, message.model):
-            app.count("replica_fenced")
-            return
-        if message.round < app.ledger.round and self._may_object(message.epoch):
-            self._object(sender)
-            return
-        app.effects.fetch(app.id, ("replica", sender, message), message.model, (sender,), pushed=True)
-
-    def _on_replica_data(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
-        app = self.app
-        sender, message = token[1], token[2]
-        if data is None or not isinstance(sender, Contact) or not isinstance(message, Replica):
-            app.count("replica_not_fetched")
-            return
-        ledger = app.ledger
-        ledger.history.merge(message.records)
-        late = ledger.finished and message.round == ledger.round  # sent before the end, which it does not undo
-        if (message.epoch, message.round) >= (ledger.epoch, ledger.round) and not late:
-            ledger.epoch = message.epoch
-            app.advance(message.round, blob, finished=message.finished)
-            app.effects.save(app.id, ledger.progress())
-        app.effects.send(sender, ReplicaAck(app.id, message.epoch, message.round))
-
     def on_fetched(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         if token[0] == "start":
             self._on_model(token, blob, data, now)
-        elif token[0] == "update":
-            self._on_update_data(token, blob, data, now)
-        elif token[0] == "replica":
-            self._on_replica_data(token, blob, data, now)

@@ -7,16 +7,18 @@ one line of JSON and is told nothing but its arguments and what comes on its sta
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import IO, Any
 
 from edgefl.errors import (
     ConfigError,
@@ -64,15 +66,19 @@ class Child:
             child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere)
         except OSError as error:
             raise ModelError(f"cannot start a process for {self.task}: {error.strerror or error}") from None
-        deadline, given = monotonic() + timeout_s, b"".join(request)
+        deadline = monotonic() + timeout_s
+        # Not through `communicate`: it forgets the rest of a request that the pipe cannot hold when its time is over.
+        stdin, child.stdin = child.stdin, None
+        giver = threading.Thread(target=_give, args=(stdin, request), daemon=True)
+        giver.start()
         with child:
             try:
                 while True:
                     try:
-                        output, _ = child.communicate(given, timeout=POLL_S)
+                        output, _ = child.communicate(timeout=POLL_S)
                         break
                     except subprocess.TimeoutExpired:
-                        given = b""  # it has been taken over
+                        pass
                     if should_stop():
                         raise InterruptedError(f"{self.task} was stopped")
                     if monotonic() >= deadline:
@@ -109,6 +115,14 @@ class Child:
             return
         print(json.dumps([error.name, error.cause, error.hint]), file=answers, flush=True)
         raise SystemExit(1)
+
+
+def _give(stdin: IO[bytes] | None, request: Sequence[bytes]) -> None:
+    """Write it all and close; a child that has gone reads no more."""
+    if stdin is not None:
+        with contextlib.suppress(OSError), stdin:
+            for part in request:
+                stdin.write(part)
 
 
 def limit_memory(limit_bytes: int) -> None:

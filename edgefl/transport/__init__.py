@@ -13,6 +13,7 @@
 
     links.py          messages: ROUTER in, DEALER out, Hello, Bye, losses
     dial.py           one outbound connection as a state machine: knock, connect, up, lost
+    bulk_line.py      a second connection with a peer, for what is large
     peer.py           what we hold for one peer
     outbox.py         messages that wait for a connection
     inbound.py        who is connected to a bound socket, and how to cut one off
@@ -23,9 +24,15 @@
     assembly.py       one arriving blob, checked chunk by chunk
     pull.py           asking for blobs, source after source
     serve.py          answering those who ask
+    bulk.py           updates for a parent, chunk by chunk
     broadcast.py      pushing to children, chunk by chunk as it arrives
+    subscribers.py    the children: who they are, how far each has come, who is too slow to be pushed to
     feeds.py          taking what parents push
+    uplink.py         whose turn it is to send, how fast, and how fast it went
+    reuse.py          chunks that are at hand under another name
+    limits.py         how much memory all this may take
     flight.py         chunks that ZeroMQ has not let go of
+    blame.py          where wrong data came from
 
     zmq_socket.py     a ZeroMQ socket on the asyncio loop that loses no signal
     curve.py          all socket options in one place; CURVE always
@@ -37,8 +44,9 @@ collector of zero-copy buffers (started by the first chunk that is sent), and th
 
 from edgefl.transport.blobs import BlobFiles
 from edgefl.transport.door_exchange import DialBack
+from edgefl.transport.limits import Limits, limits_for
 from edgefl.transport.timing import Timing
 from edgefl.transport.transport import Transport, TransportListener
 from edgefl.transport.visit import Knocked
 
-__all__ = ["BlobFiles", "DialBack", "Knocked", "Timing", "Transport", "TransportListener"]
+__all__ = ["BlobFiles", "DialBack", "Knocked", "Limits", "Timing", "Transport", "TransportListener", "limits_for"]

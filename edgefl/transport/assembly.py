@@ -2,18 +2,23 @@
 
 Chunks come from two sides at once: pushed by the parent (feeds.py) and pulled from sources (pull.py). Whatever arrives
 first is kept, stored in place, and passed on at once by whoever listens. `patience_until` and `lost` are how the two
-sides agree: as long as a push is expected, only what is known to be lost is pulled.
+sides agree: as long as a push is expected, only what is known to be lost is pulled. `local` chunks are being
+copied from blobs at hand (reuse.py). `apps` are the applications that it arrives for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
 from collections.abc import Callable
 from enum import Enum
 
 from edgefl.errors import EdgeflError, WireError
 from edgefl.wire.blob import HASH_BYTES, BlobRef, blob_ref, chunk_hash
+
+HUGE_PAGE_BYTES = 2 * 1024 * 1024
+"""A large page on most machines: 25 MB in small ones are 6,000 page faults, a fifth of all that receiving costs."""
 
 
 class Stored(Enum):
@@ -32,14 +37,14 @@ class Assembly:
         self.hashes: bytes | None = None
         self.missing: set[int] = set(range(ref.chunks))
         self.lost: set[int] = set()
+        self.local: set[int] = set()
         self.header_lost = False
+        self.apps: set[int] = set()
         self.pushed = False
         self.patience_until = 0.0
         self.touched = now
         self.ended = False
-        # Anonymous pages are only taken when they are written, and go back to the system as a whole.
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        self._view = memoryview(mmap.mmap(-1, ref.size, flags=flags)) if ref.size else memoryview(bytearray())
+        self._view = _pages(ref.size)
         self._listeners: list[Callable[[Assembly, int], None]] = []
         self._waiters: list[asyncio.Future[memoryview]] = []
 
@@ -119,3 +124,14 @@ class Assembly:
         for listener in self._listeners:
             listener(self, -1)
         self._listeners.clear()
+
+
+def _pages(size: int) -> memoryview:
+    """Anonymous memory: only taken when it is written, and given back to the system as a whole."""
+    if not size:
+        return memoryview(bytearray())
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= HUGE_PAGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(pages)

@@ -22,19 +22,16 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from edgefl.errors import EdgeflError, TryAgainError
 from edgefl.transport.assembly import Assembly
+from edgefl.transport.blame import Blame
 from edgefl.transport.counters import Counters
+from edgefl.transport.limits import Limits
+from edgefl.transport.reuse import ChunkIndex
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, blob_ref, hash_chunks
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
-
-MAX_CACHE_BYTES = 128 * 1024 * 1024
-"""Blobs in memory: five models of 25 MB. A single larger blob is still held, alone."""
-
-MAX_ASSEMBLY_BYTES = 128 * 1024 * 1024
-"""Blobs that are arriving; a fetch beyond it waits its turn. A single larger blob still arrives, alone."""
 
 MAX_ASSEMBLIES = 64
 """Arriving blobs, however small."""
@@ -97,12 +94,19 @@ class Blobs:
     """The blobs of one device."""
 
     def __init__(
-        self, files: BlobFiles, executor: Executor, counters: Counters, *, max_cache_bytes: int = MAX_CACHE_BYTES
+        self,
+        files: BlobFiles,
+        executor: Executor,
+        counters: Counters,
+        blame: Blame,
+        limits: Limits,
     ) -> None:
+        self.index = ChunkIndex()
+        self.blame = blame
         self._files = files
         self._executor = executor
         self._counters = counters
-        self._max_cache_bytes = max_cache_bytes
+        self._limits = limits
         self._held: dict[bytes, Held] = {}
         self._moving: dict[bytes, Held] = {}
         self._spilled: set[bytes] = set()
@@ -155,7 +159,7 @@ class Blobs:
         """Forget a blob. Views of it that were handed out stay valid; a fetch that is under way goes on."""
         held = self._held.pop(blob_id, None)
         if held is not None:
-            self.cached_bytes -= held.ref.size
+            self._drop(held)
         self._moving.pop(blob_id, None)
         if blob_id in self._spilled:
             self._spilled.discard(blob_id)
@@ -165,6 +169,10 @@ class Blobs:
 
     def assembly(self, blob_id: bytes) -> Assembly | None:
         return self._assemblies.get(blob_id)
+
+    def arriving(self, app: int) -> list[Assembly]:
+        """What is arriving for an application."""
+        return [assembly for assembly in self._assemblies.values() if app in assembly.apps]
 
     def open(self, ref: BlobRef, now: float, *, wanted: bool) -> Assembly | None:
         """The assembly of a blob, new if need be; None when there is no room now.
@@ -184,6 +192,9 @@ class Blobs:
             return None
         assembly = self._assemblies[ref.id] = Assembly(ref, now)
         self.arriving_bytes += ref.size
+        # One that is larger than its share takes it from what is at hand.
+        while self.cached_bytes + self.arriving_bytes > self._both_bytes and self._held:
+            self._evict(None)
         return assembly
 
     async def room(self) -> None:
@@ -224,7 +235,7 @@ class Blobs:
 
     def _full(self, size: int) -> bool:
         too_many = len(self._assemblies) >= MAX_ASSEMBLIES
-        return bool(self._assemblies) and (too_many or self.arriving_bytes + size > MAX_ASSEMBLY_BYTES)
+        return bool(self._assemblies) and (too_many or self.arriving_bytes + size > self._limits.assembly_bytes)
 
     def _end(self, assembly: Assembly, outcome: memoryview | EdgeflError) -> None:
         if self._assemblies.pop(assembly.ref.id, None) is not None:
@@ -241,18 +252,28 @@ class Blobs:
             self._held[held.ref.id] = known
             return
         self._held[held.ref.id] = held
+        self.index.add(held)
         self.cached_bytes += held.ref.size
-        while self.cached_bytes > self._max_cache_bytes and len(self._held) > 1:
+        while self.cached_bytes > self._limits.cache_bytes and len(self._held) > 1:
             self._evict(held)
 
-    def _evict(self, newest: Held) -> None:
+    @property
+    def _both_bytes(self) -> int:
+        return self._limits.cache_bytes + self._limits.assembly_bytes
+
+    def _evict(self, newest: Held | None) -> None:
         others = [item for item in self._held.values() if item is not newest]
         victim = next((item for item in others if item.loose or item.on_disk), others[0])
         del self._held[victim.ref.id]
-        self.cached_bytes -= victim.ref.size
+        self._drop(victim)
         if not victim.loose and not victim.on_disk:
             self._moving[victim.ref.id] = victim
             self._soon(self._spill(victim))
+
+    def _drop(self, held: Held) -> None:
+        """It has left the cache."""
+        self.index.remove(held)
+        self.cached_bytes -= held.ref.size
 
     async def _spill(self, held: Held) -> None:
         blob_id = held.ref.id
@@ -276,7 +297,7 @@ class Blobs:
         view, hashes = found
         ref = blob_ref(len(view), hashes)
         if ref.id != blob_id:
-            self._counters["blobs.rotten"] += 1
+            self.blame.disk(asyncio.get_running_loop().time())
             return None
         held = Held(ref, hashes, view, on_disk=True)
         self._hold(held)

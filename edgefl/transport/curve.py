@@ -46,9 +46,9 @@ def open_link_server(context: zmq.Context[zmq.Socket[bytes]], keys: DeviceKeys, 
 def open_broadcast_server(
     context: zmq.Context[zmq.Socket[bytes]], keys: DeviceKeys, timing: Timing
 ) -> zmq.Socket[bytes]:
-    """An XPUB that reports every subscription, drops nothing silently, and never copies."""
+    """An XPUB that leaves it to us which subscriptions count, drops nothing silently, and never copies."""
     socket = _server(context, zmq.XPUB, keys, timing)
-    socket.setsockopt(zmq.XPUB_VERBOSER, 1)
+    socket.setsockopt(zmq.XPUB_MANUAL, 1)
     socket.setsockopt(zmq.SNDHWM, 0)
     return socket
 

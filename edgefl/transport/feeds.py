@@ -7,6 +7,7 @@ not come, otherwise when the push has paused for too long.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import zmq
@@ -14,14 +15,15 @@ import zmq
 from edgefl.errors import EdgeflError, WireError
 from edgefl.transport.assembly import Assembly, Stored
 from edgefl.transport.blobs import Blobs
-from edgefl.transport.broadcast import MAX_APPS, TOPIC_BYTES, Broadcast
+from edgefl.transport.broadcast import Broadcast
 from edgefl.transport.curve import open_subscriber
 from edgefl.transport.dial import Dial, Line, Station
 from edgefl.transport.links import BYE_LINGER_S
 from edgefl.transport.pull import Pulls
+from edgefl.transport.subscribers import APP_BYTES, MAX_APPS, TOPIC_BYTES
 from edgefl.transport.visit import Card
 from edgefl.transport.zmq_socket import Parts
-from edgefl.wire.blob import BlobRef, blob_ref
+from edgefl.wire.blob import BlobRef, blob_ref, is_marked
 from edgefl.wire.codec import decode
 from edgefl.wire.contact import Contact
 from edgefl.wire.link import BlobChunk, BlobHeader, BlobMissing
@@ -52,6 +54,7 @@ class Feeds:
         broadcast: Broadcast,
         on_parent_lost: Callable[[int], None],
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._station = station
         self._blobs = blobs
         self._pulls = pulls
@@ -66,6 +69,8 @@ class Feeds:
             return
         if self._parents.get(app, parent.node_id) != parent.node_id:
             self.unsubscribe(app)
+            for assembly in self._blobs.arriving(app):
+                self._pulls.of(assembly, (parent,)).pump()
         if app not in self._parents and len(self._parents) >= MAX_APPS:
             self._station.counters["dropped.too-many-apps"] += 1
             return
@@ -185,7 +190,7 @@ class Feeds:
         counters["messages_received"] += 1
         counters["bytes_received"] += sum(map(len, parts))
         try:
-            app = int.from_bytes(parts[0].bytes, "big")
+            app = int.from_bytes(parts[0].bytes[:APP_BYTES], "big")
             if not 2 <= len(parts) <= 3 or len(parts[0]) != TOPIC_BYTES:
                 raise WireError("not a pushed message")
             message = decode(parts[1].bytes)
@@ -219,7 +224,7 @@ class Feeds:
         except WireError:
             ref = BlobRef(b"", 0)
         if ref.id != header.blob:
-            counters["blobs.lying"] += 1
+            self._blobs.blame.peer(feed.parent.node_id, now)
             return
         if ref.size > feed.apps[app]:
             counters["dropped.too-big"] += 1
@@ -234,8 +239,14 @@ class Feeds:
         if assembly is None:
             counters["dropped.no-room"] += 1
             return
-        assembly.set_header(hashes)
+        if assembly.hashes is None:
+            assembly.set_header(hashes)
+            self._blobs.index.fill(assembly, self._loop)
+        # What was pushed with the blob before will not be pushed again; if it is not here either, it is lost.
+        will_not_come = {index for index in assembly.missing if is_marked(header.known, index)}
+        assembly.lost |= will_not_come - assembly.local
         assembly.pushed = True
+        assembly.apps.add(app)
         assembly.patience_until = now + self._station.timing.push_stall
         feed.arriving[ref.id] = app
         self._broadcast.relay(app, ref)
@@ -258,16 +269,17 @@ class Feeds:
         else:
             stored = assembly.put(chunk.index, data, now)
             if stored is Stored.WRONG:
-                counters["blobs.lying"] += 1
+                self._blobs.blame.peer(feed.parent.node_id, now)
                 assembly.lost.add(chunk.index)
             elif stored is Stored.DUPLICATE:
                 counters["blobs.duplicate"] += 1
             # Children may have come since the header did, or the header was asked for.
             self._broadcast.relay(app, assembly.ref)
         assembly.pushed = True
+        assembly.apps.add(app)
         assembly.patience_until = now + self._station.timing.push_stall
         feed.arriving[chunk.blob] = app
-        if not assembly.complete:
+        if assembly.lost or assembly.header_lost:
             self._pulls.of(assembly, (feed.parent,)).pump()
 
     def _forget_loose(self, feed: _Feed, app: int, ref: BlobRef) -> None:
@@ -288,4 +300,4 @@ def _place(contact: Contact) -> tuple[str, int]:
 
 
 def _topic(app: int) -> bytes:
-    return app.to_bytes(TOPIC_BYTES, "big")
+    return app.to_bytes(APP_BYTES, "big")

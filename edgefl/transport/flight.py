@@ -15,6 +15,7 @@ class Flight:
     def __init__(self) -> None:
         self._chunks: list[tuple[zmq.MessageTracker, int]] = []
         self.bytes = 0
+        self._released = 0
 
     def frame(self, data: memoryview) -> zmq.Frame:
         """A frame that refers to `data` without copying, counted until ZeroMQ lets go of it."""
@@ -28,6 +29,14 @@ class Flight:
     def collect(self) -> int:
         """Forget what ZeroMQ has let go of; the bytes that are still under way."""
         if self._chunks:
+            before = self.bytes
             self._chunks = [item for item in self._chunks if not item[0].done]
             self.bytes = sum(size for _, size in self._chunks)
+            self._released += before - self.bytes
         return self.bytes
+
+    def take_released(self) -> int:
+        """Bytes that ZeroMQ has let go of since this was last asked."""
+        self.collect()
+        released, self._released = self._released, 0
+        return released

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import zmq
 
 from edgefl.transport.counters import Counters
-from edgefl.transport.tcp_info import FRAME_OVERHEAD_BYTES, acknowledged_and_received, endless, shut_down
+from edgefl.transport.tcp_info import FRAME_OVERHEAD_BYTES, endless, shut_down
 from edgefl.transport.timing import Timing
 from edgefl.transport.zmq_socket import Monitor, Parts
 
@@ -45,8 +45,6 @@ class Connection:
     node_id: int | None = None
     route: bytes = b""
     delivered: int = 0
-    pushed: int = 0
-    topics: set[bytes] = field(default_factory=set)
     cut: bool = False
     gone: bool = False
     said_bye: bool = False
@@ -131,11 +129,6 @@ class Inbound:
         if connection.cut or self._connections.get(connection.descriptor) is not connection:
             return
         self._shut(connection)
-
-    def unacknowledged(self, connection: Connection) -> int:
-        """Bytes pushed into this connection that the peer's TCP has not acknowledged (0 if unknown)."""
-        counts = acknowledged_and_received(connection.descriptor)
-        return 0 if counts is None else max(0, connection.pushed - counts[0])
 
     def sweep(self) -> None:
         """Cut what has outstayed its welcome. Call about once a second."""

@@ -7,7 +7,8 @@
 At most MAX_CHUNKS_PER_GET chunks are asked for and not yet here: the credit that keeps a link busy without holding up
 the control messages that share it. Every chunk is checked on arrival. A source that sends a wrong header or chunk is
 not asked again for this blob; one that has nothing, stays silent or goes away makes room for the next. When all have
-been asked in vain there is a pause, and they are asked again, a few times.
+been asked in vain there is a pause, and they are asked again, a few times, and with them other members of the
+application: a blob is named by its content, so anybody who has it will do.
 
 A blob that is being pushed is asked for only once patience runs out, and then from its end backwards, where the push
 will come last; chunks that are known to be lost are asked for at once.
@@ -45,7 +46,9 @@ class Pull:
         blobs: Blobs,
         station: Station,
         send: Callable[[Contact, Message], None],
+        members_of: Callable[[int], Sequence[Contact]],
     ) -> None:
+        self._members_of = members_of
         self.assembly = assembly
         self._blobs = blobs
         self._station = station
@@ -74,6 +77,8 @@ class Pull:
         if self.assembly.ended:
             return
         now = self._station.clock()
+        if self._source() is None and now >= self.assembly.patience_until:
+            self._widen()
         if self._asking and now - self._heard >= self._station.timing.pull_stall:
             self._next_source()
         source = self._source()
@@ -103,10 +108,13 @@ class Pull:
             if source is not None and source.node_id == node_id and self._asking:
                 self._next_source()
         elif isinstance(message, BlobHeader) and bulk is not None:
+            news = self.assembly.hashes is None
             if not self.assembly.set_header(bulk.bytes):
                 self._lied(node_id)
             else:
                 self._heard = self._station.clock()
+                if news:
+                    self._blobs.index.fill(self.assembly, asyncio.get_running_loop())
         elif isinstance(message, BlobChunk) and bulk is not None:
             stored = self.assembly.put(message.index, bulk.buffer, self._station.clock())
             if stored is Stored.WRONG and self.assembly.hashes is not None:
@@ -140,7 +148,7 @@ class Pull:
         if assembly.hashes is None and not header:
             return
         room = MAX_CHUNKS_PER_GET - len(self._asked)
-        wanted = (assembly.lost if patient else assembly.missing) - self._asked
+        wanted = (assembly.lost if patient else assembly.missing) - self._asked - assembly.local
         # Asking for one chunk at a time would double the number of messages: wait for half of the credit.
         too_few = not wanted or (room < MAX_CHUNKS_PER_GET // 2 and len(wanted) > room)
         if room <= 0 or (too_few and not header):
@@ -161,14 +169,20 @@ class Pull:
         honest = max(1, len(self._sources) - len(self._liars))
         if self._current % honest == 0:
             self._rounds += 1
+            self._widen()
             if self._rounds >= MAX_ROUNDS and self._station.clock() >= self.assembly.patience_until:
                 self._fail()
                 return
             pause = self._station.timing.pull_retry * 2.0 ** min(self._rounds - 1, MAX_ROUNDS)
             self._resume_at = self._station.clock() + pause
 
+    def _widen(self) -> None:
+        """The sources that were named have failed: any other member that has the blob will do."""
+        for app in self.assembly.apps:
+            self.add_sources(self._members_of(app))
+
     def _lied(self, node_id: int) -> None:
-        self._station.counters["blobs.lying"] += 1
+        self._blobs.blame.peer(node_id, self._station.clock())
         self._liars.add(node_id)
         self._asked.clear()
         self._header_asked = False
@@ -200,6 +214,8 @@ class Pull:
 
     def _look_again(self, at: float) -> None:
         if self._timer is not None:
+            if self._timer.when() <= at:
+                return  # soon enough: a push puts it off with every chunk
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_at(at, self._on_timer)
 
@@ -211,7 +227,14 @@ class Pull:
 class Pulls:
     """All blobs that are being asked for."""
 
-    def __init__(self, blobs: Blobs, station: Station, send: Callable[[Contact, Message], None]) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        station: Station,
+        send: Callable[[Contact, Message], None],
+        members_of: Callable[[int], Sequence[Contact]],
+    ) -> None:
+        self._members_of = members_of
         self._blobs = blobs
         self._station = station
         self._send = send
@@ -221,12 +244,16 @@ class Pulls:
         """The pull of an assembly, begun if need be, with these sources as well."""
         pull = self._pulls.get(assembly.ref.id)
         if pull is None:
-            pull = self._pulls[assembly.ref.id] = Pull(assembly, self._blobs, self._station, self._send)
+            pull = self._pulls[assembly.ref.id] = Pull(
+                assembly, self._blobs, self._station, self._send, self._members_of
+            )
             assembly.listen(self._on_progress)
         pull.add_sources(sources)
         return pull
 
-    async def fetch(self, ref: BlobRef, sources: Sequence[Contact], *, pushed_soon: bool, max_bytes: int) -> memoryview:
+    async def fetch(
+        self, ref: BlobRef, sources: Sequence[Contact], *, app: int | None = None, pushed_soon: bool, max_bytes: int
+    ) -> memoryview:
         """The blob, from here, from a push that is under way, or from one of `sources`.
 
         `pushed_soon`: a parent will push it, so wait a little before asking. Raises WireError (larger than `max_bytes`,
@@ -250,6 +277,8 @@ class Pulls:
                 continue
             if known is None and pushed_soon:
                 assembly.patience_until = now + self._station.timing.patience
+            if app is not None:
+                assembly.apps.add(app)
             pull = self.of(assembly, sources)
             asyncio.get_running_loop().call_soon(pull.pump)  # once we wait, so that the blob counts as wanted
             try:

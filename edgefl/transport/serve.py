@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import Protocol
 
 import zmq
 
@@ -20,6 +20,7 @@ from edgefl.transport.assembly import Assembly
 from edgefl.transport.blobs import Blobs, Held
 from edgefl.transport.dial import Station
 from edgefl.transport.flight import Flight
+from edgefl.transport.uplink import Uplink
 from edgefl.wire.blob import CHUNK_BYTES
 from edgefl.wire.codec import Message
 from edgefl.wire.link import MAX_CHUNKS_PER_GET, BlobChunk, BlobGet, BlobHeader, BlobMissing
@@ -38,22 +39,46 @@ _HEADER = -1
 """Stands for the header on an asker's list."""
 
 
-@dataclass(slots=True)
+class WillPush(Protocol):
+    """Broadcast.will_push."""
+
+    def __call__(self, node_id: int, blob_id: bytes, index: int, *, new: bool = False) -> bool: ...
+
+
 class _Asker:
-    waiting: deque[tuple[bytes, int]] = field(default_factory=deque)
-    flight: Flight = field(default_factory=Flight)
+    """One peer's list: a flow of the uplink."""
+
+    def __init__(self, serving: Serving, node_id: int) -> None:
+        self.node_id = node_id
+        self.wanted: deque[tuple[bytes, int]] = deque()
+        self.flight = Flight()
+        self.deficit = 0
+        self._serving = serving
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something that has arrived here (or that has gone, which is to be said)."""
+        return any(self._serving.can_answer(*item) for item in self.wanted)
+
+    def send_next(self) -> tuple[int, int]:
+        return self._serving.send_next(self)
 
 
 class Serving:
-    """Serves blobs. `send(node_id, message, bulk)` is False while the peer's connection is full, or not `connected`."""
+    """Serves blobs. `send(node_id, message, bulk)` is False while the peer's connection is full, or not `connected`.
+    What
+    the asker `will_push(node_id, blob_id, index)` be pushed is not served, or it would go there twice."""
 
     def __init__(
         self,
         blobs: Blobs,
         station: Station,
+        uplink: Uplink,
         send: Callable[[int, Message, zmq.Frame | None], bool],
         connected: Callable[[int], bool],
+        will_push: WillPush,
     ) -> None:
+        self._will_push = will_push
         self._blobs = blobs
         self._station = station
         self._send = send
@@ -61,7 +86,9 @@ class Serving:
         self._askers: dict[int, _Asker] = {}
         self._loading: set[asyncio.Task[None]] = set()
         self._followed: set[bytes] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._uplink = uplink
+        self._delivered = 0
+        uplink.measure(self._look)
 
     def on_get(self, node_id: int, get: BlobGet) -> None:
         """A peer asks for chunks, a header, or both."""
@@ -81,7 +108,7 @@ class Serving:
     def sweep(self) -> None:
         """Forget those who wait for nothing. Call about once a second."""
         for node_id, asker in list(self._askers.items()):
-            if not asker.waiting and not asker.flight.collect():
+            if not asker.wanted and not asker.flight.collect():
                 del self._askers[node_id]
 
     def in_flight(self, node_id: int) -> int:
@@ -90,8 +117,6 @@ class Serving:
         return 0 if asker is None else asker.flight.collect()
 
     async def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         self._askers.clear()
         for task in self._loading:
             task.cancel()
@@ -111,60 +136,72 @@ class Serving:
             self._answer(node_id, get, held)
 
     def _answer(self, node_id: int, get: BlobGet, source: Held | Assembly) -> None:
-        asker = self._askers.setdefault(node_id, _Asker())
+        asker = self._askers.get(node_id) or self._askers.setdefault(node_id, _Asker(self, node_id))
         last = min(get.first + min(get.count, MAX_CHUNKS_PER_GET), source.ref.chunks)
         for index in [*([_HEADER] if get.header else []), *range(get.first, last)]:
-            if len(asker.waiting) >= MAX_WAITING:
+            if self._will_push(node_id, get.blob, index):
+                continue
+            if len(asker.wanted) >= MAX_WAITING:
                 self._station.counters["dropped.over-credit"] += 1
-            elif (get.blob, index) not in asker.waiting:
-                asker.waiting.append((get.blob, index))
+            elif (get.blob, index) not in asker.wanted:
+                asker.wanted.append((get.blob, index))
         if isinstance(source, Assembly) and get.blob not in self._followed:
             self._followed.add(get.blob)
             source.listen(self._on_progress)
-        self._pump(node_id, asker)
+        self._uplink.add(asker)
 
-    def _pump(self, node_id: int, asker: _Asker) -> None:
-        """Send this peer what it waits for, as far as its limit and its connection allow."""
-        for _ in range(len(asker.waiting)):
-            if asker.flight.bytes >= MAX_SERVED_BYTES and asker.flight.collect() >= MAX_SERVED_BYTES:
-                self._look_again()
-                return
-            blob_id, index = asker.waiting.popleft()
+    def can_answer(self, blob_id: bytes, index: int) -> bool:
+        """Whether there is an answer now: the chunk has arrived, or the blob is gone."""
+        source = self._source(blob_id)
+        return source is None or (source.hashes is not None and (index == _HEADER or source.has(index)))
+
+    def send_next(self, asker: _Asker) -> tuple[int, int]:
+        """The next chunk for a peer, as far as its limit and its connection allow (Flow.send_next)."""
+        if asker.flight.bytes >= MAX_SERVED_BYTES and asker.flight.collect() >= MAX_SERVED_BYTES:
+            return 0, 0
+        for _ in range(len(asker.wanted)):
+            if not asker.wanted:
+                break
+            blob_id, index = item = asker.wanted.popleft()
             source = self._source(blob_id)
             if source is None:
                 # Gone meanwhile; say so once, not for every chunk.
-                asker.waiting = deque(item for item in asker.waiting if item[0] != blob_id)
-                self._send(node_id, BlobMissing(blob_id), None)
-                self._pump(node_id, asker)
-                return
-            if source.hashes is None or (index != _HEADER and not source.has(index)):
-                asker.waiting.append((blob_id, index))  # still arriving: `_on_progress` comes back to it
-            elif index == _HEADER:
-                self._send(node_id, BlobHeader(blob_id, source.ref.size), zmq.Frame(source.hashes, copy=True))
-            elif self._send(node_id, BlobChunk(blob_id, index), asker.flight.frame(source.chunk(index))):
-                self._station.counters["blobs.served"] += 1
-            elif self._connected(node_id):
-                asker.waiting.appendleft((blob_id, index))
-                self._look_again()
-                return
+                asker.wanted = deque(other for other in asker.wanted if other[0] != blob_id)
+                self._send(asker.node_id, BlobMissing(blob_id), None)
+            elif not self.can_answer(blob_id, index):
+                asker.wanted.append(item)  # still arriving: `_on_progress` comes back to it
+            elif sent := self._send_one(asker, source, index):
+                return sent, sent
+            elif self._connected(asker.node_id):
+                asker.wanted.appendleft(item)
+                break
             else:
-                asker.waiting.clear()  # it asks again when it is back
-                return
+                asker.wanted.clear()  # it asks again when it is back
+        return 0, 0
+
+    def _send_one(self, asker: _Asker, source: Held | Assembly, index: int) -> int:
+        """Bytes of a chunk or header that was sent; 0 if the connection is full or gone."""
+        if index == _HEADER:
+            frame = zmq.Frame(source.hashes or b"", copy=True)
+            header = BlobHeader(source.ref.id, source.ref.size)
+            return max(1, len(frame)) if self._send(asker.node_id, header, frame) else 0
+        chunk = source.chunk(index)
+        if not self._send(asker.node_id, BlobChunk(source.ref.id, index), asker.flight.frame(chunk)):
+            return 0
+        self._station.counters["blobs.served"] += 1
+        return len(chunk)
+
+    def _look(self, _: float) -> tuple[int, int]:
+        """Bytes that ZeroMQ has written for peers in all, and that it still has."""
+        self._delivered += sum(asker.flight.take_released() for asker in self._askers.values())
+        return self._delivered, sum(asker.flight.bytes for asker in self._askers.values())
 
     def _on_progress(self, assembly: Assembly, index: int) -> None:
         blob_id = assembly.ref.id
         if index < 0:
             self._followed.discard(blob_id)
-        for node_id, asker in list(self._askers.items()):
-            if any(item[0] == blob_id for item in asker.waiting):
-                self._pump(node_id, asker)
-
-    def _look_again(self) -> None:
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._station.timing.release_poll, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        for node_id, asker in list(self._askers.items()):
-            self._pump(node_id, asker)
+        for asker in list(self._askers.values()):
+            if (blob_id, index) in asker.wanted and self._will_push(asker.node_id, blob_id, index, new=True):
+                asker.wanted.remove((blob_id, index))  # it has subscribed since it asked
+            if any(item[0] == blob_id for item in asker.wanted):
+                self._uplink.add(asker)

@@ -25,8 +25,10 @@ from edgefl.errors import ConfigError, EdgeflError
 from edgefl.identity.admission import Admission
 from edgefl.identity.keys import DeviceKeys
 from edgefl.identity.revocation import RevocationList, pack_revocations
-from edgefl.transport.blobs import MAX_CACHE_BYTES, BlobFiles, Blobs, NoFiles
+from edgefl.transport.blame import Blame
+from edgefl.transport.blobs import BlobFiles, Blobs, NoFiles
 from edgefl.transport.broadcast import Broadcast
+from edgefl.transport.bulk import Bulk
 from edgefl.transport.calls import Calls
 from edgefl.transport.cards import Cards
 from edgefl.transport.counters import Counters
@@ -34,11 +36,13 @@ from edgefl.transport.curve import endpoint
 from edgefl.transport.dial import Station
 from edgefl.transport.door import Door
 from edgefl.transport.feeds import Feeds
+from edgefl.transport.limits import Limits
 from edgefl.transport.links import Links
 from edgefl.transport.penalties import Penalties
 from edgefl.transport.pull import Pulls
 from edgefl.transport.serve import Serving
 from edgefl.transport.timing import Timing
+from edgefl.transport.uplink import Uplink
 from edgefl.transport.visit import Card, Knocked, Visitor
 from edgefl.transport.zap import Zap
 from edgefl.wire.blob import BlobRef
@@ -61,6 +65,10 @@ class TransportListener(Protocol):
         """A message of any type but wire/link.py's own, from an authenticated peer."""
         ...
 
+    def on_bulk(self, sender: Contact, message: Message, data: memoryview) -> None:
+        """The same for a message with a second frame. `data` is ZeroMQ's own memory: it is only read, and only now."""
+        ...
+
     def on_link_lost(self, node_id: int) -> None:
         """The last connection with this peer has broken, or its door did not open. A hint, and a prompt one."""
         ...
@@ -74,10 +82,12 @@ class Transport:
     """One device's transport, on the running asyncio loop. Create, `start`, use, `close`.
 
     counters   counts by name (counters.py)
+    limits     how many bytes of blobs it holds
     outside    our address as others see it
     contact    our own contact as it is told to peers
     door_port  where the door really listens
     may_have   whether a peer may be served a blob, by its id; a refused one gets no answer. Set by who knows why
+    members_of  other devices that may have an application's blobs, asked when the parent and the sources have failed
     may_subscribe  the same for what is pushed for an application; None: a peer that has not said Hello
     """
 
@@ -93,9 +103,12 @@ class Transport:
         earlier_port: int = 0,
         files: BlobFiles | None = None,
         timing: Timing | None = None,
-        max_cache_bytes: int = MAX_CACHE_BYTES,
+        limits: Limits | None = None,
+        uplink_bytes_s: float = 0.0,
     ) -> None:
-        """`earlier_port`: the door's port of the time before. Where any port will do (`listen` names port 0), it is
+        """`uplink_bytes_s`: all bulk together leaves no faster than this; 0 for as fast as the line takes it.
+
+        `earlier_port`: the door's port of the time before. Where any port will do (`listen` names port 0), it is
         taken again if it is still free, so that peers find the device where they remember it."""
         self.counters: Counters = Counters()
         self.contact = Contact(keys.node_id, "0.0.0.0", 1)  # noqa: S104 - "unknown", until `start`
@@ -108,7 +121,9 @@ class Transport:
         self._executor = executor
         self._files = files if files is not None else NoFiles()
         self._timing = timing or Timing()
-        self._max_cache_bytes = max_cache_bytes
+        self.limits = limits or Limits()
+        self._uplink_bytes_s = uplink_bytes_s
+        self._blame = Blame(self.counters)
         visitor = Visitor(admission, self._own_card, self._timing, self.counters, executor)
         self._door = Door(admission, self._own_card, self._on_visitor, self._timing, self.counters, visitor)
         self.door_port = 0
@@ -120,6 +135,7 @@ class Transport:
         self.outside = self._calls.outside
         self.may_have: Callable[[Contact, bytes], bool] = lambda peer, blob_id: True
         self.may_subscribe: Callable[[Contact | None, int], bool] = lambda peer, app: True
+        self.members_of: Callable[[int], Sequence[Contact]] = lambda app: ()
         self._revoked_by: int | None = None
         self._packed: tuple[RevocationList | None, bytes] = (None, b"")
         self._started = False
@@ -180,10 +196,22 @@ class Transport:
         self._penalties.on_excess = self._cut
         self._zap = Zap(self._context, self._allowed, self.counters)
         self._links = Links(station, self._penalties, self.contact, _LinkEvents(self))
-        self._blobs = Blobs(self._files, self._executor, self.counters, max_cache_bytes=self._max_cache_bytes)
-        self._pulls = Pulls(self._blobs, station, self._links.send)
-        self._serving = Serving(self._blobs, station, self._links.send_now, self._links.connected)
-        self._broadcast = Broadcast(station, self._blobs, self._penalties, self._on_hint_of_loss, self._may_be_pushed)
+        self._uplink = Uplink(clock, self._timing.release_poll, self._uplink_bytes_s)
+        self._blobs = Blobs(self._files, self._executor, self.counters, self._blame, self.limits)
+        self._pulls = Pulls(self._blobs, station, self._links.send, lambda app: self.members_of(app))
+        self._broadcast = Broadcast(
+            station,
+            self._blobs,
+            self._penalties,
+            self._uplink,
+            self._on_hint_of_loss,
+            self._may_be_pushed,
+            push_bytes=self.limits.push_bytes,
+        )
+        self._serving = Serving(
+            self._blobs, station, self._uplink, self._links.send_now, self._links.connected, self._broadcast.will_push
+        )
+        self._bulk = Bulk(self._uplink, self.counters, self._links.send_now, self._links.connected)
         self._feeds = Feeds(station, self._blobs, self._pulls, self._broadcast, self._on_hint_of_loss)
         self._started = True
 
@@ -195,6 +223,7 @@ class Transport:
         if self._housekeeping is not None:
             self._housekeeping.cancel()
         self._admission.on_change, self._admission.on_revoked = self._on_change_before, None
+        self._uplink.close()
         await self._door.close()
         await self._cards.close()
         self._feeds.close()
@@ -250,6 +279,11 @@ class Transport:
         self._cards.learn(knocked.card)
         return knocked
 
+    def send_bulk(self, app: int, node_id: int, message: Message, data: bytes | memoryview) -> bool:
+        """Send a message with a second frame straight from `data`, which must not change any more, to a peer that is
+        connected, in turn with all else that is large. Best effort; False when it is known to be lost."""
+        return self._bulk.send(app, node_id, message, data)
+
     def send(self, to: Contact, message: Message) -> None:
         """Send, best effort: at most once, or not at all. Never waits, never raises."""
         self._links.send(to, message)
@@ -267,6 +301,10 @@ class Transport:
         """Push a blob to the children of `app`."""
         self._broadcast.publish(app, blob)
 
+    def children(self, app: int) -> list[int]:
+        """Node ids of the devices that are subscribed to what we push for `app`."""
+        return [child.node_id for child in self._broadcast.subscribers(app) if child.node_id is not None]
+
     async def add_blob(self, data: bytes | bytearray | memoryview) -> BlobRef:
         """Hold a blob, which must not change any more, for whoever asks, until it is discarded. Returns its name."""
         return await self._blobs.add(data)
@@ -281,15 +319,28 @@ class Transport:
         """
         parent = None if app is None else self._feeds.parent(app)
         everybody = list(sources) if parent is None else [parent, *sources]
-        return await self._pulls.fetch(blob, everybody, pushed_soon=parent is not None, max_bytes=max_bytes)
+        return await self._pulls.fetch(blob, everybody, app=app, pushed_soon=parent is not None, max_bytes=max_bytes)
 
     def has_blob(self, blob: BlobRef | bytes) -> bool:
         """Whether the blob is at hand without asking anybody (in memory, or moved to disk by us)."""
         return self._blobs.has(_blob_id(blob))
 
+    @property
+    def uplink(self) -> Uplink:
+        """Where whatever else is large takes its turn (uplink.py)."""
+        return self._uplink
+
     def discard_blob(self, blob: BlobRef | bytes) -> None:
         """Forget a blob. Views of it stay valid."""
         self._blobs.discard(_blob_id(blob))
+
+    def serving_rate(self) -> float | None:
+        """Bytes a second that the uplink delivered while bulk waited, smoothed; None until it was measured."""
+        return self._uplink.rate.bytes_s
+
+    def wrong_data(self) -> dict[str, int]:
+        """How often data did not match its hash, by source: the name of a peer, or "disk"."""
+        return dict(self._blame.sources)
 
     # Events
 
@@ -378,6 +429,7 @@ class Transport:
         self._broadcast.sweep()
         self._feeds.sweep()
         self._serving.sweep()
+        self._bulk.sweep()
         self._blobs.sweep(loop.time())
 
 
@@ -387,6 +439,7 @@ class _LinkEvents:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self.on_message = transport._listener.on_message
+        self.on_bulk = transport._listener.on_bulk
         self.on_blob_message = transport._on_blob_message
         self.on_revocations = transport._on_revocations
         self.on_link_lost = transport._on_link_lost

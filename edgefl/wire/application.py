@@ -82,6 +82,7 @@ class Manifest(Record):
     zone: Annotated[int, 19, U16] = 0
     max_samples: Annotated[int, 20, U32] = 1_000_000
     seed: Annotated[int, 21, U64] = 0
+    compress: Annotated[str, 22, text(32)] = "none"
 
     @property
     def app_id(self) -> int:

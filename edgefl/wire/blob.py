@@ -45,6 +45,10 @@ class BlobRef(Record):
         return self.id.hex()[:12]
 
 
+MAX_MARKS_BYTES = MAX_BLOB_BYTES // CHUNK_BYTES // 8
+"""One bit for each chunk of the largest blob: 1 KiB."""
+
+
 BLOB = nested(BlobRef)
 
 
@@ -70,3 +74,22 @@ def blob_ref(size: int, hashes: bytes) -> BlobRef:
 def ref_of(data: bytes | memoryview) -> BlobRef:
     """The name of the blob with this content."""
     return blob_ref(memoryview(data).nbytes, hash_chunks(data))
+
+
+def split_hashes(hashes: bytes) -> list[bytes]:
+    """The hashes of single chunks."""
+    return [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
+
+
+def marks(marked: list[bool]) -> bytes:
+    """A set of chunks as bits, the first chunk in the lowest bit of the first byte; empty for none."""
+    return (
+        sum(1 << index for index, is_in in enumerate(marked) if is_in)
+        .to_bytes(-(-len(marked) // 8), "little")
+        .rstrip(b"\0")
+    )
+
+
+def is_marked(bits: bytes, index: int) -> bool:
+    """Whether a chunk is in the set."""
+    return 0 <= index < 8 * len(bits) and bool(bits[index // 8] >> index % 8 & 1)

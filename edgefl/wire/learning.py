@@ -14,7 +14,7 @@ from typing import Annotated
 from edgefl.wire.blob import BLOB, BlobRef
 from edgefl.wire.codec import Message, Record, message, nested, record
 from edgefl.wire.contact import CONTACT, Contact
-from edgefl.wire.fields import BOOL, F64, U16, U32, U64, choice, many, optional, text
+from edgefl.wire.fields import BOOL, F64, U16, U32, U64, choice, many, raw, text
 
 MAX_CONTRIBUTORS = 4096
 """Devices named in one update, 9 bytes each. A larger subtree names none and is trusted with its count."""
@@ -89,22 +89,64 @@ class RoundStart(Message):
     records: Annotated[tuple[RoundRecord, ...], 8, many(nested(RoundRecord), MAX_RECORDS)] = ()
 
 
+CHUNK_PARAMETERS = 64 * 1024
+"""float32 values in one chunk of an update: 256 KiB, for the reasons of wire/blob.py."""
+
+MAX_MASK_BYTES = MAX_CONTRIBUTORS // 8
+
+
 @message(62)
 @dataclass(frozen=True, slots=True)
 class Update(Message):
-    """The sum over the sender's subtree: `samples` = sum of n_i, and the blob holds sum of n_i * delta_i (float32,
-    little-endian, in manifest order). Without a blob there is nothing to add (evaluation only, or already delivered
-    to an earlier parent)."""
+    """What the sender's subtree has for this round. With `vector`, its weighted sum comes chunk by chunk (UpdateChunk),
+    as far as the parent asks for it (UpdateGet); chunks before `first` went to an earlier parent. Sent when the first
+    chunk is ready, again when more is known (`contributors` only grows), and with `final` when nothing will be added
+    any more: only then `metrics` count. Without `vector` there is nothing to add up (evaluation only)."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
     round: Annotated[int, 3, U32]
     attempt: Annotated[int, 4, U16]
-    samples: Annotated[int, 5, U64] = 0
-    blob: Annotated[BlobRef | None, 6, optional(BLOB)] = None
     contributors: Annotated[tuple[int, ...], 7, many(U64, MAX_CONTRIBUTORS)] = ()
     participants: Annotated[int, 8, U32] = 0
     metrics: Annotated[tuple[Metric, ...], 9, many(nested(Metric), MAX_METRICS)] = ()
+    vector: Annotated[bool, 10, BOOL] = False
+    first: Annotated[int, 11, U32] = 0
+    final: Annotated[bool, 12, BOOL] = False
+
+
+@message(66)
+@dataclass(frozen=True, slots=True)
+class UpdateGet(Message):
+    """The parent has done with every chunk before `first` (added, or refused for good); send those before `until`, as
+    they become ready, as far as they need no more than the first `names` contributors, which the parent knows. The
+    credit that bounds what a parent holds."""
+
+    app: Annotated[int, 1, U64]
+    epoch: Annotated[int, 2, U64]
+    round: Annotated[int, 3, U32]
+    attempt: Annotated[int, 4, U16]
+    first: Annotated[int, 5, U32]
+    until: Annotated[int, 6, U32]
+    names: Annotated[int, 7, U16] = 0
+
+
+@message(67, bulk=True)
+@dataclass(frozen=True, slots=True)
+class UpdateChunk(Message):
+    """Chunk `index` of the sender's sum: sum of n_i * delta_i over `participants` devices with `samples` = sum of n_i,
+    encoded as the manifest says in the second frame (empty when nobody takes part in this chunk). Bit i of `mask`
+    (little-endian) stands for name i of the Update's contributors; without one, the first `participants` names take
+    part. Every chunk has its own weight, so a sender that dies between two chunks leaves every mean exact."""
+
+    app: Annotated[int, 1, U64]
+    epoch: Annotated[int, 2, U64]
+    round: Annotated[int, 3, U32]
+    attempt: Annotated[int, 4, U16]
+    index: Annotated[int, 5, U32]
+    samples: Annotated[int, 6, U64] = 0
+    participants: Annotated[int, 7, U32] = 0
+    mask: Annotated[bytes, 8, raw(MAX_MASK_BYTES)] = b""
 
 
 class Verdict(IntEnum):
@@ -117,7 +159,7 @@ class Verdict(IntEnum):
 @message(63)
 @dataclass(frozen=True, slots=True)
 class UpdateAck(Message):
-    """What became of an Update. Anything but ACCEPTED is final as well: do not send it again."""
+    """What became of a whole update. Anything but ACCEPTED is final as well: do not send it again."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]

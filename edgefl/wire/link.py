@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from edgefl.wire.blob import HASH_BYTES
+from edgefl.wire.blob import HASH_BYTES, MAX_MARKS_BYTES
 from edgefl.wire.codec import Message, message
 from edgefl.wire.contact import CONTACT, Contact
 from edgefl.wire.fields import BOOL, U16, U32, U64, raw
@@ -33,6 +33,8 @@ class Hello(Message):
     reply: Annotated[bool, 4, BOOL] = False
     revocations: Annotated[int, 5, U32] = 0
     """Version of the sender's list of revocations: whoever has a newer one sends it."""
+    bulk: Annotated[bool, 6, BOOL] = False
+    """This connection is a second one, for what is large."""
 
 
 @message(71)
@@ -46,21 +48,23 @@ class BlobGet(Message):
     header: Annotated[bool, 4, BOOL] = False
 
 
-@message(72)
+@message(72, bulk=True)
 @dataclass(frozen=True, slots=True)
 class BlobHeader(Message):
     """Size of a blob; the second frame holds the hashes of its chunks.
 
     `sequence` counts the messages that a parent pushes for one application, so that a gap shows a loss. `late` says
-    that chunks were pushed before this header: it is repeated for a child that has just subscribed."""
+    that chunks were pushed before this header: it is repeated for a child that has just subscribed. `known` marks the
+    chunks that will not be pushed, because they were part of the blob before (bit i % 8 of byte i // 8 for chunk i)."""
 
     blob: Annotated[bytes, 1, raw(HASH_BYTES, exactly=True)]
     size: Annotated[int, 2, U64]
     sequence: Annotated[int, 3, U32] = 0
     late: Annotated[bool, 4, BOOL] = False
+    known: Annotated[bytes, 5, raw(MAX_MARKS_BYTES)] = b""
 
 
-@message(73)
+@message(73, bulk=True)
 @dataclass(frozen=True, slots=True)
 class BlobChunk(Message):
     """Chunk `index` of a blob; the second frame holds its bytes. `sequence` as in BlobHeader."""

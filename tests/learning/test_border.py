@@ -15,7 +15,7 @@ from edgefl.sim.network import SimNode
 from edgefl.sim.training import LearningDevice, Transfers, make_application
 from edgefl.wire import Contact, Message
 from edgefl.wire.blob import ref_of
-from edgefl.wire.learning import Replica, RoundKind, RoundStart, Standing, Update, UpdateAck, Verdict
+from edgefl.wire.learning import Replica, RoundKind, RoundStart, Standing, Update, UpdateAck, UpdateGet, Verdict
 from edgefl.wire.overlay import Scope
 
 STRANGER = replace(make_contact(77), zone=5)
@@ -95,14 +95,15 @@ def attacks(app: int) -> list[Message]:
     epoch = 65536 + 1
     return [
         RoundStart(app, epoch, 1, 1, RoundKind.TRAIN, model, 10.0, ()),
-        Update(app, epoch, 1, 1, 5, model, (77,), 1, ()),
+        Update(app, epoch, 1, 1, (77,), 1, vector=True),
+        UpdateGet(app, epoch, 1, 1, 0, 1),
         UpdateAck(app, epoch, 1, 1, Verdict.ACCEPTED),
         Standing(app, epoch, 1, model, STRANGER, False, False, ()),
         Replica(app, epoch, 1, model, False, ()),
     ]
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(6))
 def test_a_peer_of_another_zone_is_refused_counted_and_not_answered(number: int) -> None:
     world = zone_world()
     device = world.devices[2]

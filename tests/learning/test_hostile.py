@@ -13,9 +13,10 @@ from support.learning_world import World, make_contact, make_manifest
 
 from edgefl.learning.coordinator import MAX_STANDINGS, Phase
 from edgefl.learning.epoch import MAX_LEAP
-from edgefl.wire import Message
+from edgefl.wire import Contact, Message
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.learning import (
+    MAX_CONTRIBUTORS,
     Metric,
     Replica,
     ReplicaAck,
@@ -25,6 +26,8 @@ from edgefl.wire.learning import (
     Standing,
     Update,
     UpdateAck,
+    UpdateChunk,
+    UpdateGet,
     Verdict,
 )
 
@@ -53,11 +56,15 @@ messages = st.one_of(
         epochs,
         rounds,
         attempts,
-        st.sampled_from([0, 1, 50, 2**60]),
-        st.none() | blobs,
         st.lists(st.integers(1, 9), max_size=3).map(tuple),
         st.integers(0, 5000),
         metrics,
+        st.booleans(),
+        st.sampled_from([0, 1, 2, 2**32 - 1]),
+        st.booleans(),
+    ),
+    st.builds(
+        UpdateGet, st.just(app_id), epochs, rounds, attempts, st.integers(0, 3), st.sampled_from([0, 1, 2, 2**32 - 1])
     ),
     st.builds(UpdateAck, st.just(app_id), epochs, rounds, attempts, st.sampled_from(Verdict)),
     st.builds(Standing, st.just(app_id), epochs, rounds, blobs, contacts, st.booleans(), st.booleans(), records),
@@ -66,16 +73,41 @@ messages = st.one_of(
 )
 
 
+chunks = st.tuples(
+    st.builds(
+        UpdateChunk,
+        st.just(app_id),
+        epochs,
+        rounds,
+        attempts,
+        st.sampled_from([0, 1, 2**32 - 1]),
+        st.sampled_from([0, 1, 50, 2**60]),
+        st.integers(0, 5000),
+        st.binary(max_size=2),
+    ),
+    st.sampled_from([b"", bytes(20), np.full(5, 3e38, "<f4").tobytes(), bytes(4096), b"\xff" * 20]),
+)
+
+
+def say(world: World, sender: Contact, to: int, message: Any) -> None:
+    """Hand a message, or a chunk with its bytes, to a device."""
+    learning = world.devices[to].learning
+    if isinstance(message, tuple):
+        learning.on_bulk(sender, message[0], memoryview(message[1]), world.now)
+    else:
+        learning.on_message(sender, message, world.now)
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 2), st.integers(1, 5), st.integers(1, 6), messages), max_size=30))
-def test_nonsense_never_raises_and_bounds_hold(script: list[tuple[float, int, int, Message]]) -> None:
+@given(st.lists(st.tuples(st.floats(0, 2), st.integers(1, 5), st.integers(1, 6), messages | chunks), max_size=30))
+def test_nonsense_never_raises_and_bounds_hold(script: list[tuple[float, int, int, Any]]) -> None:
     """Anything from anybody in the tree, at any time. (Honest devices may be misled by members of their own tree, up
     to what a member can claim; they must not break.)"""
     world = World(5, manifest=make_manifest(rounds=4, deadline_s=5.0))
     world.start({2: 1, 3: 1, 4: 2, 5: 2})
     for pause, to, sender, message in script:
         world.run_for(pause)
-        world.devices[to].learning.on_message(make_contact(sender), message, world.now)
+        say(world, make_contact(sender), to, message)
     world.run_for(60)
     for device in world.devices.values():
         assert len(device.blobs) <= 8
@@ -85,14 +117,14 @@ def test_nonsense_never_raises_and_bounds_hold(script: list[tuple[float, int, in
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 2), st.integers(1, 5), messages), max_size=30))
-def test_strangers_cannot_do_anything(script: list[tuple[float, int, Message]]) -> None:
+@given(st.lists(st.tuples(st.floats(0, 2), st.integers(1, 5), messages | chunks), max_size=30))
+def test_strangers_cannot_do_anything(script: list[tuple[float, int, Any]]) -> None:
     """The same from a device outside the tree: training ends as if it had been silent."""
     world = World(5, manifest=make_manifest(rounds=4))
     world.start({2: 1, 3: 1, 4: 2, 5: 2})
     for pause, to, message in script:
         world.run_for(pause)
-        world.devices[to].learning.on_message(make_contact(99), message, world.now)
+        say(world, make_contact(99), to, message)
     world.run(world.finished)
     for number in world.devices:
         np.testing.assert_allclose(world.model_of(number), world.expected_model(4), rtol=1e-5, atol=1e-6)
@@ -141,77 +173,134 @@ def test_a_round_whose_model_cannot_be_fetched_is_asked_for_again() -> None:
     world.run(lambda: len(child.jobs) == jobs + 1, limit_s=5)
 
 
-def test_an_update_that_cannot_be_fetched_is_offered_again() -> None:
-    world = running()
-    world.devices[2].train_s = 0.1
-    root, child = world.devices[1], world.devices[3]
-    tag = root.app.worker.newest
-    update = Update(world.app_id, *tag, 5, BlobRef(b"\x09" * 32, 20), (3,), 1)
-    child.send(root.contact, update)
-    world.run_for(1)
-    assert root.app.counters["update_not_fetched"] == 1
-    assert 3 in root.app.worker.open.waiting  # type: ignore[union-attr]
+def offer(world: World, number: int, names: tuple[int, ...], **changes: Any) -> None:
+    """Device `number` offers a one-chunk update of those names to the root."""
+    message = Update(world.app_id, *world.devices[1].app.worker.newest, names, len(names), vector=True, final=True)
+    world.devices[1].learning.on_message(make_contact(number), replace(message, **changes), world.now)
+
+
+def deliver(world: World, number: int, data: bytes, *, count: int = 1, samples: int = 5, mask: bytes = b"") -> None:
+    """... and its chunk."""
+    chunk = UpdateChunk(world.app_id, *world.devices[1].app.worker.newest, 0, samples, count, mask)
+    world.devices[1].learning.on_bulk(make_contact(number), chunk, memoryview(data), world.now)
+
+
+ONES = np.ones(5, "<f4").tobytes()
+
+
+def test_a_chunk_that_was_lost_is_asked_for_again() -> None:
+    world = World(3, manifest=make_manifest(rounds=2))
+    lost: list[Message] = []
+
+    def tap(sender: int, to: int, message: Message) -> bool:
+        if isinstance(message, UpdateChunk | UpdateGet) and len(lost) < 5:
+            lost.append(message)
+            return False
+        return True
+
+    world.tap = tap
+    world.start({2: 1, 3: 1})
     world.run(world.finished)
+    assert len(lost) == 5
+    np.testing.assert_allclose(world.model_of(1), world.expected_model(2), rtol=1e-5, atol=1e-6)
 
 
-def test_an_update_that_is_being_fetched_is_not_fetched_twice() -> None:
-    world = running()
-    root, child = world.devices[1], world.devices[3]
-    data = np.ones(5, "<f4").tobytes()
-    update = Update(world.app_id, *root.app.worker.newest, 5, child.hold(data), (3,), 1)
-    child.send(root.contact, update)
-    child.send(root.contact, update)
-    world.run_for(1)
-    assert root.app.worker.open.sum.samples == 5  # type: ignore[union-attr]
-    assert root.app.counters == {}
-
-
-def test_a_child_that_adds_somebody_else_again_is_refused_as_a_duplicate() -> None:
+def test_a_chunk_that_comes_twice_or_unasked_is_added_once() -> None:
     world = running()
     root = world.devices[1]
-    data = np.ones(5, "<f4").tobytes()
-    tag = root.app.worker.newest
-    for number, names in ((3, (3,)), (2, (2, 3))):
-        device = world.devices[number]
-        device.send(root.contact, Update(world.app_id, *tag, 5, device.hold(data), names, len(names)))
-    world.run_for(1)
-    assert root.app.worker.open.sum.contributors == {3}  # type: ignore[union-attr]
-    assert root.app.counters.get("update_invalid", 0) + root.app.counters.get("update_duplicate", 0) == 1
+    deliver(world, 3, ONES)
+    offer(world, 3, (3,), final=False)
+    deliver(world, 3, ONES)
+    deliver(world, 3, ONES)
+    assert root.app.worker.open.sum.weight(0)[:2] == (5, 1)  # type: ignore[union-attr]
+    assert root.app.counters == {"chunk_unasked": 1, "chunk_repeated": 1}
+    offer(world, 3, (3,))
+    assert 3 in root.app.worker.open.delivered  # type: ignore[union-attr]
 
 
-def test_the_duplicate_may_only_show_when_both_have_arrived() -> None:
+def test_devices_that_are_in_a_chunk_already_are_not_added_again() -> None:
     world = running()
     root = world.devices[1]
-    data = np.ones(5, "<f4").tobytes()
-    tag = root.app.worker.newest
-    for number, names in ((3, (3, 9)), (2, (2, 9))):
-        device = world.devices[number]
-        update = Update(world.app_id, *tag, 5, device.hold(data), names, len(names))
-        root.learning.on_message(device.contact, update, world.now)  # both before the first one is here
-    world.run_for(1)
-    assert root.app.counters == {"update_duplicate": 1}
+    offer(world, 3, (3, 9))
+    offer(world, 2, (2, 9))
+    deliver(world, 3, ONES, count=2)
+    deliver(world, 2, ONES, count=2)
+    assert root.app.counters == {"chunk_duplicate": 1, "update_duplicate": 1}
+    assert root.app.worker.open.sum.contributors(0) == {3, 9}  # type: ignore[union-attr]
+    assert root.app.worker.open.waiting == set()  # type: ignore[union-attr]
 
 
-def test_broken_bytes_in_a_plausible_update() -> None:
+def test_a_child_cannot_speak_for_its_parent() -> None:
     world = running()
-    root, child = world.devices[1], world.devices[3]
-    data = np.full(5, np.nan, "<f4").tobytes()
-    child.send(root.contact, Update(world.app_id, *root.app.worker.newest, 5, child.hold(data), (3,), 1))
-    world.run_for(1)
+    offer(world, 3, (1,))
+    deliver(world, 3, ONES)
+    assert world.devices[1].app.counters == {"chunk_duplicate": 1, "update_duplicate": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "how"),
+    [
+        (np.full(5, np.nan, "<f4").tobytes(), {}),
+        (np.full(5, 3e38, "<f4").tobytes(), {}),
+        (ONES[:-1], {}),
+        (ONES + ONES, {}),
+        (b"", {}),
+        (ONES, {"samples": 0}),
+        (ONES, {"samples": 2**60}),
+        (ONES, {"count": 2, "mask": b"\1"}),
+    ],
+)
+def test_a_chunk_that_cannot_be_true_ends_the_update_and_leaves_no_trace(data: bytes, how: dict[str, Any]) -> None:
+    world = running()
+    root = world.devices[1]
+    offer(world, 3, (3,))
+    deliver(world, 3, data, **how)
     assert root.app.counters == {"update_invalid": 1}
+    assert root.app.worker.open.sum.weight(0) == (0, 0, 0)  # type: ignore[union-attr]
     assert 3 not in root.app.worker.open.waiting  # type: ignore[union-attr]
+    deliver(world, 3, ONES)
+    assert root.app.counters == {"update_invalid": 1, "chunk_unasked": 1}
 
 
-def test_data_that_arrives_after_the_round_is_late() -> None:
+@pytest.mark.parametrize(("count", "mask"), [(2, b""), (1, b"\2")])
+def test_a_chunk_whose_devices_are_not_named_yet_waits_for_the_names(count: int, mask: bytes) -> None:
+    world = running()
+    root = world.devices[1]
+    offer(world, 3, (3,), final=False)
+    deliver(world, 3, ONES, count=count, mask=mask)
+    assert root.app.counters == {"chunk_unnamed": 1}
+    offer(world, 3, (3, 8))
+    deliver(world, 3, ONES, count=count, mask=mask)
+    assert 3 in root.app.worker.open.delivered  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("names", [(8,), (8, 3), (3, 3)])
+def test_names_may_be_added_and_nothing_else(names: tuple[int, ...]) -> None:
+    world = running()
+    offer(world, 3, (3,), final=False)
+    offer(world, 3, names)
+    assert world.devices[1].app.counters == {"update_invalid": 1}
+
+
+def test_a_subtree_too_large_to_name_everybody_is_trusted_with_its_count() -> None:
+    world = running()
+    offer(world, 3, (), participants=MAX_CONTRIBUTORS + 1)
+    deliver(world, 3, ONES, count=MAX_CONTRIBUTORS + 1, samples=MAX_CONTRIBUTORS + 1)
+    assert world.devices[1].app.worker.open.sum.participants == MAX_CONTRIBUTORS + 1  # type: ignore[union-attr]
+
+
+def test_what_arrives_after_the_round_is_late() -> None:
     world = running(deadline_s=20.0)
     root, child = world.devices[1], world.devices[3]
-    data = np.ones(5, "<f4").tobytes()
-    update = Update(world.app_id, *root.app.worker.newest, 5, child.hold(data), (3,), 1)
-    closes = root.app.worker.open.closes  # type: ignore[union-attr]
-    world.run_for(closes - world.now - 0.005)
-    root.learning.on_message(child.contact, update, world.now)
-    world.run_for(1)
-    assert root.app.worker.newest[2] >= 1
+    world.links_down.add(frozenset((1, 3)))  # the real one is silent
+    offer(world, 3, (3,))
+    round_ = root.app.worker.open
+    assert round_ is not None
+    world.run(lambda: root.app.counters.get("update_late", 0) >= 1, limit_s=21)
+    late = UpdateChunk(world.app_id, *round_.tag, 0, 5, 1)
+    root.learning.on_bulk(child.contact, late, memoryview(ONES), world.now)
+    assert round_.sum.participants <= 1  # its own part alone
+    assert 3 not in round_.sum.contributors(0)
 
 
 def test_reports_that_a_root_remembers_are_bounded_and_the_furthest_stay() -> None:

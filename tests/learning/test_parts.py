@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.learning_world import World, make_advert, make_manifest
 
-from edgefl.errors import WireError
-from edgefl.learning.aggregate import Accumulator
 from edgefl.learning.epoch import epoch_number, next_epoch
 from edgefl.learning.history import MAX_ROUNDS_KEPT, History
 from edgefl.learning.manifest import STRATEGY_NAMES, ManifestError, check_manifest
@@ -22,84 +20,8 @@ from edgefl.learning.strategy import STRATEGIES, fedavg
 from edgefl.wire import Contact
 from edgefl.wire.application import Advert, AppState, Artifact, Target
 from edgefl.wire.blob import BlobRef
-from edgefl.wire.learning import MAX_CONTRIBUTORS, MAX_METRICS, Metric, RoundRecord, Standing
+from edgefl.wire.learning import MAX_METRICS, Metric, RoundRecord, Standing, UpdateChunk
 from edgefl.wire.overlay import Ping
-
-vectors = st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3).map(lambda v: np.array(v, np.float32))
-contributions = st.lists(st.tuples(vectors, st.integers(1, 10_000)), min_size=1, max_size=20)
-
-
-class TestAccumulator:
-    @given(contributions, st.randoms())
-    def test_the_mean_is_the_weighted_mean_in_any_grouping(self, parts: list[Any], random: Any) -> None:
-        root = Accumulator(3, 10_000)
-        groups: dict[int, list[int]] = {}
-        for index in range(len(parts)):
-            groups.setdefault(random.randint(0, 3), []).append(index)
-        for group in groups.values():
-            subtree = Accumulator(3, 10_000)
-            for index in group:
-                delta, samples = parts[index]
-                subtree.add_own(index, delta, samples, [Metric("loss", float(samples), float(samples))])
-            assert subtree.total is not None
-            root.add_subtree(
-                subtree.total.tobytes(), subtree.samples, subtree.participants, subtree.contributors, subtree.metrics
-            )
-        expected = np.average([d for d, _ in parts], axis=0, weights=[n for _, n in parts])
-        np.testing.assert_allclose(root.mean_delta(), expected, rtol=1e-4, atol=1e-3)
-        assert root.participants == len(parts)
-        assert mean(root.metrics, "loss") == pytest.approx(1.0)
-
-    def test_fedavg_over_one_star_is_plain_fedavg_to_a_millionth(self) -> None:
-        generator = np.random.default_rng(0)
-        deltas = generator.normal(size=(16, 1000)).astype(np.float32)
-        samples = generator.integers(1, 500, 16)
-        star = Accumulator(1000, 10_000)
-        for number, (delta, n) in enumerate(zip(deltas, samples, strict=True)):
-            star.add_own(number, delta, int(n), ())
-        expected = np.average(deltas.astype(np.float64), axis=0, weights=samples)
-        assert np.abs(star.mean_delta() - expected).max() < 1e-6
-
-    @pytest.mark.parametrize(
-        ("arguments", "complaint"),
-        [
-            ((bytes(8), 5, 1, (7,)), "shape"),
-            ((np.full(3, np.nan, "<f4").tobytes(), 5, 1, (7,)), "finite"),
-            ((np.full(3, 3e38, "<f4").tobytes(), 5, 1, (7,)), "finite"),
-            ((bytes(12), 101, 1, (7,)), "samples"),
-            ((bytes(12), 0, 1, (7,)), "samples"),
-            ((bytes(12), 5, 2, (7,)), "contributors"),
-            ((bytes(12), 5, 1, ()), "contributors"),
-            ((bytes(12), 5, 2, (1, 7)), "already"),
-        ],
-    )
-    def test_what_cannot_be_true_is_refused_and_leaves_no_trace(self, arguments: Any, complaint: str) -> None:
-        collected = Accumulator(3, 100)
-        collected.add_own(1, np.ones(3, np.float32), 4, ())
-        with pytest.raises(WireError, match=complaint):
-            collected.add_subtree(*arguments, ())
-        assert (collected.samples, collected.participants, collected.contributors) == (4, 1, {1})
-        np.testing.assert_array_equal(collected.mean_delta(), np.ones(3, np.float32))
-
-    def test_a_subtree_too_large_to_name_everybody_is_trusted_with_its_count(self) -> None:
-        collected = Accumulator(3, 100)
-        collected.add_subtree(np.ones(3, "<f4").tobytes(), 5000, MAX_CONTRIBUTORS + 1, (), ())
-        assert collected.participants == MAX_CONTRIBUTORS + 1
-
-    def test_a_device_cannot_weigh_more_than_the_manifest_allows(self) -> None:
-        collected = Accumulator(3, 100)
-        collected.add_own(1, np.ones(3, np.float32), 10**9, ())
-        assert collected.samples == 100
-
-    def test_a_mean_of_nothing_is_a_mistake(self) -> None:
-        with pytest.raises(ValueError, match="nothing"):
-            Accumulator(3, 100).mean_delta()
-
-    def test_an_evaluation_adds_metrics_alone(self) -> None:
-        collected = Accumulator(3, 100)
-        collected.add_own(1, None, 0, [Metric("loss", 2.0, 4.0)])
-        assert (collected.samples, means(collected.metrics)) == (0, {"loss": 0.5})
-
 
 metric_lists = st.lists(st.builds(Metric, st.sampled_from("abcd"), st.floats(-1e6, 1e6), st.floats(0, 1e6)), max_size=5)
 
@@ -255,9 +177,11 @@ class TestLearning:
         learning.on_child_gone(7, 9, 0.0)
         learning.on_trained(7, (1, 1, 1), None, 0.0)
         learning.on_fetched(7, ("start",), blob, b"x", 0.0)
-        learning.on_kept(7, ("update",), device.hold(b"y"), 0.0)
+        learning.on_kept(7, ("model",), device.hold(b"y"), 0.0)
+        learning.on_recalled(7, ("feedback", (1, 1, 1)), None, 0.0)
         assert device.blobs == {}
         assert not learning.on_message(contact, Ping(1), 0.0)
+        assert not learning.on_bulk(contact, UpdateChunk(7, 1, 1, 1, 0), memoryview(b""), 0.0)
         assert not learning.on_timer(("membership", "beat"), 0.0)
         assert learning.on_timer(("learning", 7, "budget"), 0.0)
 

@@ -1,8 +1,8 @@
 """A small world for the learning layer: scripted trees, virtual time, a network that can lose and cut, and a stand-in
 for the trainer whose right answer is known in closed form.
 
-Each device pulls the model half-way to its own target: delta = (target - model) / 2. FedAvg of such devices moves the
-model half-way to the weighted mean of their targets, whatever the tree, which makes every round checkable.
+Each device pulls the model half-way (`pull`) to its own target: delta = (target - model) / 2. FedAvg of such devices
+moves the model half-way to the weighted mean of their targets, whatever the tree, which makes every round checkable.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class Device:
     timers: dict[Any, int] = field(default_factory=dict)
     saved: dict[int, Progress] = field(default_factory=dict)
     durable: dict[bytes, bytes] = field(default_factory=dict)
+    memories: dict[int, bytes] = field(default_factory=dict)
     broadcasts: list[BlobRef] = field(default_factory=list)
     adverts: list[Advert] = field(default_factory=list)
     jobs: list[TrainJob] = field(default_factory=list)
@@ -92,6 +93,7 @@ class Device:
     parents: dict[int, int] = field(default_factory=dict)
     joined: dict[int, bool] = field(default_factory=dict)
     watched: dict[int, float] = field(default_factory=dict)
+    rounds_over: list[tuple[int, int]] = field(default_factory=list)
     alive: bool = True
     train_s: float = 1.0
     broken: bool = False
@@ -124,6 +126,12 @@ class Device:
     def watch_tree(self, app: int, until: float, now: float) -> None:
         self.watched[app] = until
 
+    def epsilon_sums(self, app: int) -> tuple[float, float]:
+        return 0.0, 0.0
+
+    def on_round_over(self, app: int, size_bytes: int, waited_s: float, now: float) -> None:
+        self.rounds_over.append((app, size_bytes))
+
     def publish(self, advert: Advert, now: float) -> None:
         self.adverts.append(advert)
 
@@ -133,6 +141,16 @@ class Device:
         decoded = decode(encode(message))
         assert decoded == message, "the message does not survive the wire"
         self.world.post(self, to.node_id, message)
+
+    def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
+        assert decode(encode(message)) == message, "the message does not survive the wire"
+        self.world.post(self, to.node_id, message, bytes(data))
+
+    def remember(self, app: int, data: Any) -> None:
+        self.memories[app] = bytes(data)
+
+    def recall(self, app: int, token: Any) -> None:
+        self.later(lambda now: self.learning.on_recalled(app, token, self.memories.get(app), now))
 
     def set_timer(self, key: Any, at: float) -> None:
         self.timers[key] = self.timers.get(key, 0) + 1
@@ -192,7 +210,7 @@ class Device:
         metrics = [Metric("loss", error * self.samples, float(self.samples))]
         delta = None
         if job.kind is RoundKind.TRAIN:
-            delta = (self.target / 2 - model / 2).astype(np.float32)
+            delta = ((self.target - model) * self.world.pull).astype(np.float32)
             metrics.append(Metric("train_loss", error * self.samples, float(self.samples)))
         result = None if self.broken else TrainResult(delta, self.samples, tuple(metrics))
         self.later(lambda now: self.learning.on_trained(app, job.tag, result, now), self.train_s)
@@ -222,6 +240,9 @@ class World:
         self.now = 0.0
         self.random = random.Random(seed)
         self.loss = loss
+        self.jitter_s = 0.0
+        self.pull = 0.5
+        self._last: dict[tuple[int, int], float] = {}
         self.manifest = manifest or make_manifest()
         self.advert = make_advert(self.manifest)
         self._heap: list[tuple[float, int, Callable[[float], None]]] = []
@@ -229,7 +250,8 @@ class World:
         self.parent_of: dict[int, int] = {}
         self.root: int | None = None
         self.links_down: set[frozenset[int]] = set()
-        self.tap: Callable[[int, int, Message], bool] | None = None
+        self.tap: Callable[[int, int, Message], bool | Message] | None = None
+        """Decides on each message: it passes, it is lost, or another takes its place."""
         generator = np.random.default_rng(seed)
         self.devices = {
             number: Device(
@@ -267,18 +289,29 @@ class World:
 
     # Network
 
-    def post(self, sender: Device, to: int, message: Message) -> None:
+    def post(self, sender: Device, to: int, message: Message, data: bytes | None = None) -> None:
         receiver = self.devices.get(to)
         if receiver is None or self.random.random() < self.loss or not self.connected(sender, receiver):
             return
-        if self.tap is not None and not self.tap(sender.contact.node_id, to, message):
-            return
+        if self.tap is not None:
+            passed = self.tap(sender.contact.node_id, to, message)
+            if not passed:
+                return
+            message = message if passed is True else passed
 
         def arrive(now: float) -> None:
-            if receiver.alive:
+            if not receiver.alive:
+                return
+            if data is None:
                 receiver.learning.on_message(sender.contact, message, now)
+            else:
+                receiver.learning.on_bulk(sender.contact, message, memoryview(data), now)
 
-        self.at(self.now + LATENCY_S, arrive)
+        when = self.now + LATENCY_S + self.jitter_s * self.random.random()
+        if data is None:  # what is large may come through another connection
+            pair = (sender.contact.node_id, to)
+            when = self._last[pair] = max(self._last.get(pair, 0.0), when)
+        self.at(when, arrive)
 
     def connected(self, a: Device, b: Device) -> bool:
         return frozenset((a.contact.node_id, b.contact.node_id)) not in self.links_down
@@ -406,6 +439,7 @@ class World:
         fresh.saved = dict(old.saved)
         progress = old.saved.get(self.app_id)
         fresh.durable = dict(old.durable)
+        fresh.memories = dict(old.memories)
         fresh.blobs = dict(old.durable)
         self.devices[number] = fresh
         fresh.learning.take_part(self.advert, self.now, progress=progress)

@@ -52,11 +52,15 @@ class Listener:
 
     def __init__(self) -> None:
         self.messages: list[tuple[Contact, Message]] = []
+        self.bulk: list[tuple[Message, bytes]] = []
         self.lost: list[int] = []
         self.changes = 0
 
     def on_message(self, sender: Contact, message: Message) -> None:
         self.messages.append((sender, message))
+
+    def on_bulk(self, sender: Contact, message: Message, data: memoryview) -> None:
+        self.bulk.append((message, bytes(data)))
 
     def on_link_lost(self, node_id: int) -> None:
         self.lost.append(node_id)

@@ -12,14 +12,15 @@ import pytest
 import zmq
 
 from edgefl.errors import StorageError, TryAgainError, UnreachableError, WireError
-from edgefl.transport import blobs as blobs_module
 from edgefl.transport import serve as serve_module
 from edgefl.transport.assembly import Assembly, Stored
+from edgefl.transport.blame import Blame
 from edgefl.transport.blobs import Blobs
+from edgefl.transport.limits import Limits
 from edgefl.transport.serve import MAX_SERVED_BYTES, MAX_WAITING
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, hash_chunks, ref_of
 from edgefl.wire.codec import Message, encode
-from edgefl.wire.contact import Contact
+from edgefl.wire.contact import Contact, node_name
 from edgefl.wire.link import MAX_CHUNKS_PER_GET, BlobChunk, BlobGet, BlobHeader
 from tests.transport.fleet import FAST, PATIENT, Device, Fleet, asynchronous, run, until
 from tests.transport.insider import an_insider
@@ -251,7 +252,7 @@ async def test_one_asker_cannot_make_us_send_more_than_its_credit(fleet: Fleet) 
         def checked() -> bool:
             asker = server.transport._serving._askers.get(greedy.node_id)
             assert server.transport._serving.in_flight(greedy.node_id) <= MAX_SERVED_BYTES
-            assert asker is None or len(asker.waiting) <= MAX_WAITING
+            assert asker is None or len(asker.wanted) <= MAX_WAITING
             return server.count("dropped.over-credit") > 100
 
         await until(checked)
@@ -268,11 +269,9 @@ async def test_a_cancelled_fetch_leaves_nothing_behind(fleet: Fleet) -> None:
     assert a.transport._pulls._pulls == {}
 
 
-def test_arriving_blobs_wait_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blobs_module, "MAX_ASSEMBLY_BYTES", 3_000_000)
-
+def test_arriving_blobs_wait_for_room() -> None:
     async def test(fleet: Fleet) -> None:
-        a, b = await fleet.some(2)
+        a, b = await fleet.some(2, limits=Limits(assembly_bytes=3_000_000))
         contents = [os.urandom(2_000_000) for _ in range(4)]
         refs = [await b.transport.add_blob(content) for content in contents]
         peak = 0
@@ -305,7 +304,7 @@ def test_the_cache_is_bounded_and_moves_to_disk() -> None:
 
     async def main() -> None:
         disk, counters, executor = Disk(), Counter[str](), ThreadPoolExecutor(1)
-        blobs = Blobs(disk, executor, counters, max_cache_bytes=1_000_000)
+        blobs = Blobs(disk, executor, counters, Blame(counters), Limits(cache_bytes=1_000_000))
         contents = [os.urandom(400_000) for _ in range(6)]
         refs = [await blobs.add(content) for content in contents]
         assert blobs.cached_bytes <= 1_000_000
@@ -331,7 +330,7 @@ def test_a_full_disk_loses_the_oldest_blob_not_the_daemon(caplog: pytest.LogCapt
     async def main() -> None:
         disk, counters, executor = Disk(), Counter[str](), ThreadPoolExecutor(1)
         disk.full = True
-        blobs = Blobs(disk, executor, counters, max_cache_bytes=1_000_000)
+        blobs = Blobs(disk, executor, counters, Blame(counters), Limits(cache_bytes=1_000_000))
         refs = [await blobs.add(os.urandom(400_000)) for _ in range(3)]
         await until(lambda: counters["blobs.evicted"] == 1)
         assert await blobs.find(refs[0].id) is None
@@ -383,3 +382,58 @@ def test_reading_for_others_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not b.transport._serving._loading
 
     run(test)
+
+
+@asynchronous
+async def test_any_member_that_has_a_blob_is_asked_when_the_sources_have_failed(fleet: Fleet) -> None:
+    a, gone, member = await fleet.some(3)
+    await a.meet(gone)
+    ref = await member.transport.add_blob(MEGABYTES_2)
+    a.transport.members_of = lambda app: [member.contact] if app == 7 else []
+    fetch = asyncio.ensure_future(a.transport.fetch(ref, [gone.contact], app=7, max_bytes=ref.size))
+    assert await fetch == MEGABYTES_2, "the source that was named does not have it"
+    assert member.count("blobs.served") == ref.chunks
+    with pytest.raises(TryAgainError):
+        await a.transport.fetch(ref_of(SMALL), [gone.contact], app=8, max_bytes=len(SMALL))
+
+
+@asynchronous
+async def test_chunks_that_are_at_hand_under_another_name_are_not_fetched(fleet: Fleet) -> None:
+    a, b = await fleet.some(2)
+    before = os.urandom(10 * CHUNK_BYTES)
+    after = before[: 9 * CHUNK_BYTES] + os.urandom(1000)
+    await a.transport.add_blob(before)
+    ref = await b.transport.add_blob(after)
+    assert await a.transport.fetch(ref, [b.contact], max_bytes=ref.size) == after
+    assert a.count("blobs.pulled") <= MAX_CHUNKS_PER_GET + 1, "some were asked for together with the header"
+    a.transport.discard_blob(ref_of(before))
+    a.transport.discard_blob(ref)
+    assert len(a.transport._blobs.index) == 0
+
+
+@asynchronous
+async def test_wrong_data_is_fetched_again_and_its_source_named(fleet: Fleet) -> None:
+    disk = Disk()
+    a, liar, honest = await fleet.device(files=disk), *(await fleet.some(2))
+    ref = ref_of(MEGABYTES_2)
+    disk.files[ref.id] = bytes(len(MEGABYTES_2))
+    await honest.transport.add_blob(MEGABYTES_2)
+    await liar.transport.add_blob(MEGABYTES_2)
+    held = liar.transport._blobs.peek(ref.id)
+    assert held is not None
+    held.view = memoryview(bytes(len(MEGABYTES_2)))
+    assert await a.transport.fetch(ref, [liar.contact, honest.contact], max_bytes=ref.size) == MEGABYTES_2
+    assert a.transport.wrong_data() == {"disk": 1, node_name(liar.node_id): 1}
+    assert a.count("blobs.rotten") == a.count("blobs.lying") == 1
+
+
+@asynchronous
+async def test_one_that_is_larger_than_its_share_takes_it_from_what_is_at_hand(fleet: Fleet) -> None:
+    disk = Disk()
+    limits = Limits(cache_bytes=2_000_000, assembly_bytes=2_000_000)
+    a, b = await fleet.device(files=disk, limits=limits), await fleet.device()
+    small = await a.transport.add_blob(SMALL)
+    ref = await b.transport.add_blob(os.urandom(3_900_000))
+    await a.transport.fetch(ref, [b.contact], max_bytes=ref.size)
+    await until(lambda: small.id in disk.files, "moved to disk, and still there")
+    assert await a.transport.fetch(small, [], max_bytes=small.size) == SMALL

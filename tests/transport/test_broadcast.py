@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,10 +13,11 @@ import zmq
 from edgefl.errors import TryAgainError
 from edgefl.identity.revocation import pack_revocations
 from edgefl.transport import blobs as blobs_module
-from edgefl.transport import broadcast as broadcast_module
-from edgefl.transport.broadcast import MAX_APPS, MAX_PUSH_BYTES
+from edgefl.transport import subscribers as subscribers_module
 from edgefl.transport.dial import State
 from edgefl.transport.feeds import MAX_PUSHED_LOOSE
+from edgefl.transport.limits import MAX_PUSH_BYTES, Limits
+from edgefl.transport.subscribers import MAX_APPS, MIN_WINDOW_BYTES
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, ref_of
 from edgefl.wire.codec import Message, decode
 from edgefl.wire.link import BlobChunk, BlobHeader, BlobMissing
@@ -39,15 +40,29 @@ async def adopt(parent: Device, *children: Device) -> None:
 
 def intercept(parent: Device, keep: Callable[[Message], bool]) -> None:
     """Lose pushed messages on purpose: those for which `keep` is False."""
-    socket = parent.transport._broadcast._socket
-    honest = socket.send
+    children = parent.transport._broadcast._children
+    honest = children.send
 
-    def send(parts: Sequence[bytes | zmq.Frame]) -> bool:
-        message = decode(bytes(parts[1]))
+    def send(app: int, lane: bytes, parts: list[bytes | zmq.Frame]) -> int:
+        message = decode(bytes(parts[0]))
         assert message is not None
-        return honest(parts) if keep(message) else True
+        return honest(app, lane, parts) if keep(message) else len(children.of(app))
 
-    socket.send = send  # type: ignore[method-assign]
+    children.send = send  # type: ignore[method-assign]
+
+
+def a_gate_after(chunks: int, parent: Device) -> asyncio.Event:
+    """Push so many chunks, and the rest once the event is set."""
+    broadcast, gate = parent.transport._broadcast, asyncio.Event()
+    send_next = broadcast.send_next
+
+    def gated(stream: object) -> tuple[int, int]:
+        if gate.is_set() or parent.count("blobs.pushed") < chunks:
+            return send_next(stream)  # type: ignore[arg-type]
+        return 0, 0
+
+    broadcast.send_next = gated  # type: ignore[method-assign]
+    return gate
 
 
 def missing(device: Device, ref: BlobRef) -> int:
@@ -90,13 +105,7 @@ async def test_a_chain_of_three_relays_each_chunk_as_it_arrives(fleet: Fleet) ->
         await adopt(parent, child)
     data = os.urandom(25_000_000)
     ref = await root.transport.add_blob(data)
-    may_send = root.transport._broadcast._may_send
-    gate = asyncio.Event()
-
-    def gated(stream: object) -> bool:
-        return (gate.is_set() or root.count("blobs.pushed") < 20) and may_send(stream)  # type: ignore[arg-type]
-
-    root.transport._broadcast._may_send = gated  # type: ignore[method-assign]
+    gate = a_gate_after(20, root)
     root.transport.publish(APP, ref)
 
     await until(lambda: missing(c, ref) == ref.chunks - 20)
@@ -167,13 +176,7 @@ async def test_a_late_subscriber_asks_for_what_it_missed(fleet: Fleet) -> None:
     await adopt(root, early)
     data = os.urandom(8_000_000)
     ref = await root.transport.add_blob(data)
-    may_send = root.transport._broadcast._may_send
-    gate = asyncio.Event()
-
-    def gated(stream: object) -> bool:
-        return (gate.is_set() or root.count("blobs.pushed") < 10) and may_send(stream)  # type: ignore[arg-type]
-
-    root.transport._broadcast._may_send = gated  # type: ignore[method-assign]
+    gate = a_gate_after(10, root)
     root.transport.publish(APP, ref)
     await until(lambda: root.count("blobs.pushed") == 10)
     await adopt(root, late)
@@ -203,10 +206,7 @@ async def test_when_the_parent_dies_in_the_middle_the_rest_comes_from_others(fle
     data = os.urandom(8_000_000)
     ref = await root.transport.add_blob(data)
     await other.transport.add_blob(data)
-    may_send = root.transport._broadcast._may_send
-    root.transport._broadcast._may_send = (  # type: ignore[method-assign]
-        lambda stream: root.count("blobs.pushed") < 10 and may_send(stream)
-    )
+    a_gate_after(10, root)
     fetch = asyncio.ensure_future(child.transport.fetch(ref, [other.contact], app=APP, max_bytes=LIMIT))
     await asyncio.sleep(0)
     root.transport.publish(APP, ref)
@@ -246,20 +246,19 @@ async def test_a_relay_passes_no_wrong_byte_on(fleet: Fleet) -> None:
     assert child.count("blobs.lying") == 0
 
 
-def shrink_bounds(monkeypatch: pytest.MonkeyPatch, push_bytes: int) -> None:
-    monkeypatch.setattr(broadcast_module, "MAX_PUSH_BYTES", push_bytes)
-    monkeypatch.setattr(broadcast_module, "LAGGING_BYTES", push_bytes // 2)
-    monkeypatch.setattr(broadcast_module, "KEEPING_UP_BYTES", push_bytes // 4)
+def limited(monkeypatch: pytest.MonkeyPatch, push_bytes: int) -> Limits:
+    monkeypatch.setattr(subscribers_module, "LAGGING_BYTES", push_bytes // 2)
+    return Limits(push_bytes=push_bytes)
 
 
 def test_a_child_that_never_reads_holds_bounded_memory_and_nobody_else_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a child that reads nothing, when far more is pushed than may be under way, then it is cut off, the other
     child gets every blob by push alone, and at no time is more under way than the bound."""
     push_bytes = 16 * 1024 * 1024
-    shrink_bounds(monkeypatch, push_bytes)
+    limits = limited(monkeypatch, push_bytes)
 
     async def test(fleet: Fleet) -> None:
-        root, good = await fleet.some(2, timing=PATIENT)
+        root, good = await fleet.some(2, timing=PATIENT, limits=limits)
         with an_insider() as slow:
             slow.subscriber(root, APP.to_bytes(8, "big"))
             await adopt(root, good)
@@ -281,16 +280,18 @@ def test_a_child_that_never_reads_holds_bounded_memory_and_nobody_else_up(monkey
 
 def test_when_all_children_are_slow_the_stream_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     push_bytes = 12 * 1024 * 1024
-    shrink_bounds(monkeypatch, push_bytes)
+    limits = limited(monkeypatch, push_bytes)
 
     async def test(fleet: Fleet) -> None:
-        root = await fleet.device(timing=PATIENT)
+        root = await fleet.device(timing=PATIENT, limits=limits)
         with an_insider() as slow:
             socket = slow.subscriber(root, APP.to_bytes(8, "big"))
             await until(lambda: root.transport._broadcast.subscribers(APP))
             ref = await root.transport.add_blob(os.urandom(40_000_000))
             root.transport.publish(APP, ref)
-            await until(lambda: root.transport._broadcast.in_flight > push_bytes - CHUNK_BYTES)
+            (child,) = root.transport._broadcast.subscribers(APP)
+            await until(lambda: child.window == MIN_WINDOW_BYTES and child.backlog >= child.window)
+            assert root.count("blobs.pushed") < ref.chunks
             got = 0
 
             def read() -> bool:
@@ -315,7 +316,7 @@ def test_a_child_that_stopped_reading_is_dropped_by_tcp_itself_in_the_end() -> N
             await until(lambda: root.transport._broadcast.subscribers(APP))
             ref = await root.transport.add_blob(os.urandom(30_000_000))
             root.transport.publish(APP, ref)
-            await until(lambda: root.transport._broadcast.in_flight > 10_000_000)
+            await until(lambda: root.transport._broadcast.in_flight > 0)
             await until(lambda: slow.node_id in root.listener.lost)
             await until(lambda: root.transport._broadcast.in_flight == 0, "its memory is free")
 
@@ -328,13 +329,7 @@ async def test_a_newer_blob_replaces_one_that_is_still_being_pushed(fleet: Fleet
     await adopt(root, child)
     first, second = os.urandom(4_000_000), os.urandom(4_000_000)
     ref1, ref2 = await root.transport.add_blob(first), await root.transport.add_blob(second)
-    may_send = root.transport._broadcast._may_send
-    gate = asyncio.Event()
-
-    def gated(stream: object) -> bool:
-        return (gate.is_set() or root.count("blobs.pushed") < 5) and may_send(stream)  # type: ignore[arg-type]
-
-    root.transport._broadcast._may_send = gated  # type: ignore[method-assign]
+    gate = a_gate_after(5, root)
     root.transport.publish(APP, ref1)
     await until(lambda: root.count("blobs.pushed") == 5)
     told: list[Message] = []
@@ -387,7 +382,7 @@ async def test_a_child_that_changes_its_parent_is_not_reported_as_lost(fleet: Fl
     old, new, child = await fleet.some(3)
     await adopt(old, child)
     await adopt(new, child)
-    await until(lambda: not old.transport._broadcast._inbound.connections(), "gone from the old one")
+    await until(lambda: not old.transport._broadcast._children.inbound.connections(), "gone from the old one")
     await asyncio.sleep(0)
     assert old.listener.lost == []
     ref = await new.transport.add_blob(MEGABYTES_2)
@@ -468,7 +463,7 @@ async def test_nothing_goes_round_in_a_circle(fleet: Fleet) -> None:
     a.transport.publish(APP, ref)
     assert await b.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
     await until(lambda: b.count("blobs.pushed") == ref.chunks)
-    second = await a.transport.add_blob(MEGABYTES_2[:-1])
+    second = await a.transport.add_blob(os.urandom(2_000_000))
     a.transport.publish(APP, second)
     await until(lambda: b.count("blobs.pushed") == ref.chunks + second.chunks)
     assert a.count("blobs.pushed") == ref.chunks + second.chunks
@@ -480,7 +475,7 @@ async def test_several_applications_share_one_subscription(fleet: Fleet) -> None
     for app in (1, 2, 3):
         child.transport.subscribe(app, root.contact, LIMIT)
     await until(lambda: all(root.transport._broadcast.subscribers(app) for app in (1, 2, 3)))
-    assert len(root.transport._broadcast._inbound) == 1
+    assert len(root.transport._broadcast._children.inbound) == 1
     child.transport.unsubscribe(2)
     await until(lambda: not root.transport._broadcast.subscribers(2))
     for app in (1, 2, 3):
@@ -526,7 +521,7 @@ async def test_who_may_not_subscribe_is_cut_and_pushed_nothing(fleet: Fleet) -> 
     connections = root.transport._broadcast.subscribers(APP)
     before = next(item for item in connections if item.node_id == stranger.node_id)
     pushed = before.pushed
-    root.transport._broadcast._may_subscribe = lambda node_id, app: node_id != stranger.node_id
+    root.transport._broadcast._children._may_subscribe = lambda node_id, app: node_id != stranger.node_id
     ref = await root.transport.add_blob(MEGABYTES_2)
     fetching = asyncio.ensure_future(child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT))
     await asyncio.sleep(0)
@@ -550,10 +545,10 @@ async def test_a_flood_of_subscriptions_is_cut_and_the_others_are_served(fleet: 
         for number in range(20_000):
             socket.subscribe(number.to_bytes(8, "big"))
         await until(lambda: root.transport._penalties.excluded(flooder.node_id))
-        await until(lambda: not root.transport._broadcast._inbound.of(flooder.node_id))
+        await until(lambda: not root.transport._broadcast._children.inbound.of(flooder.node_id))
         await until(lambda: root.count("refused.zap"), "it tries again, and is refused")
-    assert max(len(item.topics) for item in root.transport._broadcast._inbound.connections()) <= MAX_APPS
-    assert len(root.transport._broadcast._subscribers) <= MAX_APPS + 1
+    assert max(len(item.apps) for item in root.transport._broadcast._children._children.values()) <= MAX_APPS
+    assert len(root.transport._broadcast._children._by_app) <= MAX_APPS + 1
     ref = await root.transport.add_blob(MEGABYTES_2)
     root.transport.publish(APP, ref)
     assert await child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
@@ -563,4 +558,93 @@ async def test_a_flood_of_subscriptions_is_cut_and_the_others_are_served(fleet: 
 
 def test_the_bounds_fit_each_other() -> None:
     assert MAX_PUSH_BYTES >= 2 * 25_000_000
-    assert broadcast_module.KEEPING_UP_BYTES < broadcast_module.LAGGING_BYTES < MAX_PUSH_BYTES
+    assert subscribers_module.MIN_WINDOW_BYTES < subscribers_module.LAGGING_BYTES < MAX_PUSH_BYTES
+
+
+@asynchronous
+async def test_what_did_not_change_since_the_last_blob_is_not_pushed_again(fleet: Fleet) -> None:
+    """root -> a -> b, and a newcomer at the root: those who have the blob before get the one chunk that is new; the
+    newcomer asks for the others."""
+    root, a, b, newcomer = await fleet.some(4)
+    await adopt(root, a)
+    await adopt(a, b)
+    before = os.urandom(8 * CHUNK_BYTES)
+    after = before[: 3 * CHUNK_BYTES] + os.urandom(CHUNK_BYTES) + before[4 * CHUNK_BYTES :]
+    first, second = await root.transport.add_blob(before), await root.transport.add_blob(after)
+    root.transport.publish(APP, first)
+    await until(lambda: a.transport.has_blob(first) and b.transport.has_blob(first))
+    await adopt(root, newcomer)
+    received = [device.count("bytes_received") for device in (a, b)]
+    root.transport.publish(APP, second)
+    for device in (a, b, newcomer):
+        assert await device.transport.fetch(second, [], app=APP, max_bytes=LIMIT) == after
+    assert root.count("blobs.pushed") == a.count("blobs.pushed") == 9
+    assert [device.count("blobs.pulled") for device in (a, b, newcomer)] == [0, 0, 7]
+    for device, then in zip((a, b), received, strict=True):
+        assert device.count("bytes_received") - then < 1.1 * CHUNK_BYTES
+
+
+def test_a_slow_child_is_told_of_blobs_and_asks_for_them_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a child that fell far behind, when it has come back, then it gets headers alone and fetches the chunks."""
+    monkeypatch.setattr(subscribers_module, "LAGGING_BYTES", CHUNK_BYTES)
+
+    async def test(fleet: Fleet) -> None:
+        root, good, slow = await fleet.some(3)
+        await adopt(root, good, slow)
+        behind = next(child for child in root.transport._broadcast.subscribers(APP) if child.node_id == slow.node_id)
+        behind.pushed += LIMIT
+        first = await root.transport.add_blob(MEGABYTES_2)
+        root.transport.publish(APP, first)
+        assert await good.transport.fetch(first, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
+        assert root.count("dropped.lagging-child") == 1
+        assert await slow.transport.fetch(first, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
+        await until(lambda: any(child.slow for child in root.transport._broadcast.subscribers(APP)))
+        pulled = slow.count("blobs.pulled")
+        data = os.urandom(2_000_000)
+        second = await root.transport.add_blob(data)
+        root.transport.publish(APP, second)
+        assert await slow.transport.fetch(second, [], app=APP, max_bytes=LIMIT) == data
+        assert slow.count("blobs.pulled") - pulled == second.chunks
+        assert good.count("blobs.pulled") == 0
+
+    run(test)
+
+
+@asynchronous
+async def test_a_subscription_that_is_refused_is_sent_nothing_at_all(fleet: Fleet) -> None:
+    """Given a push under way to an honest child, when somebody who may not subscribes again and again, then not one
+    message reaches it: a subscription counts once it was checked."""
+    root, child = await fleet.some(2)
+    await adopt(root, child)
+    children = root.transport._broadcast._children
+    with an_insider() as foreigner:
+        children._may_subscribe = lambda node_id, app: node_id != foreigner.node_id
+        sockets = []
+        for _ in range(8):
+            ref = await root.transport.add_blob(os.urandom(2_000_000))
+            root.transport.publish(APP, ref)
+            sockets.append(foreigner.subscriber(root, b""))
+            sockets.append(foreigner.subscriber(root, APP.to_bytes(8, "big")))
+            await child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT)
+        await until(lambda: root.count("refused.subscription") >= 8)
+        assert not any(socket.poll(0) for socket in sockets)
+
+
+@asynchronous
+async def test_a_new_parent_goes_on_where_the_old_one_stopped(fleet: Fleet) -> None:
+    """root -> old, new; old -> child. Given old dies in the middle, when the child turns to new, then no chunk comes
+    twice."""
+    root, old, new, child = await fleet.some(4)
+    await adopt(root, old, new)
+    await adopt(old, child)
+    data = os.urandom(20 * CHUNK_BYTES)
+    ref = await root.transport.add_blob(data)
+    gate = a_gate_after(10, root)
+    root.transport.publish(APP, ref)
+    await until(lambda: missing(child, ref) == 10 and missing(new, ref) == 10)
+    await old.transport.close()
+    await adopt(new, child)
+    gate.set()
+    assert await child.transport.fetch(ref, [], app=APP, max_bytes=LIMIT) == data
+    assert child.count("blobs.duplicate") == 0
+    assert child.count("bytes_received") < 1.05 * len(data)

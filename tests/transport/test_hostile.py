@@ -49,7 +49,7 @@ def test_raw_garbage_and_silence_from_strangers(port: int) -> None:
             crowd.append(stranger)
             if number % 20 == 0:
                 await asyncio.sleep(0)
-        inbound = (b.transport._links._inbound, b.transport._broadcast._inbound)[port]
+        inbound = (b.transport._links._inbound, b.transport._broadcast._children.inbound)[port]
         await until(lambda: len(inbound) <= inbound_module.MAX_ANONYMOUS)
         await goes_on(a, b, 1)
         await goes_on(b, a, 2)
@@ -160,7 +160,7 @@ def test_a_message_of_endlessly_many_parts_is_cut(port: int, monkeypatch: pytest
             client = CurveClient(bad.keys, b.admission.keys.curve_public, (b"DEALER", b"SUB")[port])
             await client.connect("127.0.0.1", b.transport._ports[port])
             await client.send((encode(Hello(bad.contact, reply=True)), b"\x01" + bytes(8))[port], more=False)
-            inbound = (b.transport._links._inbound, b.transport._broadcast._inbound)[port]
+            inbound = (b.transport._links._inbound, b.transport._broadcast._children.inbound)[port]
             await until(lambda: inbound.of(bad.node_id))
             sent = 0
             try:

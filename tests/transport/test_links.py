@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgefl.identity.admission import Admission
@@ -22,6 +24,7 @@ from edgefl.transport.dial import TRANSITIONS, State
 from edgefl.transport.outbox import MAX_PEER_BYTES, MAX_TOTAL_BYTES, MESSAGE_OVERHEAD_BYTES, Budget, Outbox
 from edgefl.wire.codec import encode
 from edgefl.wire.contact import Contact, Role
+from edgefl.wire.learning import UpdateChunk
 from edgefl.wire.overlay import Adverts, Ping, Pong
 from tests.transport.fleet import FAST, FLEET, PATIENT, Device, Fleet, asynchronous, run, until
 from tests.transport.insider import an_insider
@@ -58,6 +61,34 @@ async def test_many_messages_arrive_once_and_in_order(fleet: Fleet) -> None:
         a.transport.send(b.contact, Ping(number))
     await until(lambda: len(b.listener.messages) == 3000)
     assert [message.request for _, message in b.listener.messages] == list(range(3000))  # type: ignore[attr-defined]
+
+
+@asynchronous
+async def test_bulk_goes_from_one_memory_to_the_other_without_a_copy_in_ours(fleet: Fleet) -> None:
+    """2 MB from an array, through ZeroMQ, into a sum: Python's allocators see none of it on either side."""
+    a, b = await fleet.some(2)
+    assert not a.transport.send_bulk(1, b.node_id, UpdateChunk(1, 1, 1, 1, 0), b"x"), "there is no connection yet"
+    a.transport.send(b.contact, Ping(1))
+    await until(lambda: b.listener.messages)
+    vector = np.arange(8 * 65536, dtype=np.float32)
+    total, arrived = np.zeros_like(vector), []
+
+    def on_bulk(sender: Contact, message: UpdateChunk, data: memoryview) -> None:
+        view = total[message.index * 65536 : (message.index + 1) * 65536]
+        np.add(view, np.frombuffer(data, np.float32), out=view)
+        arrived.append(message.index)
+
+    b.transport._links._listener.on_bulk = on_bulk  # type: ignore[attr-defined]
+    tracemalloc.start()
+    for index in range(8):
+        chunk = memoryview(vector[index * 65536 : (index + 1) * 65536]).cast("B").toreadonly()
+        assert a.transport.send_bulk(1, b.node_id, UpdateChunk(1, 1, 1, 1, index), chunk)
+    await until(lambda: len(arrived) == 8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert arrived == list(range(8))
+    np.testing.assert_array_equal(total, vector)
+    assert peak < 128 * 1024
 
 
 @asynchronous

@@ -18,6 +18,7 @@ from edgefl.transport import cards as cards_module
 from edgefl.transport.cards import Cards
 from edgefl.transport.door_exchange import DialBack
 from edgefl.transport.feeds import Feeds
+from edgefl.transport.subscribers import FAST_LANE, topic_of
 from edgefl.transport.visit import Card, Knocked
 from edgefl.wire.blob import ref_of
 from edgefl.wire.codec import MAX_MESSAGE_BYTES
@@ -111,8 +112,8 @@ async def test_a_device_may_not_take_another_ones_contact(fleet: Fleet) -> None:
 async def test_nonsense_from_a_parent_is_counted_and_dropped(fleet: Fleet) -> None:
     parent, child = await fleet.some(2)
     await adopt(parent, child)
-    topic = APP.to_bytes(8, "big")
-    raw = parent.transport._broadcast._socket
+    topic = topic_of(APP, FAST_LANE)
+    raw = parent.transport._broadcast._children.socket
     for parts in ([topic], [topic, b"\xff"], [topic + b"x", b""], [topic, b"\xa0", b"", b""], [topic, b"", bytes(100)]):
         raw.socket.send_multipart(parts)
         raw.touched()
@@ -125,7 +126,7 @@ async def test_nonsense_from_a_parent_is_counted_and_dropped(fleet: Fleet) -> No
 
 @asynchronous
 async def test_one_device_takes_part_in_a_bounded_number_of_applications(fleet: Fleet) -> None:
-    from edgefl.transport.broadcast import MAX_APPS
+    from edgefl.transport.subscribers import MAX_APPS
 
     parent, child = await fleet.some(2)
     for app in range(MAX_APPS + 5):

@@ -98,7 +98,7 @@ def train_local(
                 raise _diverged(epoch, steps, spec)
             total += loss * len(part)
             steps += 1
-    delta = session.vector() - start
+    delta = session.view() - start
     if not np.isfinite(delta).all():
         raise _diverged(spec.local_epochs - 1, steps, spec)
     return LocalResult(delta, len(dataset), total / (len(dataset) * spec.local_epochs), steps)

@@ -91,6 +91,16 @@ def test_a_child_is_stopped_in_time_and_on_demand(tmp_path: Path, monkeypatch: p
         child.run([], timeout_s=60, should_stop=lambda: True)
 
 
+def test_a_request_that_no_pipe_can_hold_reaches_a_child_that_is_slow_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import sys, time\ntime.sleep(0.3)\nraise SystemExit(len(sys.stdin.buffer.read()) != 1 << 20)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    Child("slow", "this", "leave it").run([], request=[bytes(1 << 19), bytes(1 << 19)], timeout_s=30)
+
+
 @pytest.mark.parametrize("output", ["", "no JSON", "[1]", '["usage", "a", "b"]', '{"a": 1}'])
 def test_last_words_that_are_none(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "odd.py").write_text(f"print({output!r})\nraise SystemExit(1)\n")

@@ -1,0 +1,263 @@
+"""Who is subscribed to what we push, how far each of them has come, and who is too slow to be pushed to.
+
+The XPUB is a manual one: a subscription counts once we have accepted it, so nobody is sent a single chunk before it was
+checked. A child subscribes to an application; we accept it on one of two lanes, which are topics that begin with the
+application's:
+
+    FAST_LANE   the chunks are pushed
+    SLOW_LANE   headers alone; the child asks for the chunks, at its own pace (pull.py)
+
+A child that is far behind while others have room is cut off, which drops everything that was queued for it, and is
+accepted on the slow lane when it comes back. It keeps its place there for as long as that connection lasts.
+
+Each child's progress is what its TCP connection has acknowledged against what was pushed into it: bytes, not messages,
+and including what the kernel holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import zmq
+
+from edgefl.transport.curve import open_broadcast_server
+from edgefl.transport.dial import Station
+from edgefl.transport.inbound import Connection, Inbound
+from edgefl.transport.penalties import Penalties
+from edgefl.transport.tcp_info import acknowledged_and_received
+from edgefl.transport.zmq_socket import LoopSocket, Parts
+
+MAX_APPS = 256
+"""Applications that one device takes part in, or that one child subscribes to."""
+
+APP_BYTES = 8
+TOPIC_BYTES = APP_BYTES + 1
+
+FAST_LANE, SLOW_LANE = b"\0", b"\1"
+
+MIN_WINDOW_BYTES = 512 * 1024
+"""On its way to one child at the least: two chunks, one that is being sent and one behind it."""
+
+WINDOW_S = 0.1
+"""On its way to a faster child: what it takes in this time. It is how long a newcomer waits for its first turn."""
+
+LAGGING_BYTES = 16 * 1024 * 1024
+"""On its way to a child that others wait no longer for. Sixteen times what a slow link needs; less than a model, or
+a slow child would keep one in memory that has been discarded."""
+
+MAX_SLOW = 1024
+"""Children remembered as slow until they come back; the oldest is forgotten, and found slow again."""
+
+RATE_HALF_S = 0.1
+
+_CURVE_BYTES, _SHORT_HEADER_BYTES, _LONG_HEADER_BYTES, _SHORT_BYTES = 33, 2, 9, 255
+
+
+@dataclass(slots=True, eq=False)
+class Child:
+    """One subscriber. `pushed` and `acked` count bytes on its connection, `rate_bytes_s` is how fast it takes them."""
+
+    connection: Connection
+    node_id: int
+    slow: bool
+    apps: set[int] = field(default_factory=set)
+    pushed: int = 0
+    acked: int = 0
+    rate_bytes_s: float = 0.0
+    _looked: float = 0.0
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that it has not acknowledged yet."""
+        return self.pushed - self.acked
+
+    @property
+    def window(self) -> int:
+        return max(MIN_WINDOW_BYTES, int(self.rate_bytes_s * WINDOW_S))
+
+    def look(self, now: float) -> int:
+        """See how far it has come; the bytes that it has acknowledged since the last look."""
+        counts = acknowledged_and_received(self.connection.descriptor)
+        # Where the kernel does not tell, only what ZeroMQ holds is bounded (broadcast.py).
+        acked = self.pushed if counts is None else counts[0]
+        progress, elapsed = acked - self.acked, now - self._looked
+        self.acked = acked
+        # Heartbeats are acknowledged as well, and were never counted as pushed.
+        self.pushed = max(self.pushed, acked)
+        if elapsed > 0.0 and (progress or self.backlog):
+            keep = 0.5 ** (elapsed / RATE_HALF_S)
+            self.rate_bytes_s = keep * self.rate_bytes_s + (1 - keep) * progress / elapsed
+        self._looked = now
+        return progress
+
+
+class Subscribers:
+    """The XPUB and its children. `on_accepted(child, app)`: a subscription counts from now on;
+    `on_child_lost(node_id)`: a subscriber's connection has broken."""
+
+    def __init__(
+        self,
+        station: Station,
+        penalties: Penalties,
+        may_subscribe: Callable[[int, int], bool],
+        on_accepted: Callable[[Child, int], None],
+        on_child_lost: Callable[[int], None],
+    ) -> None:
+        self._station = station
+        self._penalties = penalties
+        self._may_subscribe = may_subscribe
+        self._on_accepted = on_accepted
+        self._on_child_lost = on_child_lost
+        self._children: dict[Connection, Child] = {}
+        self._by_app: dict[int, dict[Child, None]] = {}
+        self._slow: dict[int, None] = {}
+        self._delivered = 0
+        bound = open_broadcast_server(station.context, station.keys, station.timing)
+        self.inbound = Inbound(
+            station.context, bound, station.timing, station.counters, station.clock, self._on_connection_lost
+        )
+        self.socket = LoopSocket(bound, self._on_subscription)
+
+    def of(self, app: int) -> list[Child]:
+        """The children of an application, on either lane."""
+        return list(self._by_app.get(app, ()))
+
+    def send(self, app: int, lane: bytes, parts: list[bytes | zmq.Frame]) -> int:
+        """Push a message to the children on a lane; how many they are."""
+        children = [child for child in self._by_app.get(app, ()) if child.slow is (lane == SLOW_LANE)]
+        if not children:
+            return 0
+        message = [topic_of(app, lane), *parts]
+        on_the_wire = sum(map(frame_bytes, map(len, message)))
+        for child in children:
+            child.pushed += on_the_wire
+        self.socket.send(message)
+        size = sum(map(len, message))
+        self._station.counters["messages_sent"] += len(children)
+        self._station.counters["bytes_sent"] += size * len(children)
+        return len(children)
+
+    def look(self, now: float) -> tuple[int, int]:
+        """Bytes that children have acknowledged in all, and that they have not yet."""
+        backlog = 0
+        for child in self._children.values():
+            if child.backlog:
+                self._delivered += child.look(now)
+                backlog += child.backlog
+        return self._delivered, backlog
+
+    def have_room(self, app: int, *, pressed: bool) -> bool:
+        """Whether a chunk may be pushed: some child has room for it. Those that lag behind are then cut off, the
+        sooner if memory is `pressed`."""
+        children = [child for child in self._by_app.get(app, ()) if not child.slow]
+        if all(child.backlog >= child.window for child in children):
+            return False
+        for child in children:
+            if child.backlog >= max(2 * child.window, 0 if pressed else LAGGING_BYTES):
+                self._station.counters["dropped.lagging-child"] += 1
+                self._slow.pop(child.node_id, None)
+                self._slow[child.node_id] = None
+                if len(self._slow) > MAX_SLOW:
+                    del self._slow[next(iter(self._slow))]
+                self._drop(child)
+        return True
+
+    def check(self, app: int) -> None:
+        """Cut off whoever may not have what is pushed for the application any more: its zone may have changed."""
+        for child in self.of(app):
+            if not self._may_subscribe(child.node_id, app):
+                self._station.counters["refused.subscription"] += 1
+                self._drop(child)
+
+    def cut(self, node_id: int) -> None:
+        """End every subscription of a peer, now."""
+        for connection in self.inbound.of(node_id):
+            self.inbound.cut(connection)
+
+    def close(self, linger_s: float) -> None:
+        self.inbound.close()
+        self.socket.close(linger_s)
+
+    def _drop(self, child: Child) -> None:
+        """Nothing more to this child through this connection."""
+        self._forget(child)
+        self.inbound.cut(child.connection)
+
+    def _on_subscription(self, parts: Parts) -> None:
+        """A child subscribes or unsubscribes. What a broken connection leaves behind comes without a name: ignored."""
+        connection = self.inbound.attribute(parts[0])
+        if connection is None or connection.node_id is None or connection.cut or connection.gone:
+            return
+        data = parts[0].bytes
+        connection.deliver(parts, self._station.clock())
+        kind, app = data[:1], int.from_bytes(data[1:], "big")
+        if len(parts) != 1 or len(data) != 1 + APP_BYTES or kind not in (b"\0", b"\1"):
+            self._garbage(connection.node_id)
+        elif kind == b"\0":
+            self._on_unsubscribed(connection, app)
+        else:
+            self._on_subscribed(connection, connection.node_id, app)
+
+    def _on_subscribed(self, connection: Connection, node_id: int, app: int) -> None:
+        child = self._children.get(connection)
+        if child is None:
+            slow = node_id in self._slow
+            self._slow.pop(node_id, None)
+            child = self._children[connection] = Child(connection, node_id, slow)
+            child.look(self._station.clock())
+        if app in child.apps:
+            return
+        if len(child.apps) >= MAX_APPS:
+            self._garbage(node_id)
+        elif not self._may_subscribe(node_id, app):
+            self._station.counters["refused.subscription"] += 1
+            self._drop(child)
+        else:
+            # A manual XPUB applies this to whoever sent what was received last.
+            self.socket.socket.setsockopt(zmq.SUBSCRIBE, topic_of(app, SLOW_LANE if child.slow else FAST_LANE))
+            self.socket.touched()
+            child.apps.add(app)
+            self._by_app.setdefault(app, {})[child] = None
+            self._on_accepted(child, app)
+
+    def _on_unsubscribed(self, connection: Connection, app: int) -> None:
+        child = self._children.get(connection)
+        if child is not None and app in child.apps:
+            self.socket.socket.setsockopt(zmq.UNSUBSCRIBE, topic_of(app, SLOW_LANE if child.slow else FAST_LANE))
+            self.socket.touched()
+            child.apps.discard(app)
+            self._unlist(child, app)
+
+    def _garbage(self, node_id: int) -> None:
+        self._station.counters["dropped.garbage"] += 1
+        self._penalties.garbage(node_id)
+
+    def _forget(self, child: Child) -> None:
+        self._children.pop(child.connection, None)
+        for app in child.apps:
+            self._unlist(child, app)
+
+    def _unlist(self, child: Child, app: int) -> None:
+        listed = self._by_app.get(app, {})
+        listed.pop(child, None)
+        if not listed:
+            self._by_app.pop(app, None)
+
+    def _on_connection_lost(self, connection: Connection) -> None:
+        child = self._children.get(connection)
+        if child is not None:
+            self._forget(child)
+        # A child that goes on purpose unsubscribes first; one that was cut off is lost if it does not come back.
+        if connection.node_id is not None and (connection.cut or (child is not None and child.apps)):
+            self._on_child_lost(connection.node_id)
+
+
+def topic_of(app: int, lane: bytes) -> bytes:
+    return app.to_bytes(APP_BYTES, "big") + lane
+
+
+def frame_bytes(size: int) -> int:
+    """Bytes on the connection of a frame with `size` bytes: ZMTP's header and CURVE's box around it."""
+    boxed = size + _CURVE_BYTES
+    return boxed + (_SHORT_HEADER_BYTES if boxed <= _SHORT_BYTES else _LONG_HEADER_BYTES)
