@@ -263,7 +263,7 @@ class World:
 
     def right(self, asked: Iterable[tuple[Member, int, int]]) -> int:
         """How many of these lookups (who asked, its number, the key) were answered with the owner of the key."""
-        joined = [member.node_id for member in self.alive() if member.overlay.joined]
+        joined = [m.node_id for m in self.alive() if m.overlay.joined and m.overlay.contact.dialable]
         right = 0
         for member, request, key in asked:
             answer, _ = member.log.lookups.get(request, (None, 0))
