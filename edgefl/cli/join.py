@@ -35,6 +35,7 @@ def setting(
     "CLASS",
     "How much of others' work to carry: constrained, normal, strong, gateway; auto: as measured. [auto]",
 )
+@setting("role", "ROLE", "leaf: ask nothing of this device; helper: let it carry others' models, too. [auto]")
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -63,6 +64,7 @@ def join(
     mdns: str | None,
     provider: str | None,
     capacity: str | None,
+    role: str | None,
     config: Path | None,
     first: bool,
     fleet: Path | None,
@@ -102,6 +104,7 @@ def join(
         "mdns": mdns,
         "provider": provider,
         "capacity": capacity,
+        "role": role,
     }
 
     def settings(kept: bytes | None) -> Settings:

@@ -49,7 +49,7 @@ class Whereabouts:
         self._listening = listening[0]
         self._host = self._fixed or own_host(self._here, None, None, None)
         self._port = split_address(settings.advertise)[1] if settings.advertise else listening[1]
-        self.willing = Role.NODE
+        self.willing = {"leaf": Role.LEAF, "helper": Role.HELPER}.get(settings.role, Role.NODE)
         """The role of this device while others reach it."""
         self._measured = measure()
         self.hardware: Callable[[], Hardware] = self._hardware
@@ -82,7 +82,8 @@ class Whereabouts:
             self._on_addresses(before, here)
         await self._announce()
         wanted = self.reachability.wanted(self._daemon.effects.now)
-        others = self._others() if wanted and self._daemon.overlay.joined else []
+        asks = wanted and self._daemon.overlay.joined and self.willing is not Role.LEAF
+        others = self._others() if asks else []
         if others:
             await self._ask_to_be_dialled(others, wanted)
             await self._announce()
@@ -143,7 +144,7 @@ class Whereabouts:
 
     def _say_role(self, contact: Contact) -> None:
         if contact.dialable:
-            log.info("others reach this device again: it takes part as a node")
+            log.info("others reach this device again: it takes part as a %s", contact.role.name.lower())
         else:
             log.warning(
                 "nobody reaches this device at %s: it takes part as a leaf, through its own connections "

@@ -57,6 +57,8 @@ class Attempt:
         self._over = False
         self._asked: Contact | None = None
         self.said: Attach = describe()
+        self.crowded = False
+        """Somebody was full."""
 
     def repair(self, targets: list[Contact], ready: set[int], now: float) -> None:
         """Go straight on: first with the spare parents that are `ready`, then with those that we know best, those of
@@ -103,6 +105,7 @@ class Attempt:
         """Somebody says no; if it is the one that we wait for, go on: its alternatives come first."""
         if self._over or self._requests.close(self._question(), sender.node_id) is None:
             return
+        self.crowded |= reason is Refusal.FULL
         if reason is Refusal.NOT_A_MEMBER:
             self._pool.report(sender, now)
         else:

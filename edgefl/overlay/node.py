@@ -28,6 +28,7 @@ from edgefl.overlay.routing import Router
 from edgefl.overlay.search import RowQueries
 from edgefl.overlay.tracker import Tracker
 from edgefl.overlay.tree_view import TreeView
+from edgefl.overlay.volunteers import Volunteers
 from edgefl.overlay.zones import ZoneMethod, ZoneReport, Zones
 from edgefl.wire import overlay as wire
 from edgefl.wire.application import Advert
@@ -86,6 +87,7 @@ class Overlay:
         self._tracker = Tracker(device, liveness, membership)
         self._forest = Forest(device, requests, liveness, router, events)
         self._directory = Directory(device, requests, membership, router, verify, events.on_advert)
+        self._volunteers = Volunteers(device, router, self._tracker, self._forest, events.on_help_wanted)
         self._zones = Zones(device, requests, liveness, router, zones)
         self._connect()
         self._handlers = self._make_handlers()
@@ -105,6 +107,7 @@ class Overlay:
         self._membership.on_self_join = self._track_zone
         self._membership.on_adopted = self._adopted
         self._membership.zone_members = self._tracker.zone_members
+        self._forest.call_help = self._volunteers.call
         self._router.deliver = self._deliver
         self._router.on_lookup = self._looked_up
         self._zones.on_zone = self._leave_zone
@@ -129,6 +132,7 @@ class Overlay:
             wire.Found: router.on_found,
             wire.Candidates: self._on_candidates,
             wire.TrackerCopy: self._tracker.on_copy,
+            wire.HelpWanted: self._volunteers.on_help_wanted,
             wire.Attach: forest.on_attach,
             wire.Attached: forest.on_attached,
             wire.Refused: forest.on_refused,
@@ -222,6 +226,7 @@ class Overlay:
             **self._forest.sizes(),
             **self._directory.sizes(),
             **self._zones.sizes(),
+            **self._volunteers.sizes(),
         }
 
     # What the owner asks for
@@ -275,9 +280,12 @@ class Overlay:
         """Ask who is nearest to `key`; the answer is `on_lookup` with the number returned."""
         return self._router.lookup(key, now)
 
-    def join_tree(self, app: int, now: float, *, observer: bool = False, scope: Scope = Scope.GLOBAL) -> None:
-        """Take part in an application's tree, or change the part taken. UsageError beyond forest.MAX_TREES."""
-        self._forest.join(app, now, observer=observer, scope=scope)
+    def join_tree(
+        self, app: int, now: float, *, observer: bool = False, helper: bool = False, scope: Scope = Scope.GLOBAL
+    ) -> None:
+        """Take part in an application's tree, or change the part taken. A `helper` carries its models without being a
+        member, and is dismissed at once if this device does not volunteer. UsageError beyond forest.MAX_TREES."""
+        self._forest.join(app, now, observer=observer, helper=helper, scope=scope)
         self._drain(now)
 
     def leave_tree(self, app: int, now: float) -> None:
@@ -390,6 +398,7 @@ class Overlay:
         self._device.set_timer(ZONE_TRACK, now + self._device.jittered(self._device.profile.renewal_s))
         key = zone_key(self._device.contact.zone)
         self._router.route(key, Track(key), now)
+        self._volunteers.register(now)
 
     def _on_ping(self, sender: Contact, message: wire.Ping, now: float) -> None:
         self._liveness.on_ping(sender, message, now)
@@ -416,6 +425,8 @@ class Overlay:
             self._tracker.on_track(route, body, now)
         elif isinstance(body, wire.Untrack):
             self._tracker.on_untrack(route, body, now)
+        elif isinstance(body, wire.SeekHelpers):
+            self._volunteers.on_seek(route, body, now)
         elif isinstance(body, wire.ZoneQuery):
             self._tracker.on_zone_query(route, body, now)
         elif isinstance(body, wire.Publish):
@@ -439,4 +450,4 @@ class Overlay:
             self._draining = False
 
 
-_BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover, wire.ZoneQuery)
+_BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover, wire.ZoneQuery, wire.SeekHelpers)

@@ -17,7 +17,8 @@ Beside the position there may be an attempt to find a parent (attempt.py), so th
 broken. When it fails, the failed candidates are reported to the tracker, and it is asked again.
 
 What it does for its children stands in serving.py. Subtree height and members ride up with the heartbeats, depth and
-root ride down. Observers attach below members, have no children and are not counted.
+root ride down. Observers attach below members, have no children and are not counted. Helpers (volunteers.py) have
+children and are not counted; one that would be the root, or has had no children for long, leaves.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from edgefl.overlay.candidates import CandidatePool
 from edgefl.overlay.children import MAX_HEIGHT, MAX_MEMBERS, Children
 from edgefl.overlay.device import Device
 from edgefl.overlay.liveness import Liveness
-from edgefl.overlay.rank import rank
+from edgefl.overlay.rank import is_helper, rank
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.serving import Serving
 from edgefl.overlay.spares import Spares
@@ -49,6 +50,9 @@ from edgefl.wire.overlay import (
     TreeEdge,
 )
 
+CROWDED = 2
+"""Attempts to find a parent that ended at devices without room, before a member calls for helpers."""
+
 
 @dataclass(slots=True)
 class TreeWorld:
@@ -61,12 +65,14 @@ class TreeWorld:
     ask_tracker: Callable[[RankTree, Track, float], None]
     renew_at: Callable[[RankTree, float], None]
     touched: Callable[[RankTree, float], None]
+    call_help: Callable[[RankTree, float], None]
+    dismiss: Callable[[RankTree, float], None]
 
 
 class RankTree:
     """This device in one tree."""
 
-    def __init__(self, world: TreeWorld, app: int, scope: Scope, observer: bool) -> None:
+    def __init__(self, world: TreeWorld, app: int, scope: Scope, observer: bool, helper: bool) -> None:
         self._world = world
         self._device = world.device
         self._pool = CandidatePool(world.device, world.liveness, app, scope, observer)
@@ -76,11 +82,13 @@ class RankTree:
         self._asked_at = self._spares_seen_at = float("-inf")
         self._parent_heard_at = 0.0
         self._told: tuple[int, int] | None = None
-        self._seeks = 0
+        self._seeks = self._crowded = 0
+        self._childless_since: float | None = None
         self._kept = True
         self.app = app
         self.scope = scope
         self.observer = observer
+        self.helper = helper
         self.position = Position.SEEKING
         self.parent: Contact | None = None
         self.serving = Serving(
@@ -97,8 +105,8 @@ class RankTree:
 
     @property
     def members(self) -> int:
-        """In our subtree, with ourselves."""
-        return min(MAX_MEMBERS, self.children.members + (not self.observer))
+        """In our subtree, with ourselves if we are one."""
+        return min(MAX_MEMBERS, self.children.members + (not self.observer and not self.helper))
 
     def view(self) -> TreeView:
         return TreeView(
@@ -111,6 +119,7 @@ class RankTree:
             self.members,
             self.depth,
             self.root,
+            self.helper,
         )
 
     def top_ranked(self, count: int) -> tuple[Contact, ...]:
@@ -132,6 +141,9 @@ class RankTree:
     def renew(self, now: float, *, content: bool = True) -> None:
         """Tell the tracker that we are here, and when to do so again; who is not `content` hears of more members."""
         profile, failed = self._device.profile, self._pool.failed(now)
+        if self.helper and self._is_idle(now):
+            self._world.dismiss(self, now)
+            return
         content = content and self.position is not Position.SEEKING and not failed
         if not content:
             self._asked_at = now
@@ -143,6 +155,14 @@ class RankTree:
             self._renew_in(profile.root_renewal_s, now)
         else:
             self._renew_in(profile.renewal_s if self._kept else profile.unkept_renewal_s, now)
+
+    def _is_idle(self, now: float) -> bool:
+        """A helper has had nobody to help for long."""
+        if self.children:
+            self._childless_since = None
+        elif self._childless_since is None:
+            self._childless_since = now
+        return self._childless_since is not None and now - self._childless_since >= self._device.profile.help_idle_s
 
     def _renew_in(self, wait_s: float, now: float) -> None:
         self._world.renew_at(self, now + self._device.jittered(wait_s))
@@ -174,6 +194,9 @@ class RankTree:
             self._begin(targets, now)
 
     def _become_root(self, now: float) -> None:
+        if self.helper:
+            self._world.dismiss(self, now)
+            return
         self.position = Position.ROOT
         self.depth, self.root = 0, self._device.node_id
         self._seeks, self._orphaned = 0, False
@@ -207,12 +230,21 @@ class RankTree:
         return Attach(self.app, self.observer, self.children.height, self.members)
 
     def _attempt_failed(self, now: float) -> None:
-        self._attempt = None
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None and self.position is Position.SEEKING:
+            self._no_room(attempt.crowded, now)
         self._succeed(now)
         if self.position is Position.SEEKING:
             self._renew_in(self._seek_s() / 2, now)
         elif self.position is Position.ROOT:
             self._renew_in(self._device.profile.seek_s[0] / 2, now)
+
+    def _no_room(self, crowded: bool, now: float) -> None:
+        """Nobody has a place. Once may be chance: members that bring places may be on their way. Who can be dialled
+        needs no help, since everybody gives way to it who cannot."""
+        self._crowded = self._crowded + 1 if crowded else 0
+        if self._crowded >= CROWDED and not self.observer and not self._device.contact.dialable:
+            self._world.call_help(self, now)
 
     def _succeed(self, now: float) -> None:
         """Whoever comes next in rank is the root, without waiting for the tracker to find out."""
@@ -241,7 +273,7 @@ class RankTree:
         self._told = (said.height, said.members)
         self._world.touched(self, now)  # children may have come or gone since we asked
         self._heard_from_parent(answer.depth, answer.root, now)
-        self._seeks = 0
+        self._seeks = self._crowded = 0
         profile = self._device.profile
         # Those that failed us are reported soon, so that others need not try them.
         self._renew_in(profile.tree_flush_s if self._pool.failed(now) else profile.renewal_s, now)
@@ -349,6 +381,9 @@ class RankTree:
 
     def on_own_contact_changed(self, now: float) -> None:
         """Our own rank or zone may have changed: re-check both sides, children first, then ask the tracker."""
+        if self.helper and not is_helper(self._pool.standing()):
+            self._world.dismiss(self, now)
+            return
         self.serving.on_own_contact_changed(now)
         if self._check_parent(now):
             self.renew(now)
