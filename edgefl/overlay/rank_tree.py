@@ -249,7 +249,7 @@ class RankTree:
     def _succeed(self, now: float) -> None:
         """Whoever comes next in rank is the root, without waiting for the tracker to find out."""
         seeks = self.position is Position.SEEKING and self._attempt is None and not self.observer
-        if self._orphaned and seeks and self._pool.is_next():
+        if self._orphaned and seeks and not self.helper and self._pool.is_next():
             self._become_root(now)
             self.renew(now)
 
