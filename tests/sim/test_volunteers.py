@@ -10,6 +10,8 @@ import pytest
 from edgefl.sim.training import LearningDevice, Transfers, make_application
 from edgefl.sim.world import Member, World
 from edgefl.wire import Message, Role
+from edgefl.wire.blob import ref_of
+from edgefl.wire.learning import Replica
 from edgefl.wire.overlay import Scope
 
 if TYPE_CHECKING:
@@ -144,3 +146,38 @@ def test_a_round_through_a_helper_is_exact_and_its_quorum_counts_members_alone()
     for helper in helpers:
         assert learners[helper.node_id].learning.applications[app].stage.value == "helper"
         assert learners[helper.node_id].data == set()
+
+
+def test_a_helper_takes_no_replica_and_becomes_a_member_when_it_has_the_data() -> None:
+    learners: dict[int, LearningDevice] = {}
+    transfers = Transfers()
+    world = World(devices=30, seed=5, zones=False, equip=lambda member: [LearningDevice(member, learners, transfers)])
+    members = fleet(world, others=8, nodes=1, leaves=8, helpers=1)
+    for member in members:
+        learners[member.node_id].data.add("digits")
+    manifest = make_application("digits", "digits", rounds=9, min_members=9, quorum=0.5, seed=1)
+    learners[members[0].node_id].create(manifest, world.clock.now)
+    app = manifest.app_id
+    world.run(2.0)
+    helper = world.alive()[-1]
+    helping = learners[helper.node_id].learning
+    helping.on_help_wanted(app + 1, helper.now)
+    assert helping.applications == {}, "nobody has heard of that one"
+    helping.on_help_wanted(app, helper.now)
+    assert helping.applications[app].helper
+    world.run(4.0)
+    assert helpers_of(world, app) == [helper]
+    root = members[0].overlay.contact
+    helping.applications[app].replicas.on_replica(root, Replica(app, 0, 1, ref_of(b"x")), helper.now)
+    assert helping.applications[app].counters["replica_not_from_root"] == 1
+    advert = next(advert for advert in helper.overlay.adverts() if advert.decode_manifest().app_id == app)
+    helping.on_advert(advert, helper.now)
+    assert helping.applications[app].helper, "without the data nothing changes"
+    learners[helper.node_id].data.add("digits")
+    helping.on_advert(advert, helper.now)
+    world.run(4.0)
+    assert helping.applications[app].stage.value == "member"
+    assert helpers_of(world, app) == []
+    view = helper.overlay.tree(app)
+    assert view is not None
+    assert view.members >= 1
