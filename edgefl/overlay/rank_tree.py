@@ -332,7 +332,7 @@ class RankTree:
             self._heard_from_parent(edge.depth, edge.root, now)
             return True
         # Or its acceptance is still on the way.
-        return self._attempt is not None and self._attempt.waiting_for == sender.node_id
+        return self._attempt is not None and self._attempt.waits_for(sender.node_id)
 
     def _heard_from_parent(self, depth: int, root: int, now: float) -> None:
         self._parent_heard_at = now
