@@ -279,7 +279,7 @@ class Forest:
         if tree is None and welcome:
             self._device.send(sender, Refused(message.app, Refusal.NOT_A_MEMBER))
         elif tree is not None and welcome:
-            tree.serving.on_attach(sender, message, now)
+            tree.on_attach(sender, message, now)
 
     def on_attached(self, sender: Contact, message: Attached, now: float) -> None:
         tree, welcome = self._tree(message.app, sender)

@@ -32,7 +32,7 @@ from edgefl.overlay.candidates import CandidatePool
 from edgefl.overlay.children import MAX_HEIGHT, MAX_MEMBERS, Children
 from edgefl.overlay.device import Device
 from edgefl.overlay.liveness import Liveness
-from edgefl.overlay.rank import is_helper, rank
+from edgefl.overlay.rank import can_be_parent, is_helper, rank
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.serving import Serving
 from edgefl.overlay.spares import Spares
@@ -282,6 +282,14 @@ class RankTree:
     def on_refused(self, sender: Contact, message: Refused, now: float) -> None:
         if self._attempt is not None:
             self._attempt.refused(sender, message.reason, message.alternatives, now)
+
+    def on_attach(self, sender: Contact, message: Attach, now: float) -> None:
+        """A helper that has nobody above it may have to leave: a root must not be drawn below it."""
+        uncertain = self.helper and self.position is not Position.ATTACHED
+        if uncertain and can_be_parent(rank(sender, self.app, message.observer)):
+            self._device.send(sender, Refused(self.app, Refusal.FULL))
+        else:
+            self.serving.on_attach(sender, message, now)
 
     # Losing neighbours
 

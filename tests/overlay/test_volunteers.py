@@ -95,6 +95,26 @@ def test_a_helper_is_no_parent_of_members_that_can_be_dialled() -> None:
     assert helper.take(Refused, MEMBERS[1]) == [Refused(APP, Refusal.RANK)]
 
 
+def test_a_helper_without_a_parent_draws_no_root_below_itself() -> None:
+    """A member that volunteers elsewhere may be the root where nobody else can be dialled."""
+    helper = Helper()
+    lower = next(
+        one
+        for n in range(1, 99)
+        if rank(one := contact(n << 44, role=Role.HELPER), APP) < rank(helper.overlay.contact, APP)
+    )
+    helper.overlay.join_tree(APP, helper.now, helper=True)
+    helper.receive(lower, Attach(APP))
+    assert helper.take(Refused, lower) == [Refused(APP, Refusal.FULL)]
+    helper.receive(LEAF, Attach(APP))
+    assert helper.take(Attached, LEAF), "leaves are another matter"
+    helper.receive(TRACKER, Candidates(APP, tuple(MEMBERS[:1]), 1))
+    helper.advance(0.1)
+    helper.receive(MEMBERS[0], Attached(APP, 1, MEMBERS[0].node_id))
+    helper.receive(lower, Attach(APP))
+    assert helper.take(Attached, lower)
+
+
 def test_a_helper_below_which_there_is_nobody_for_long_leaves() -> None:
     helper = Helper().helping()
     helper.receive(LEAF, Attach(APP))
