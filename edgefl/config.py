@@ -2,6 +2,8 @@
 
 Files, in the order of rising weight: /etc/edgefl/edgefl.toml, /etc/edgefl/conf.d/*.toml (for root; under
 $XDG_CONFIG_HOME/edgefl for an ordinary user), then the file given with --config. Click reads the environment.
+
+A service is told its places by systemd (STATE_DIRECTORY and its like, systemd.exec(5)): they hold whatever its user is.
 """
 
 from __future__ import annotations
@@ -33,6 +35,15 @@ DEFAULT_LISTEN = f"0.0.0.0:{DEFAULT_PORT}"
 ZONE_METHODS = ("site", "anchors", "landmarks")
 """How a device finds its zone (edgefl/overlay/zones.py)."""
 
+PROFILES = ("node", "tiny", "gateway")
+"""How many contacts a device keeps (edgefl/overlay/profile.py)."""
+
+RULES = ("acbr", "smooth", "rtt", "klucb", "exp3")
+"""How a device chooses among its candidate parents (edgefl/overlay/game/rules.py)."""
+
+OVERLAY = {"zones": ZONE_METHODS, "profile": PROFILES, "rule": RULES}
+"""The keys of the table [overlay], and what each may be; the first is the default."""
+
 ROLES = ("auto", "leaf", "helper")
 """A node while others reach this device; a leaf in any case, which others ask for nothing; or a node that also carries
 the models of applications which it is no member of (edgefl/overlay/volunteers.py)."""
@@ -52,7 +63,9 @@ MAX_CONFIG_BYTES = 1024 * 1024
 
 
 def default_state() -> Path:
-    """Where a daemon keeps its state: the system's place for root, the user's own otherwise."""
+    """Where a daemon keeps its state: the service's or the system's place, the user's own otherwise."""
+    if told := os.environ.get("STATE_DIRECTORY"):
+        return Path(told)
     if os.geteuid() == 0:
         return Path("/var/lib/edgefl")
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "edgefl"
@@ -60,6 +73,8 @@ def default_state() -> Path:
 
 def default_config() -> Path:
     """Where configuration and a fleet's key are looked for."""
+    if told := os.environ.get("CONFIGURATION_DIRECTORY"):
+        return Path(told)
     if os.geteuid() == 0:
         return Path("/etc/edgefl")
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edgefl"
@@ -67,6 +82,8 @@ def default_config() -> Path:
 
 def control_socket(state: Path | None) -> Path:
     """The control socket of the daemon with this state directory. The default daemon of root has it in /run/edgefl."""
+    if state is None and (told := os.environ.get("RUNTIME_DIRECTORY")):
+        return Path(told) / SOCKET_NAME
     if state is None and os.geteuid() == 0:
         return Path("/run/edgefl") / SOCKET_NAME
     return (state or default_state()) / SOCKET_NAME
@@ -77,9 +94,10 @@ class Settings:
     """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources, `provider` is
     what ONNX Runtime trains on, `capacity` the class of the device, `mdns` whether to find others and be found on the
     local network, `role` whether to be a leaf in any case, or a helper of others. `zones` is how a device without a
-    site finds its zone: not at all (`site`), by `anchors` or by `landmarks`; in the file it stands under [overlay].
-    `uplink` ("20 Mbit/s") bounds the rate at which models and updates are sent, `memory` ("256 MB") what they may take;
-    they stand under [limits], and empty means as much as there is."""
+    site finds its zone: not at all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps;
+    `rule` is how it chooses its parents; in the file these three stand under [overlay]. `uplink` ("20 Mbit/s") bounds
+    the rate at which models and updates are sent, `memory` ("256 MB") what they may take; they stand under [limits],
+    and empty means as much as there is."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -91,6 +109,8 @@ class Settings:
     token: str = ""
     zones: str = "site"
     capacity: str = "auto"
+    profile: str = "node"
+    rule: str = "acbr"
     role: str = "auto"
     uplink: str = ""
     memory: str = ""
@@ -122,6 +142,14 @@ def read_files(extra: Path | None) -> dict[str, Any]:
     return merged
 
 
+def service_token() -> dict[str, str]:
+    """The token that systemd hands to the service (LoadCredential=token:…), as a layer; `-`, the unit's default, is
+    none."""
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / "token"
+    given = path.is_file() and path.read_bytes()[:MAX_CONFIG_BYTES].strip() not in (b"", b"-")
+    return {"token": f"file:{path}"} if given else {}
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
@@ -132,18 +160,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}", hint="correct that line; https://toml.io has the syntax") from None
+    return check_document(path, document)
+
+
+def check_document(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+    """The settings in a TOML document (which is used up). Raises ConfigError naming `path` and the key."""
     discovery = _discovery(path, document.pop("discovery", {}))
     kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {"bootstrap": list, "data": dict}
     limits = _limits(path, document.pop("limits", {}))
-    overlay = document.pop("overlay", {})
-    if (
-        not isinstance(overlay, dict)
-        or not overlay.keys() <= {"zones"}
-        or overlay.get("zones", "site") not in ZONE_METHODS
-    ):
-        raise ConfigError(f"{path}: [overlay] has one key, zones", hint=f"one of {', '.join(ZONE_METHODS)}")
-    for elsewhere in ("mdns", "zones", *LIMITS):  # they have their places in [discovery], [overlay] and [limits]
-        del kinds[elsewhere]
+    overlay = _overlay(path, document.pop("overlay", {}))
+    for name in ("mdns", *OVERLAY, *LIMITS):
+        del kinds[name]  # they have their places in [discovery], [overlay] and [limits]
     for key, value in document.items():
         if key not in kinds:
             raise ConfigError(f"{path}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(kinds))}")
@@ -159,6 +186,16 @@ def _discovery(path: Path, table: Any) -> dict[str, Any]:
     """The table [discovery]."""
     if not isinstance(table, dict) or set(table) - {"mdns"} or table.get("mdns", "auto") not in MDNS:
         raise ConfigError(f"{path}: [discovery] has one key, mdns, which is auto, on or off", hint='mdns = "auto"')
+    return table
+
+
+def _overlay(path: Path, table: Any) -> dict[str, Any]:
+    """The table of what shapes the overlay."""
+    if not isinstance(table, dict) or not table.keys() <= OVERLAY.keys():
+        raise ConfigError(f"{path}: [overlay] has the keys {' and '.join(OVERLAY)}", hint="remove the others")
+    for key, value in table.items():
+        if value not in OVERLAY[key]:
+            raise ConfigError(f"{path}: [overlay] {key} cannot be {value!r}", hint=f"one of {', '.join(OVERLAY[key])}")
     return table
 
 
@@ -216,6 +253,12 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
         raise UsageError(
             f"no way of finding zones {settings.zones!r}", hint=f"[overlay] zones is one of {', '.join(ZONE_METHODS)}"
         )
+    if settings.profile not in PROFILES:
+        raise UsageError(f"no profile {settings.profile!r}", hint=f"choose one of {', '.join(PROFILES)}")
+    if settings.rule not in RULES:
+        raise UsageError(f"no rule {settings.rule!r}", hint=f"[overlay] rule is one of {', '.join(RULES)}")
+    if settings.role not in ROLES:
+        raise UsageError(f"no role {settings.role!r}", hint=f"choose one of {', '.join(ROLES)}")
     if settings.mdns not in MDNS:
         raise UsageError(f"mdns cannot be {settings.mdns!r}", hint=f"choose one of {', '.join(MDNS)}")
     for address in (*settings.bootstrap, *([settings.advertise] if settings.advertise else [])):

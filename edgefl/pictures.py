@@ -62,6 +62,60 @@ def figures() -> Any:
     return Figure
 
 
+def draw_fleet(document: Mapping[str, Any], directory: Path) -> list[Path]:
+    """Repair, traffic, depth and load of a document of `edgefl sim fleet`, as PNG files in a directory.
+
+    Raises ConfigError without matplotlib.
+    """
+    new_figure = figures()
+    directory.mkdir(parents=True, exist_ok=True)
+    series, load = document["timeline"], document["load"]
+    title = f"simulated, {document['nodes']:,} devices, seed {document['seed']}"
+    paths = []
+
+    def line(axes: Any, name: str, label: str) -> None:
+        points = [(t, y) for t, y in zip(series["time_s"], series[name], strict=True) if y is not None]
+        axes.plot([t for t, _ in points], [y for _, y in points], marker=".", label=label)
+
+    def save(name: str, axes: Any, **settings: Any) -> None:
+        axes.set(title=f"{name} ({title})", **settings)
+        axes.title.set_fontsize("medium")
+        axes.grid(visible=True, alpha=0.3)
+        paths.append(directory / f"{name}.png")
+        axes.figure.savefig(paths[-1], format="png", dpi=120)
+
+    def over_time() -> Any:
+        axes = new_figure(figsize=(9, 3.6), layout="constrained").subplots()
+        axes.axvspan(0, max(0.5, series["faults_s"]), color="tab:red", alpha=0.2, label="faults")
+        axes.set(xlabel="seconds since the faults began")
+        return axes
+
+    axes = over_time()
+    for name, label in (
+        ("lookups_correct", "lookups right"),
+        ("attached", "members with a way to the root"),
+        ("trees_whole", "trees whole"),
+    ):
+        line(axes, name, label)
+    axes.legend()
+    save("repair", axes, ylabel="share", ylim=(0, 1.03), xlim=(-15, max(series["time_s"], default=0)))
+
+    axes = over_time()
+    line(axes, "bytes_per_node_s", "sent by a device")
+    save("traffic", axes, ylabel="bytes per second", yscale="log")
+
+    axes = over_time()
+    line(axes, "depth_mean", "mean")
+    line(axes, "depth_max", "max")
+    axes.legend()
+    save("depth", axes, ylabel="depth of trees", ylim=(0, None))
+
+    axes = new_figure(figsize=(9, 3.6), layout="constrained").subplots()
+    axes.bar(range(len(load["children_histogram"])), load["children_histogram"], width=0.9)
+    save("load", axes, xlabel="children of a device over all applications", ylabel="devices", yscale="log")
+    return paths
+
+
 def draw_scale(document: Mapping[str, Any], directory: Path) -> list[Path]:
     """Hops, stretch, depth and load of a document of `edgefl sim scale`, as PNG files in a directory.
 
@@ -120,3 +174,25 @@ def draw_scale(document: Mapping[str, Any], directory: Path) -> list[Path]:
     right.legend()
     save(drawn, "load")
     return paths
+
+
+def draw_game(document: Mapping[str, Any], directory: Path) -> list[Path]:
+    """Epsilon, cost beside the optimum and the time of a round over the epochs of a document of `edgefl sim game`, one
+    line for each of its runs, as a PNG file in a directory.
+
+    Raises ConfigError without matplotlib.
+    """
+    drawn = figures()(figsize=(12, 3.6), layout="constrained")
+    directory.mkdir(parents=True, exist_ok=True)
+    runs = document.get("runs", [document])
+    drawn.suptitle(f"{document['model']}, {document['players']:,} players", fontsize="medium")
+    columns = (("eps_rel", "epsilon"), ("cost_over_optimum", "cost / optimum"), ("round_time_s", "seconds of a round"))
+    for axes, (name, label) in zip(drawn.subplots(1, len(columns)), columns, strict=True):
+        for run in runs:
+            axes.plot(run[name], label=f"{run['rule']}, lambda {run['delay_weight']:g}")
+        axes.set(xlabel="epoch", ylabel=label, yscale="log" if name == "eps_rel" else "linear")
+        axes.grid(visible=True, alpha=0.3)
+    drawn.axes[0].legend(fontsize="small")
+    path = directory / "game.png"
+    drawn.savefig(path, format="png", dpi=120)
+    return [path]

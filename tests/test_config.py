@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from edgefl import config, overlay
 from edgefl.config import (
     CAPACITIES,
     Settings,
@@ -19,6 +20,7 @@ from edgefl.config import (
     parse_rate,
     parse_size,
     read_files,
+    service_token,
     split_address,
 )
 from edgefl.errors import ConfigError, UsageError
@@ -198,6 +200,25 @@ def test_a_capacity_class_in_a_file_is_a_text_and_options_win(tmp_path: Path) ->
         read_files(path)
 
 
+def test_a_service_has_the_places_that_systemd_tells_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("STATE", "CONFIGURATION", "RUNTIME"):
+        monkeypatch.setenv(f"{name}_DIRECTORY", str(tmp_path / name.lower()))
+    assert default_state() == tmp_path / "state"
+    assert default_config() == tmp_path / "configuration"
+    assert control_socket(None).parent == tmp_path / "runtime"
+    assert control_socket(tmp_path).parent == tmp_path
+
+
+@pytest.mark.parametrize(("content", "given"), [("edgefl1-abc\n", True), ("-", False), ("", False), (None, False)])
+def test_the_token_comes_as_a_credential(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None, given: bool
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    if content is not None:
+        (tmp_path / "token").write_text(content)
+    assert service_token() == ({"token": f"file:{tmp_path / 'token'}"} if given else {})
+
+
 @pytest.mark.parametrize(
     ("text", "bytes_s"),
     [("", 0.0), ("20 Mbit/s", 2.5e6), ("2.5 MB/s", 2.5e6), ("800 bit/s", 100.0), ("1 Gbit/s", 1.25e8)],
@@ -237,3 +258,18 @@ def test_a_role_is_told_and_helping_is_no_default(tmp_path: Path) -> None:
     assert Settings().role == "auto"
     with pytest.raises(UsageError, match="no role 'king'"):
         merge({"role": "king"})
+
+
+def test_profile_and_role_are_told_and_the_profile_stands_in_its_table(tmp_path: Path) -> None:
+    path = tmp_path / "edgefl.toml"
+    path.write_text('role = "leaf"\n[overlay]\nprofile = "tiny"\nzones = "anchors"')
+    settings = merge(read_files(path), {"profile": "gateway"})
+    assert (settings.role, settings.profile, settings.zones) == ("leaf", "gateway", "anchors")
+    assert set(config.PROFILES) == set(overlay.PROFILES)
+    with pytest.raises(UsageError, match="no profile 'huge'"):
+        merge({"profile": "huge"})
+    with pytest.raises(UsageError, match="no role 'king'"):
+        merge({"role": "king"})
+    path.write_text('[overlay]\nprofile = "huge"')
+    with pytest.raises(ConfigError, match="profile cannot be 'huge'"):
+        read_files(path)

@@ -48,29 +48,30 @@ def main() -> None:
         raise SystemExit(verdict.violation is not None)
     seeds = range(options.first, options.first + options.count)
     violations: Counter[str] = Counter()
-    done, longest_s, began = 0, 0.0, time.monotonic()
+    done, torn, longest_s, began = 0, 0, 0.0, time.monotonic()
     print(f"bounds: two roots {TWO_ROOTS_S:.0f} s, repair {REPAIR_S:.0f} s after the last fault", flush=True)
     try:
         with multiprocessing.Pool(options.processes) as pool:
             for result in pool.imap(judged, seeds, chunksize=8):
                 done += 1
+                torn += result.verdict.torn
                 longest_s = max(longest_s, result.verdict.two_roots_s)
                 if result.verdict.violation is not None:
                     violations[result.verdict.violation] += 1
                     print(f"FAIL  {result.verdict.violation}: {result.verdict.detail}\n{result.smallest}", flush=True)
                 if done % REPORT_EVERY == 0:
-                    print(_state(seeds.start, done, violations, longest_s, began), flush=True)
+                    print(_state(seeds.start, done, torn, violations, longest_s, began), flush=True)
     except KeyboardInterrupt:
         print(f"interrupted; go on with --first {seeds.start + done} --count {options.count - done}")
-    print(_state(seeds.start, done, violations, longest_s, began))
+    print(_state(seeds.start, done, torn, violations, longest_s, began))
     raise SystemExit(bool(violations))
 
 
-def _state(first: int, done: int, violations: Counter[str], longest_s: float, began: float) -> str:
+def _state(first: int, done: int, torn: int, violations: Counter[str], longest_s: float, began: float) -> str:
     broken = ", ".join(f"{count} {name}" for name, count in violations.items()) or "no invariant broken"
     rate = done / max(1e-9, time.monotonic() - began)
     return (
-        f"{done:,} schedules (up to number {first + done - 1}): {broken}; "
+        f"{done:,} schedules (up to number {first + done - 1}): {broken}; {torn} tore the fleet for good; "
         f"two roots for at most {longest_s:.1f} s after the last fault; {rate:.1f} a second"
     )
 

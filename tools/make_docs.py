@@ -33,6 +33,7 @@ STATE_MACHINES = (
     ("Routed requests", "edgefl.overlay.routing"),
     ("The rendezvous tracker", "edgefl.overlay.tracker"),
     ("Trees", "edgefl.overlay.rank_tree"),
+    ("The choice of a parent", "edgefl.overlay.game.player"),
     ("The directory of applications", "edgefl.overlay.directory"),
     ("An application on a device", "edgefl.learning.application"),
     ("A member's part of a round", "edgefl.learning.worker"),

@@ -127,7 +127,7 @@ def measure_sim() -> None:
         judge(f"sim, seed {seed}: cycles ever", run["cycles"], 0)
     again = [edgefl("sim", "fleet", "--nodes", "300", "--churn", "0.5", "--seed", "1") for _ in range(2)]
     for run in again:
-        run.pop("cpu_seconds")
+        del run["cpu_seconds"], run["object_bytes_per_node"]
     judge("sim, runs of the same seed that differ", float(again[0] != again[1]), 0)
 
 
@@ -143,6 +143,10 @@ def measure_overlay() -> None:
         judge(f"overlay, {nodes}: cycles ever", run["cycles"], 0)
         judge(f"overlay, {nodes}: sent per device, idle", run["idle_bytes_per_node_s"], 75, unit="B/s")
         judge(f"overlay, {nodes}: sent per device, with trees", run["bytes_per_node_s"], 100, unit="B/s")
+        judge(
+            f"overlay, {nodes}: objects of the protocols per device", run["object_bytes_per_node"] / 1000, 40, unit="kB"
+        )
+        judge(f"overlay, {nodes}: packed state per device", run["packed_bytes_per_node"] / 1000, 6, unit="kB")
         print(f"      overlay, {nodes}: digest of all sends {run['digest']}, {run['cpu_seconds']} s of processor")
         if nodes == 3000:
             judge("overlay, 3000: processor time of the scenario", run["cpu_seconds"], 60, unit="s")

@@ -3,6 +3,8 @@
     output.py     tables, JSON documents, errors: the one place that prints
     artifacts.py  artifacts build | check | show
     doctor.py     doctor
+    image.py      image build | customize | check | test | flash | package
+    manual.py     the manual page and shell completions, made from all of them
 
 The contract for verbs, options and JSON keys: add freely, rename nothing.
 """
@@ -25,12 +27,15 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "zones": ("edgefl.cli.status", "zones", "The zones that this device knows."),
     "doctor": ("edgefl.cli.doctor", "doctor", "Is this device fit? How do others reach it, and which side blocks?"),
     "peers": ("edgefl.cli.status", "peers", "The devices that this one knows."),
+    "members": ("edgefl.cli.status", "members", "The neighbours of this device in the rings, and how they are."),
+    "rtt": ("edgefl.cli.status", "rtt", "Measure the round-trip time to a device, now."),
     "lookup": ("edgefl.cli.status", "lookup", "Which device is responsible for a key?"),
     "tree": ("edgefl.cli.status", "tree", "This device's place in an application's tree."),
     "wait": ("edgefl.cli.status", "wait", "Wait until the daemon, a round or an application is there."),
     "artifacts": ("edgefl.cli.artifacts", "artifacts", "Make an ONNX model trainable on stock ONNX Runtime."),
     "app": ("edgefl.cli.app", "app", "Create, watch, steer and pull applications."),
     "sim": ("edgefl.cli.sim", "sim", "The shipped overlay and learning code under virtual time, and models of it."),
+    "image": ("edgefl.cli.image", "image", "Build, customise, check, test and flash images; build the Debian package."),
     "token": ("edgefl.cli.about", "token", "What a join token says."),
     "paths": ("edgefl.cli.about", "paths", "Where edgefl keeps things on this machine."),
     "version": ("edgefl.cli.about", "version", "Versions of edgefl and what it stands on."),

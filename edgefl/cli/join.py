@@ -35,6 +35,7 @@ def setting(
     "CLASS",
     "How much of others' work to carry: constrained, normal, strong, gateway; auto: as measured. [auto]",
 )
+@setting("profile", "NAME", "How many contacts to keep: tiny, node, gateway. [node]")
 @setting("role", "ROLE", "leaf: ask nothing of this device; helper: let it carry others' models, too. [auto]")
 @click.option(
     "--config",
@@ -64,6 +65,7 @@ def join(
     mdns: str | None,
     provider: str | None,
     capacity: str | None,
+    profile: str | None,
     role: str | None,
     config: Path | None,
     first: bool,
@@ -88,6 +90,7 @@ def join(
         merge,
         parse_data,
         read_files,
+        service_token,
     )
     from edgefl.daemon.daemon import Daemon
     from edgefl.daemon.log import set_up_logging
@@ -104,11 +107,12 @@ def join(
         "mdns": mdns,
         "provider": provider,
         "capacity": capacity,
+        "profile": profile,
         "role": role,
     }
 
     def settings(kept: bytes | None) -> Settings:
-        return merge(from_memory(kept), read_files(config), options)
+        return merge(from_memory(kept), service_token(), read_files(config), options)
 
     daemon = Daemon(state or default_state(), control_socket(state), settings)
     become_member(daemon, first=first, fleet=fleet or default_config())

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from edgefl.cli.output import emit_json, emit_pairs, emit_table, json_option, note, report_errors
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+from edgefl.cli.progress import end_progress, reporter
+from edgefl.cli.sim_fleet import show_fleet
+from edgefl.cli.sim_game import game
+from edgefl.cli.sim_repair import repair_run
 
 rtt_option = click.option(
     "--rtt",
@@ -24,6 +23,9 @@ rtt_option = click.option(
 @click.group()
 def sim() -> None:
     """The shipped overlay and learning code under virtual time (simulations, and labelled so)."""
+
+
+sim.add_command(game)
 
 
 @sim.command()
@@ -52,6 +54,7 @@ def sim() -> None:
 )
 @rtt_option
 @click.option("--seed", default=1, help="The same seed gives the same run.")
+@click.option("--plot", type=click.Path(file_okay=False, path_type=Path), help="Draw the figures into a directory.")
 @json_option
 @report_errors
 def fleet(
@@ -65,6 +68,7 @@ def fleet(
     repair: bool,
     rtt: Path | None,
     seed: int,
+    plot: Path | None,
     as_json: bool,
 ) -> None:
     """A fleet joins, applications train, a share of the devices vanishes, the rest repairs itself and trains on.
@@ -72,14 +76,17 @@ def fleet(
     Training itself is a stand-in with a known answer; everything else is the code that runs on devices.
     """
     from edgefl.errors import UsageError
+    from edgefl.pictures import draw_fleet, figures
     from edgefl.sim import run_fleet
     from edgefl.sim.scenario import read_scenario
 
     if scenario_file is not None and churn is not None:
         raise UsageError("--churn and --scenario exclude each other", hint='a phase of kind "crash" does the same')
     if repair:
-        _repair(nodes, apps, members, churn, loss, scenario_file, rtt, seed, as_json)
+        repair_run(nodes, apps, members, churn, loss, scenario_file, _matrix(rtt), seed, as_json)
         return
+    if plot is not None:
+        figures()  # an error now rather than after the run
     document = run_fleet(
         nodes=nodes,
         apps=apps,
@@ -90,13 +97,16 @@ def fleet(
         scenario=None if scenario_file is None else read_scenario(scenario_file),
         matrix=_matrix(rtt),
         seed=seed,
-        report=_reporter(),
+        report=reporter(),
     )
-    _end_progress()
+    end_progress()
+    if plot is not None:
+        for path in draw_fleet(document, plot):
+            note(f"drawn: {path}")
     if as_json:
         emit_json(document)
     else:
-        _show(document)
+        show_fleet(document)
 
 
 @sim.command()
@@ -141,9 +151,9 @@ def scale(
         candidates=candidates,
         seed=seed,
         matrix=_matrix(rtt),
-        report=_reporter(),
+        report=reporter(),
     )
-    _end_progress()
+    end_progress()
     if plot is not None:
         for path in draw_scale(document, plot):
             note(f"drawn: {path}")
@@ -181,130 +191,6 @@ def _matrix(path: Path | None) -> list[list[float]] | None:
         return None if path is None else read_matrix(path)
     except ValueError as error:
         raise DataError(str(error), hint="give as many rows as columns, numbers alone") from None
-
-
-def _reporter() -> Callable[[str, float], None]:
-    return _progress if sys.stderr.isatty() else lambda what, share: None
-
-
-def _end_progress() -> None:
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[K", err=True, nl=False)
-
-
-def _progress(what: str, share: float) -> None:
-    click.echo(f"\r\x1b[K{share:4.0%}  {what}", err=True, nl=False)
-
-
-def _faults(document: dict[str, Any]) -> str:
-    if document["scenario"]:
-        counts = ", ".join(f"{count} {name}" for name, count in document["devices"].items())
-        what = f"{', '.join(phase['kind'] for phase in document['scenario'])} ({counts})"
-    else:
-        what = f"{document['churn']:.0%} vanish at once"
-    return f"{what}, {document['loss']:.1%} of packets lost"
-
-
-def _over_time(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
-
-
-def _repair(
-    nodes: int,
-    apps: int,
-    members: int,
-    churn: float | None,
-    loss: float,
-    scenario_file: Path | None,
-    rtt: Path | None,
-    seed: int,
-    as_json: bool,
-) -> None:
-    from edgefl.errors import UsageError
-    from edgefl.sim.repair import run_repair
-
-    if scenario_file is not None or not apps:
-        raise UsageError("--repair is a scenario of its own, and needs applications", hint="leave --scenario out")
-    document = run_repair(
-        nodes=nodes,
-        apps=apps,
-        members=members,
-        share=0.05 if churn is None else churn,
-        loss=loss,
-        seed=seed,
-        matrix=_matrix(rtt),
-        report=_reporter(),
-    )
-    _end_progress()
-    if as_json:
-        emit_json(document)
-        return
-    lost = document["vanished_per_tree"]
-    emit_pairs(
-        [
-            ("devices", f"{nodes}, seed {seed}, {apps} trees of {document['members']} members"),
-            (
-                "vanished at once",
-                f"{document['vanished']} devices: {lost['median']:g} members of a tree, {lost['max']:g} at most; "
-                f"{document['trees_that_lost_their_root']} trees lost their root",
-            ),
-            ("got the next broadcast", f"{document['reached']} of {document['live_members']} live members"),
-            ("  last member of a tree", _seconds(document["tree_reached_s"])),
-            ("whole trees", f"{document['whole_before']} before, {document['trees_whole']} after, of {apps}"),
-            ("  whole again", _seconds(document["tree_whole_s"])),
-            ("cycles ever", document["cycles"]),
-            ("while rounds are open", f"{document['open_bytes_per_edge_s']} B/s for each edge"),
-            (
-                "simulated",
-                f"{document['seconds']} s, {document['cpu_seconds']} s of processor, digest {document['digest']}",
-            ),
-        ]
-    )
-
-
-def _seconds(spread: dict[str, float]) -> str:
-    if not spread:
-        return "never"
-    return f"{spread['median']:.2f} s median, {spread['p99']:.2f} s p99, {spread['max']:.2f} s at most"
-
-
-def _show(document: dict[str, Any]) -> None:
-    correct = document["lookups_correct"]
-    emit_pairs(
-        [
-            ("devices", f"{document['nodes']} ({document['joined']} joined), seed {document['seed']}"),
-            ("faults", _faults(document)),
-            ("lookups correct", _over_time({name: f"{value:.3f}" for name, value in correct.items()})),
-            ("hops of a lookup", document["lookup_hops_mean"]),
-            ("whole trees", f"{_over_time(document['trees_whole'])} of {len(document['apps'])}"),
-            ("cycles ever", document["cycles"]),
-            (
-                "traffic per device",
-                f"{document['idle_bytes_per_node_s']} B/s idle, {document['bytes_per_node_s']} B/s with trees",
-            ),
-            (
-                "simulated",
-                f"{document['seconds']} s, {document['events']} events, {document['cpu_seconds']} s of processor, "
-                f"digest {document['digest']}",
-            ),
-        ]
-    )
-    if document["apps"]:
-        click.echo()
-        header = ["APPLICATION", "MEMBERS", "ATTACHED", "ROOTS", "DEPTH MEAN", "DEPTH MAX"]
-        trained = "rounds" in document["apps"][0]
-        emit_table(
-            [
-                [app["app"], app["members"], app["attached"], app["roots"], app["depth"]["mean"], app["depth"]["max"]]
-                + (
-                    [app["rounds"], app["finished"], app["backwards"], app["loss"]["first"], app["loss"]["last"]]
-                    if trained
-                    else []
-                )
-                for app in document["apps"]
-            ],
-            header + (["ROUNDS", "FINISHED", "BACKWARDS", "LOSS FIRST", "LOSS LAST"] if trained else []),
-        )
 
 
 def _show_scale(document: dict[str, Any]) -> None:
@@ -440,8 +326,8 @@ def _show_cross_check(nodes: int, seed: int, as_json: bool) -> None:
             f"the event simulator is for up to {MOST_DEVICES:,} devices",
             hint="edgefl sim scale --cross-check --nodes 300",
         )
-    document = cross_check(nodes=nodes, seed=seed, report=_reporter())
-    _end_progress()
+    document = cross_check(nodes=nodes, seed=seed, report=reporter())
+    end_progress()
     if as_json:
         emit_json(document)
         return

@@ -1,4 +1,4 @@
-"""Looking at the daemon of this device: status, peers, lookup, tree, wait."""
+"""Looking at the daemon of this device: status, members, peers, zones, rtt, lookup, tree, wait."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def status(state: Path | None, as_json: bool) -> None:
             ("zone ring", ", ".join(found["zone_ring"]) or None),
             ("global ring", ", ".join(found["global_ring"]) or None),
             ("data", ", ".join(f"{name} ({source})" for name, source in found["data"].items()) or None),
+            ("uplink", uplink_line(found["plane"])),
+            *([("takes no children", found["routing"]["why_not"])] if found["routing"]["why_not"] else []),
             *([("waiting for approval", found["pending"])] if found["pending"] else []),
             *[("problem", problem) for problem in found["problems"]],
         ]
@@ -42,6 +44,14 @@ def status(state: Path | None, as_json: bool) -> None:
     if found["applications"]:
         click.echo()
         emit_table([application_row(app) for app in found["applications"]], APPLICATION_HEADER)
+
+
+def uplink_line(plane: dict[str, Any]) -> str | None:
+    """How fast models leave this device, for people."""
+    measured, limit = plane["serving_rate_bytes_s"], plane["uplink_limit_bytes_s"]
+    parts = [f"{measured * 8 / 1e6:.1f} Mbit/s measured"] if measured is not None else []
+    parts += [f"{limit * 8 / 1e6:.1f} Mbit/s at the most"] if limit else []
+    return ", ".join(parts) or None
 
 
 APPLICATION_HEADER = ("ID", "NAME", "PART", "ROUND", "ACCURACY", "LOSS", "PARENT", "CHILDREN", "REMARK")
@@ -79,6 +89,60 @@ def peers(state: Path | None, as_json: bool) -> None:
             [(row["node"], row["address"], row["zone"], row["role"], row["rtt_ms"]) for row in rows],
             ("NODE", "ADDRESS", "ZONE", "ROLE", "RTT MS"),
         )
+
+
+@click.command()
+@state_option
+@json_option
+@report_errors
+def members(state: Path | None, as_json: bool) -> None:
+    """The neighbours of this device in the rings of its zone and of the fleet, and how they are."""
+    found = client(state).call("members")
+    if as_json:
+        emit_json(found)
+        return
+    emit_pairs([("devices, about", found["fleet_estimate"])])
+    click.echo()
+    emit_table(
+        [
+            (
+                row["node"],
+                row["state"],
+                ", ".join(row["rings"]),
+                row["address"],
+                row["zone"],
+                row["role"],
+                row["capacity"],
+                row["rtt_ms"],
+            )
+            for row in found["members"]
+        ],
+        ("NODE", "STATE", "RINGS", "ADDRESS", "ZONE", "ROLE", "CAPACITY", "RTT MS"),
+    )
+
+
+@click.command()
+@click.argument("node")
+@click.option("--count", default=5, type=click.IntRange(1, 100), show_default=True, help="Pings.")
+@state_option
+@json_option
+@report_errors
+def rtt(node: str, count: int, state: Path | None, as_json: bool) -> None:
+    """Measure the round-trip time to NODE: the beginning of an id known here, or the whole id of any device."""
+    found = client(state).call("rtt", node=node, count=count)
+    if as_json:
+        emit_json(found)
+        return
+    samples = ", ".join("lost" if sample is None else f"{sample:.2f}" for sample in found["samples_ms"])
+    estimate = found["estimate_ms"]
+    emit_pairs(
+        [
+            ("node", f"{found['node']}@{found['address']} in zone {found['zone']}"),
+            ("rtt", f"{found['min_ms']:.2f} ms least, {found['median_ms']:.2f} median, {found['max_ms']:.2f} most"),
+            ("pings", f"{samples} ms"),
+            ("by coordinates", None if estimate is None else f"{estimate:.2f} ms (an estimate)"),
+        ]
+    )
 
 
 @click.command()
@@ -140,6 +204,7 @@ def tree(app: str, state: Path | None, as_json: bool) -> None:
             ("depth", found["depth"]),
             ("height", found["height"]),
             ("members below", found["members"]),
+            ("epsilon", found["epsilon"]["meaning"]),
         ]
     )
     if found["branches"]:

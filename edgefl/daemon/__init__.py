@@ -12,6 +12,7 @@
     training.py    the training thread           disk.py     the disk thread
     control.py     the control socket's server   verbs.py    what it can be asked
     examination.py what it tells edgefl doctor
+    measuring.py   edgefl rtt and members
     create.py      making an application         report.py   what status shows
     supervisor.py  what systemd hears            log.py      what people read
 

@@ -39,11 +39,13 @@ from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.signing import verify_advert
 from edgefl.identity.token import fingerprint
 from edgefl.learning.node import Decision, Learning, Part
-from edgefl.overlay import Overlay, ZoneMethod
+from edgefl.overlay import PROFILES, Overlay, ZoneMethod
+from edgefl.overlay.game.rules import Rule
 from edgefl.store import Store
 from edgefl.telemetry.lag import LoopLag
 from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
 from edgefl.telemetry.memory import memory_limit
+from edgefl.telemetry.price import price_of, why_closed
 from edgefl.transport import Transport, limits_for
 from edgefl.wire import Contact, Message, node_name
 from edgefl.wire.application import Advert, Manifest, pack_advert, unpack_advert
@@ -151,7 +153,16 @@ class Daemon:
         )
         self.effects.data = dict(self.settings.data)
         zoning = ZoneMethod.SITE if self.settings.site else ZoneMethod(self.settings.zones)
-        self.overlay = Overlay(contact, self.effects, self, verify=verify_advert, zones=zoning)
+        profile = PROFILES[self.settings.profile]
+        self.overlay = Overlay(
+            contact,
+            self.effects,
+            self,
+            verify=verify_advert,
+            profile=profile,
+            zones=zoning,
+            rule=Rule(self.settings.rule),
+        )
         self.learning = Learning(self.overlay, self.effects, self._policy)
         self.effects.learning = self.learning
         self.transport.members_of = self.effects.members_of
@@ -393,6 +404,7 @@ class Daemon:
             "zone_chosen": overlay.zones(self.effects.now).chosen,
             "incarnation": contact.incarnation,
             "role": contact.role.name.lower(),
+            "profile": self.settings.profile,
             "capacity": self.whereabouts.capacity_document(),
             "reachability": self.whereabouts.document(),
             "uptime_s": round(self.loop.time() - self._started_at, 1),
@@ -403,10 +415,23 @@ class Daemon:
             "applications": [application_document(app, overlay) for app in self.learning.applications.values()],
             "pending": len(self.admission.pending),
             "load": self.load.as_dict() if self.load is not None else None,
+            "routing": self._routing(),
             "traffic": dict(self.transport.counters),
             "plane": plane_document(self.transport, self.lag),
             "counters": dict(overlay.counters),
             "problems": problems,
+        }
+
+    def _routing(self) -> dict[str, Any]:
+        """This device as a parent in the routing game: what it costs, and what it has promised."""
+        price = self.overlay.price
+        return {
+            "rule": self.settings.rule,
+            "seconds_per_mb": round(price.s_per_byte * 1e6, 6),
+            "penalty_s": round(price.penalty_s, 3),
+            "takes_children": not price.closed,
+            "why_not": why_closed(self.load) if self.load is not None else None,
+            "promised_bytes": self.overlay.promised_bytes,
         }
 
     # Regular work
@@ -422,13 +447,17 @@ class Daemon:
             if self.effects.now - sampled_at >= SAMPLE_S - 0.1:
                 sampled_at = self.effects.now
                 self.load = sensor.sample(sampled_at)
-                if self.ready:
-                    self.supervisor.notify(STATUS=self._summary())
+                self.overlay.set_price(price_of(self.load, self.transport.serving_rate()))
+                self.supervisor.notify(STATUS=self._summary())
 
     def _summary(self) -> str:
         """One line for `systemctl status`."""
+        if not self.overlay.joined:
+            waiting = self.admission.fleet is None
+            return "waiting for approval by the fleet's owner" if waiting else "looking for the fleet"
         rounds = [
-            f"{a.manifest.name} {a.ledger.round}/{a.manifest.rounds}" for a in self.learning.applications.values()
+            f"{a.manifest.name} round {a.ledger.round} of {a.manifest.rounds}"
+            for a in self.learning.applications.values()
         ]
         return f"{len(self.overlay.contacts())} peers; {', '.join(rounds) or 'no applications'}"
 

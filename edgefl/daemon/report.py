@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgefl.learning.epoch import epoch_number
 from edgefl.learning.metrics import means
 from edgefl.learning.node import Learning
+from edgefl.overlay.game.equilibrium import BINS_S, Epsilon
 from edgefl.wire import Contact, node_name
 from edgefl.wire.application import AppState
 from edgefl.wire.learning import RoundRecord
@@ -71,6 +72,17 @@ def record_document(record: RoundRecord) -> dict[str, Any]:
     }
 
 
+def epsilon_document(epsilon: Epsilon) -> dict[str, Any]:
+    """What the devices below (at the root: all of the application) could still gain by other parents; an estimate."""
+    return {
+        "share": round(epsilon.share, 6),
+        "max_s": round(epsilon.max_s, 4),
+        "devices": epsilon.players,
+        "histogram": {"upto_s": list(BINS_S), "devices": list(epsilon.bins)},
+        "meaning": epsilon.sentence(),
+    }
+
+
 def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
     """One application as this device takes part in it."""
     tree = overlay.tree(app.id)
@@ -95,6 +107,7 @@ def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
         "members": tree.members if tree is not None else 0,
         "height": tree.height if tree is not None else 0,
         "depth": tree.depth if tree is not None else 0,
+        "epsilon": epsilon_document(overlay.epsilon(app.id)),
         "newest": record_document(history[-1]) if history else None,
         "metrics": _newest_metrics(history),
         "counters": dict(app.counters),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgefl.daemon.control import Verb
 from edgefl.daemon.create import create_application
 from edgefl.daemon.examination import examination
+from edgefl.daemon.measuring import PINGS, measure, members_document
 from edgefl.daemon.report import (
     app_name,
     application_document,
@@ -51,7 +52,9 @@ class Verbs:
             "status": self.status,
             "doctor": self.doctor,
             "peers": self.peers,
+            "members": self.members,
             "zones": self.zones,
+            "rtt": self.rtt,
             "lookup": self.lookup,
             "tree": self.tree,
             "wait": self.wait,
@@ -78,6 +81,16 @@ class Verbs:
     async def peers(self) -> list[dict[str, Any]]:
         overlay = self._daemon.overlay
         return [contact_document(contact, overlay.rtt_s(contact.node_id)) for contact in overlay.contacts()]
+
+    async def members(self) -> dict[str, Any]:
+        """Our neighbours in both rings, and how many devices the fleet has, about."""
+        overlay = self._daemon.overlay
+        estimate = overlay.zones(self._daemon.effects.now).fleet
+        return {"fleet_estimate": estimate, "members": members_document(overlay)}
+
+    async def rtt(self, node: str, count: int = PINGS) -> dict[str, Any]:
+        """Measure the round-trip time to a device, by the beginning of its id."""
+        return await measure(self._daemon, node, count)
 
     async def zones(self) -> dict[str, Any]:
         """Our zone, and the zones known here."""

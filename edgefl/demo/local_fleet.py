@@ -46,12 +46,18 @@ class FleetStartError(LocalError):
 class LocalFleet:
     """`nodes` daemons below `directory`; device i trains on `data[i]` (name -> source). Use as a context."""
 
-    def __init__(self, directory: Path, nodes: int, data: Sequence[Mapping[str, str]]) -> None:
+    def __init__(
+        self, directory: Path, nodes: int, data: Sequence[Mapping[str, str]], *, host: str = "127.0.0.1"
+    ) -> None:
+        """`host`: the address of this machine to listen at."""
         self.directory = directory
         self.nodes = nodes
         self.data = data
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self._token = directory / "token"
+        self._host = host
+        self.pythons: dict[int, str] = {}
+        """Interpreters of devices that run another release than this one."""
 
     def __enter__(self) -> LocalFleet:
         return self
@@ -97,13 +103,21 @@ class LocalFleet:
         """Start the daemon of one device; a second time it needs no options."""
         sources = self.data[number] if number < len(self.data) else {}
         known = (self.state(number) / "device.key").exists()
-        arguments = [] if known else ["--listen", "127.0.0.1:0", *options]
+        arguments = [] if known else ["--listen", f"{self._host}:0", *options]
         for name, source in sources.items():
             arguments += ["--data", f"{name}={source}"]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGEFL_")}
         with (self.directory / f"device-{number}.log").open("ab") as log:
             self.processes[number] = subprocess.Popen(
-                [sys.executable, "-m", "edgefl", "join", "--state", str(self.state(number)), *arguments],
+                [
+                    self.pythons.get(number, sys.executable),
+                    "-m",
+                    "edgefl",
+                    "join",
+                    "--state",
+                    str(self.state(number)),
+                    *arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

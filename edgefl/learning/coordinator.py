@@ -79,6 +79,10 @@ ROUND_RECORDS = 2
 """Records in each RoundStart: the round just done and the one before, completed by its evaluation."""
 
 
+EPSILON_METRIC = "train_epsilon"
+"""What devices could still gain by other parents, as a share of what their uplinks cost (edgefl/overlay/game)."""
+
+
 class Phase(Enum):
     MEMBER = "member"
     RECOVERING = "recovering"
@@ -272,10 +276,9 @@ class Coordinator:
 
     def _start_round(self, now: float) -> None:
         app = self.app
-        tree = app.tree
         self.phase = Phase.RUNNING
         self.problem = ""
-        self._expected = max(1, tree.members if tree is not None else 1, self._took_part_last())
+        self._expected = self._members()
         last = self._target_reached or app.ledger.round >= app.manifest.rounds or app.advert.state is AppState.STOPPED
         kind = RoundKind.EVALUATE if last else RoundKind.TRAIN
         self._begin(kind, now)
@@ -293,6 +296,8 @@ class Coordinator:
         if self.phase is not Phase.RUNNING:
             return
         self._record_evaluation(round_.sum.metrics)
+        # A subtree that moved as the round began was counted at both its parents for a moment.
+        self._expected = min(self._expected, self._members())
         participants, quorum = round_.participants, self._quorum()
         if round_.kind is RoundKind.EVALUATE:
             if participants < quorum and self.attempt < MAX_EVALUATIONS:
@@ -314,6 +319,11 @@ class Coordinator:
         self._record_training(round_, now)
         self.phase = Phase.KEEPING
         self.app.effects.keep(self.app.id, ("model", round_.tag), new)
+
+    def _members(self) -> int:
+        """Devices that are in the tree now, or were in the last round."""
+        tree = self.app.tree
+        return max(1, tree.members if tree is not None else 1, self._took_part_last())
 
     def _took_part_last(self) -> int:
         """Participants of the newest round that is done. A part of the fleet that is cut off from the rest must not
@@ -364,6 +374,7 @@ class Coordinator:
 
     def _record_training(self, round_: OpenRound, now: float) -> None:
         training = [m for m in round_.sum.metrics if m.name.startswith(TRAIN_PREFIX)]
+        training.append(Metric(EPSILON_METRIC, *self.app.forest.epsilon_sums(self.app.id)))
         received = sum(m.total for m in round_.sum.metrics if m.name == BYTES_METRIC)
         self.app.ledger.history.merge(
             [

@@ -2,8 +2,8 @@
 
     Update     ->        a stream begins, or more is known about it
               <- UpdateGet      credit: everything before `first` is done with, send on before `until`
-    UpdateChunk ->       in order; anything but the next one is dropped (go-back-N: links keep their order, so a gap
-                         means a connection was lost, and the child starts again where the credit says)
+    UpdateChunk ->       in any order within the credit (a peer may have two connections); after a loss the child starts
+                         again where the credit says, and what is in already is dropped
               <- UpdateAck      all chunks and the final Update are here (or too late, or refused)
 
 A stream outlives its child's connection: whoever comes back goes on where it stopped, and nothing counts twice. What a
@@ -47,17 +47,31 @@ CREDIT_BYTES = 1024 * 1024
 
 @dataclass(slots=True)
 class Stream:
-    """One child's update. `next` is the chunk that is due, `until` the end of the credit given, `taken` how many chunks
-    are in the sum. `bits` are this device's bits for the child's names."""
+    """One child's update. Every chunk before `next` is done with, and those in `ahead`; `until` is the end of the
+    credit given, `taken` how many chunks are in the sum. `bits` are this device's bits for the child's names."""
 
     sender: Contact
     next: int
     until: int = 0
     taken: int = 0
+    ahead: set[int] = field(default_factory=set)
     update: Update | None = None
     names: tuple[int, ...] = ()
     bits: list[int] = field(default_factory=list)
     _masks: dict[tuple[int, bytes], int] = field(default_factory=dict)
+
+    def done(self, index: int) -> None:
+        """This chunk will not be wanted again."""
+        self.ahead.add(index)
+        self.skip(self.next)
+
+    def skip(self, first: int) -> None:
+        """Chunks before `first` have gone elsewhere."""
+        self.next = max(self.next, first)
+        self.ahead = {index for index in self.ahead if index >= self.next}
+        while self.next in self.ahead:
+            self.ahead.remove(self.next)
+            self.next += 1
 
     @property
     def anonymous(self) -> bool:
@@ -130,7 +144,7 @@ class Inflow:
             stream.bits = round_.sum.bits(message.contributors)
         stream.sender = sender
         stream.update = message
-        stream.next = max(stream.next, message.first)
+        stream.skip(message.first)
         stream.until = 0  # it starts again where the credit says
         if not self._finish_if_whole(round_, stream, now):
             self._ask(round_, stream)
@@ -144,8 +158,11 @@ class Inflow:
             return
         if round_.state is not RoundState.COLLECTING:
             return
-        if message.index != stream.next or stream.next >= stream.until:
-            self.app.count("chunk_repeated" if message.index < stream.next else "chunk_unasked")
+        if message.index < stream.next or message.index in stream.ahead:
+            self.app.count("chunk_repeated")
+            return
+        if message.index >= stream.until:
+            self.app.count("chunk_unasked")
             return
         if message.index < round_.sum.sealed:
             self.app.count("chunk_late")  # the round had stopped waiting for this child
@@ -165,7 +182,7 @@ class Inflow:
                 self._refuse(round_, sender, stream.update, Verdict.INVALID, now)
                 return
         round_.received_bytes += len(data)
-        stream.next += 1
+        stream.done(message.index)
         if not self._finish_if_whole(round_, stream, now):
             self._ask(round_, stream)
             self._advance(round_, now)
@@ -192,7 +209,9 @@ class Inflow:
             return
         stream.until = until
         epoch, number, attempt = round_.tag
-        self.app.effects.send(stream.sender, UpdateGet(self.app.id, epoch, number, attempt, stream.next, until))
+        self.app.effects.send(
+            stream.sender, UpdateGet(self.app.id, epoch, number, attempt, stream.next, until, len(stream.names))
+        )
 
     def _delivered(self, round_: OpenRound, sender: Contact, message: Update, now: float) -> None:
         round_.delivered.add(sender.node_id)

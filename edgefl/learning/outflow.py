@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 RESEND_S, RESEND_MAX_S = 3.0, 60.0
 """An update that the parent has neither asked for nor acknowledged is offered again, then after twice as long."""
 
+RESEND_GAPS = 4
+"""A wait that is so many times longer than the last one between two credits is silence."""
+
+SILENCES = 2
+"""In a row, before chunks are sent a second time."""
+
 SLICE_CHUNKS = 4
 """Chunks sealed in one go: 1 MiB, about 10 ms of encoding on a small device. Other work gets its turn in between."""
 
@@ -44,9 +50,15 @@ class Outflow:
         self.acked = 0
         self._sent = 0
         self._until = 0
+        self._known = 0  # how many names the parent has
         self._offered_names = -1
         self._resend_s = RESEND_S
         self._progress = False
+        self._silences = 0
+        self._moved_at: float | None = None
+        self._behind_since: float | None = None
+        self._waited_s = 0.0
+        self.sent_bytes = 0
 
     # Sealing
 
@@ -66,6 +78,8 @@ class Outflow:
             else:
                 self.ready.append(self._encode(index, values))
         if self.ready and not self.round.mine:
+            if self._behind_since is None:
+                self._behind_since = now
             # With the last chunk of a closed round comes the final word, which says it all.
             if sum_.sealed < sum_.chunks or self.round.state is not RoundState.SEALING:
                 self._offer_if_news(now)
@@ -118,31 +132,44 @@ class Outflow:
     def on_parent(self, now: float) -> None:
         """Another parent, or the same one again: it hears where to go on."""
         self._restart()
-        self._resend_s = RESEND_S
+        self._known = 0
+        self._resend_s, self._silences = RESEND_S, 0
         if self.ready or self.round.state is RoundState.SENDING:
             self.offer(now)
 
     def on_resend(self, now: float) -> None:
-        """Nothing came back for a while."""
+        """Nothing was taken for a while. The parent is told again what there is, which costs little; chunks are sent
+        again only when that has changed nothing either: on a slow link they are still on their way, and would fill it
+        twice."""
         if self._progress:
             self._progress = False
-            self._resend_s = RESEND_S
             self.app.set_timer("resend", now + self._resend_s)
             return
-        self._restart()
+        self._silences += 1
+        if self._silences >= SILENCES:
+            self._restart()
         self._resend_s = min(2 * self._resend_s, RESEND_MAX_S)
         self.offer(now)
 
-    def on_get(self, message: UpdateGet) -> None:
+    def waited_s(self, now: float) -> float:
+        """How long chunks were ready that the parent had not taken yet: what this parent has cost us."""
+        return self._waited_s + (0.0 if self._behind_since is None else now - self._behind_since)
+
+    def on_get(self, message: UpdateGet, now: float) -> None:
         """The parent gives credit."""
         chunks = self.round.sum.chunks
         if not message.first <= message.until <= chunks or message.first > len(self.ready):
             self.app.count("get_invalid")
             return
-        self._progress = True
+        if message.first > self.acked or self._until == 0:
+            gap_s = 0.0 if self._moved_at is None else now - self._moved_at
+            self._resend_s = min(max(RESEND_S, RESEND_GAPS * gap_s), RESEND_MAX_S)
+            self._progress, self._silences, self._moved_at = True, 0, now
         self.acked = max(self.acked, message.first)
+        if self.acked == len(self.ready):
+            self._waited_s, self._behind_since = self.waited_s(now), None
         self._sent = max(self._sent, self.acked)
-        self._until = message.until
+        self._until, self._known = message.until, message.names
         self._pump()
 
     def _restart(self) -> None:
@@ -154,14 +181,18 @@ class Outflow:
         if parent is None:
             return
         epoch, number, attempt = self.round.tag
+        crowd = len(self.round.sum.names) >= MAX_CONTRIBUTORS
         while self._sent < min(self._until, len(self.ready)):
             index = self._sent
             encoded = self.ready[index]
             samples, participants, mask = self.round.sum.weight(index)
+            if not crowd and mask.bit_length() > self._known:
+                return  # the Update that names them is on its way, and is answered
             chunk = UpdateChunk(
                 self.app.id, epoch, number, attempt, index, samples, participants, self._mask(participants, mask)
             )
             self._sent += 1
+            self.sent_bytes += 0 if encoded is None else len(encoded.data)
             self.app.effects.send_bulk(self.app.id, parent, chunk, b"" if encoded is None else encoded.data)
 
     def _mask(self, participants: int, mask: int) -> bytes:

@@ -72,6 +72,7 @@ class Worker:
         self.newest: Tag = (0, 0, 0)
         self.inflow = Inflow(app, self._advance)
         self._outflow: Outflow | None = None
+        self._early: tuple[Contact, RoundStart] | None = None  # of a new parent whose acceptance is still on the way
 
     def on_round_start(self, sender: Contact, message: RoundStart, now: float) -> None:
         app = self.app
@@ -79,6 +80,7 @@ class Worker:
         parent = app.parent
         if parent is None or sender.node_id != parent.node_id:
             app.count("round_not_from_parent")
+            self._early = (sender, message)
             return
         if message.round < 1 or not app.credible(message.epoch, message.round - 1, message.model):
             app.count("round_invalid")
@@ -319,6 +321,9 @@ class Worker:
         round_.add_metrics(Metric(BYTES_METRIC, float(round_.received_bytes), 0.0))
         if round_.mine:
             round_.state = RoundState.CLOSED
+            if round_.kind is RoundKind.TRAIN:
+                # The root sends nothing up, but what its children send is what it would send.
+                app.forest.on_round_over(app.id, round_.sum.chunks * app.encoding.chunk_bytes, 0.0, now)
             app.coordinator.on_closed(round_, now)
         else:
             round_.state = RoundState.SENDING
@@ -339,13 +344,16 @@ class Worker:
             outflow.on_parent(now)
 
     def on_parent(self, now: float) -> None:
-        round_ = self.open
-        if round_ is not None and round_.state is not RoundState.CLOSED:
+        round_, early, parent = self.open, self._early, self.app.parent
+        self._early = None
+        if early is not None and parent is not None and early[0].node_id == parent.node_id:
+            self.on_round_start(*early, now)
+        elif round_ is not None and round_.state is not RoundState.CLOSED:
             self._report(now)
 
     def on_update_get(self, sender: Contact, message: UpdateGet, now: float) -> None:
         if self._outflow is not None and self._is_answer(sender, message):
-            self._outflow.on_get(message)
+            self._outflow.on_get(message, now)
 
     def on_update_ack(self, sender: Contact, message: UpdateAck, now: float) -> None:
         round_ = self.open
@@ -356,12 +364,19 @@ class Worker:
             return
         if accepted:
             self.app.feedback.commit()
+            self._tell_game(now)
         else:
             self.app.count(f"own_update_{message.verdict.name.lower()}")
             self.app.feedback.forget()
         round_.state = RoundState.CLOSED
         for name in self.TIMERS:
             self.app.cancel_timer(name)
+
+    def _tell_game(self, now: float) -> None:
+        """The round is over for this device: it may change its parent now."""
+        outflow = self._outflow
+        if outflow is not None and outflow.ready:
+            self.app.forest.on_round_over(self.app.id, outflow.sent_bytes, outflow.waited_s(now), now)
 
     def _is_answer(self, sender: Contact, message: UpdateGet | UpdateAck) -> bool:
         round_, parent = self.open, self.app.parent

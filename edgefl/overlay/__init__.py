@@ -7,12 +7,15 @@
     device.py         this device as its components see it
     requests.py       open questions and deadlines; a slow device doubts itself first
     quota.py          token buckets per peer
+    fleet_size.py     how many devices the fleet has
     liveness.py       who is alive: first-hand knowledge, suspicion, verification, tombstones
     routing_table.py  three contacts for every prefix, own zone first, nearest first
     leaf_set.py       the nearest on either side of a ring
+    doors.py          the few contacts of a device that nobody can dial
     rings.py          the zone's ring and the fleet's: heartbeats
     search.py         FindRows, and the iterative search made of it
     joining.py        how a device finds its place
+    probe_queue.py    which contact to ask next whether it lives
     membership.py     keeping the rings and tables true at a constant cost
     zone_table.py     the zones heard of
     routing.py        requests to the owner of a key, inside the zone first
@@ -41,12 +44,16 @@ cited as "overlay study" with its section.
 from edgefl.overlay.events import Listener
 from edgefl.overlay.ids import zone_of_site
 from edgefl.overlay.node import Overlay
-from edgefl.overlay.profile import LAN, WAN, Profile
+from edgefl.overlay.profile import GATEWAY, LAN, NODE, PROFILES, TINY, WAN, Profile
 from edgefl.overlay.tree_view import ChildView, Position, TreeView
 from edgefl.overlay.zones import ZoneMethod, ZoneReport
 
 __all__ = [
+    "GATEWAY",
     "LAN",
+    "NODE",
+    "PROFILES",
+    "TINY",
     "WAN",
     "ChildView",
     "Listener",

@@ -15,6 +15,9 @@ from edgefl.overlay.rank import Rank, can_be_parent, is_helper, rank
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import MAX_FAILED, Scope
 
+SPARE_PARENTS = 3
+"""Possible parents that an attached leaf remembers: two may die with its parent."""
+
 MAX_POOL = 48
 """Members known: two answers of a tracker. The ones heard of last stay."""
 
@@ -94,6 +97,16 @@ class CandidatePool:
                 self._known[contact.node_id] = contact if contact.incarnation >= known.incarnation else known
         while len(self._known) > MAX_POOL:
             del self._known[next(iter(self._known))]
+
+    def keep_spares(self, parent: int, now: float) -> None:
+        """A leaf that has a parent remembers the three nearest others, and no runners-up: it is never a root."""
+        others = [contact for contact in self.targets(now) if contact.node_id != parent]
+
+        def distance_s(contact: Contact) -> float:
+            rtt_s = self._liveness.rtt_s(contact.node_id)
+            return float("inf") if rtt_s is None else rtt_s
+
+        self._known = {contact.node_id: contact for contact in sorted(others, key=distance_s)[:SPARE_PARENTS]}
 
     def update(self, contact: Contact) -> None:
         """First-hand: a member has a new contact."""

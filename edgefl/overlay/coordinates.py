@@ -32,6 +32,7 @@ MAX_RTT_S = 2.0
 
 _PACKED = struct.Struct(">hhhBB")
 _AXIS_S, _HEIGHT_S, _ERROR = 1e-4, 1e-3, 1 / 255
+_COARSE = struct.Struct(">bbb")
 _COARSE_S = 2e-3
 COARSE_BYTES = 3
 
@@ -53,12 +54,21 @@ class Coordinate:
 
     def pack(self) -> bytes:
         """8 bytes; what does not fit is clamped."""
-        axes = (_clamp(axis / _AXIS_S, -0x7FFF, 0x7FFF) for axis in (self.x, self.y, self.z))
-        return _PACKED.pack(*axes, _clamp(self.height / _HEIGHT_S, 0, 255), _clamp(self.error / _ERROR, 0, 255))
+        return _PACKED.pack(
+            _clamp(self.x / _AXIS_S, -0x7FFF, 0x7FFF),
+            _clamp(self.y / _AXIS_S, -0x7FFF, 0x7FFF),
+            _clamp(self.z / _AXIS_S, -0x7FFF, 0x7FFF),
+            _clamp(self.height / _HEIGHT_S, 0, 255),
+            _clamp(self.error / _ERROR, 0, 255),
+        )
 
     def coarse(self) -> bytes:
         """3 bytes: the axes in steps of 2 ms, up to a quarter of a second; enough to sort by."""
-        return bytes(_clamp(axis / _COARSE_S, -127, 127) & 0xFF for axis in (self.x, self.y, self.z))
+        return _COARSE.pack(
+            _clamp(self.x / _COARSE_S, -127, 127),
+            _clamp(self.y / _COARSE_S, -127, 127),
+            _clamp(self.z / _COARSE_S, -127, 127),
+        )
 
 
 def unpack_coordinate(data: bytes) -> Coordinate:
@@ -67,10 +77,15 @@ def unpack_coordinate(data: bytes) -> Coordinate:
     return Coordinate(x * _AXIS_S, y * _AXIS_S, z * _AXIS_S, height * _HEIGHT_S, error * _ERROR)
 
 
+def coarse_of(packed: bytes | None) -> bytes:
+    """The 3 bytes for a coordinate in 8 (or for none)."""
+    return bytes(COARSE_BYTES) if packed is None else unpack_coordinate(packed).coarse()
+
+
 def unpack_coarse(data: bytes) -> Coordinate:
     """The coordinate in 3 bytes; its height is not known."""
-    x, y, z = (((byte ^ 0x80) - 0x80) * _COARSE_S for byte in data)
-    return Coordinate(x, y, z)
+    x, y, z = _COARSE.unpack(data)
+    return Coordinate(x * _COARSE_S, y * _COARSE_S, z * _COARSE_S)
 
 
 def moved(own: Coordinate, other: Coordinate, rtt_s: float, random: Random) -> Coordinate:
@@ -94,4 +109,5 @@ def moved(own: Coordinate, other: Coordinate, rtt_s: float, random: Random) -> C
 
 
 def _clamp(value: float, lowest: int, highest: int) -> int:
-    return max(lowest, min(highest, round(value)))
+    whole = round(value)
+    return lowest if whole < lowest else highest if whole > highest else whole

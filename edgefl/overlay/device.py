@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.coordinates import Coordinate
@@ -18,20 +18,17 @@ if TYPE_CHECKING:
 class Device:
     """Shared by all components of one overlay. `joined`: others may know us and route through us."""
 
-    __slots__ = ("contact", "coordinate", "counters", "effects", "joined", "loopback", "profile")
+    __slots__ = ("contact", "coordinate", "counters", "effects", "joined", "loopback", "node_id", "profile")
 
     def __init__(self, contact: Contact, effects: Effects, profile: Profile) -> None:
         self.contact = contact
+        self.node_id = contact.node_id
         self.effects = effects
         self.profile = profile
         self.coordinate = Coordinate()
         self.joined = False
-        self.loopback: deque[Message] = deque()
+        self.loopback: list[Message] = []
         self.counters: Counter[str] = Counter()
-
-    @property
-    def node_id(self) -> int:
-        return self.contact.node_id
 
     @property
     def random(self) -> Random:
@@ -40,7 +37,7 @@ class Device:
     def send(self, to: Contact, message: Message) -> None:
         """Send; what is meant for ourselves (the owner of a key is often its own client) is handled after this
         event."""
-        if to.node_id == self.contact.node_id:
+        if to.node_id == self.node_id:
             self.loopback.append(message)
         else:
             self.effects.send(to, message)

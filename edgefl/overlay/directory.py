@@ -8,7 +8,8 @@ sooner when no answer came): it sends a digest of what it has, so that in the us
 few bytes, whatever the number of applications.
 
 News does not wait for that: whoever hears a new advert passes it on once, to four random contacts and to its successor
-in the ring (four alone would leave out e^-4 = 2 % of the devices). So a fleet knows within about a second.
+in the ring (four alone would leave out e^-4 = 2 % of the devices), and to the leaves that it is a door of. So a fleet
+knows within about a second.
 
 That an application has stopped is remembered for an hour: a device that comes back and still publishes the old advert
 is answered with the newer one.
@@ -121,7 +122,7 @@ class Directory:
 
     def on_overlay_joined(self, now: float) -> None:
         for app in sorted(self._unpublished):
-            self._spread(self._entries[app])
+            self._spread(self._entries[app], now)
             self._send_to_owner(self._entries[app], now)
         self._unpublished.clear()
         self.discover(now)
@@ -149,7 +150,7 @@ class Directory:
             self._unpublished.add(entry.app)
             return
         if new:
-            self._spread(entry)
+            self._spread(entry, now)
         self._send_to_owner(entry, now)
 
     def _send_to_owner(self, entry: _Entry, now: float) -> None:
@@ -166,29 +167,32 @@ class Directory:
             near = sorted(self._contacts(entry.scope), key=lambda contact: contact.node_id ^ route.key)
             for contact in near[:COPIES]:
                 self._device.send(contact, Publish(entry.data))
-            self._spread(entry)
+            self._spread(entry, now)
 
     def on_publish(self, sender: Contact, message: Publish, now: float) -> None:
         entry, new = self._accept(message.advert, now, refresh=True)
         if entry is not None and new:
-            self._spread(entry, heard_from=sender.node_id)  # or our successor might hear of it from nobody
+            self._spread(entry, now, heard_from=sender.node_id)  # or our successor might hear of it from nobody
 
     def on_rumour(self, sender: Contact, message: Rumour, now: float) -> None:
         entry, new = self._accept(message.advert, now, refresh=False)
         if entry is None:
             return
         if new:
-            self._spread(entry, heard_from=sender.node_id)
+            self._spread(entry, now, heard_from=sender.node_id)
         elif self._is_older(message.advert, entry):
             self._device.send(sender, Rumour(entry.data))
 
-    def _spread(self, entry: _Entry, heard_from: int | None = None) -> None:
+    def _spread(self, entry: _Entry, now: float, heard_from: int | None = None) -> None:
         rings = self._membership.rings
         others = [contact for contact in self._contacts(entry.scope) if contact.node_id != heard_from]
         chosen = self._device.random.sample(others, min(RUMOUR_FANOUT, len(others)))
         successor = (rings.fleet if entry.scope is Scope.GLOBAL else rings.zone).successor()
         if successor is not None and successor.node_id != heard_from:
             chosen.append(successor.contact)
+        zone = self._device.contact.zone
+        leaves = (leaf for leaf in self._membership.leaves(now) if leaf.node_id != heard_from)
+        chosen += [leaf for leaf in leaves if entry.scope is Scope.GLOBAL or leaf.zone == zone]
         for contact in {contact.node_id: contact for contact in chosen}.values():
             self._device.send(contact, Rumour(entry.data))
 

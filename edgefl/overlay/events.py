@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -42,46 +41,43 @@ class EventQueue:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._waiting: deque[Callable[[], None]] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+        self.waiting: list[Callable[[], None]] = []
 
     def deliver_one(self) -> None:
-        self._waiting.popleft()()
+        self.waiting.pop(0)()
 
     def on_joined(self, now: float) -> None:
-        self._waiting.append(partial(self._listener.on_joined, now))
+        self.waiting.append(partial(self._listener.on_joined, now))
 
     def on_isolated(self, now: float) -> None:
-        self._waiting.append(partial(self._listener.on_isolated, now))
+        self.waiting.append(partial(self._listener.on_isolated, now))
 
     def on_lookup(self, request: int, owner: Contact | None, hops: int, now: float) -> None:
-        self._waiting.append(partial(self._listener.on_lookup, request, owner, hops, now))
+        self.waiting.append(partial(self._listener.on_lookup, request, owner, hops, now))
 
     def on_zone(self, zone: int, now: float) -> None:
-        self._waiting.append(partial(self._listener.on_zone, zone, now))
+        self.waiting.append(partial(self._listener.on_zone, zone, now))
 
     def on_advert(self, advert: Advert, now: float) -> None:
-        self._waiting.append(partial(self._listener.on_advert, advert, now))
+        self.waiting.append(partial(self._listener.on_advert, advert, now))
 
     def on_root(self, app: int, now: float) -> None:
-        self._waiting.append(partial(self._listener.on_root, app, now))
+        self.waiting.append(partial(self._listener.on_root, app, now))
 
     def on_parent(self, app: int, parent: Contact, now: float) -> None:
-        self._waiting.append(partial(self._listener.on_parent, app, parent, now))
+        self.waiting.append(partial(self._listener.on_parent, app, parent, now))
 
     def on_orphaned(self, app: int, now: float) -> None:
-        self._waiting.append(partial(self._listener.on_orphaned, app, now))
+        self.waiting.append(partial(self._listener.on_orphaned, app, now))
 
     def on_dismissed(self, app: int, now: float) -> None:
-        self._waiting.append(partial(self._listener.on_dismissed, app, now))
+        self.waiting.append(partial(self._listener.on_dismissed, app, now))
 
     def on_help_wanted(self, app: int, scope: Scope, now: float) -> None:
-        self._waiting.append(partial(self._listener.on_help_wanted, app, scope, now))
+        self.waiting.append(partial(self._listener.on_help_wanted, app, scope, now))
 
     def on_child(self, app: int, child: Contact, observer: bool, now: float) -> None:
-        self._waiting.append(partial(self._listener.on_child, app, child, observer, now))
+        self.waiting.append(partial(self._listener.on_child, app, child, observer, now))
 
     def on_child_gone(self, app: int, child: int, now: float) -> None:
-        self._waiting.append(partial(self._listener.on_child_gone, app, child, now))
+        self.waiting.append(partial(self._listener.on_child_gone, app, child, now))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from edgefl.errors import UsageError
 from edgefl.overlay.device import Device
+from edgefl.overlay.game.game import Game
 from edgefl.overlay.liveness import Liveness
 from edgefl.overlay.rank_tree import RankTree, TreeWorld
 from edgefl.overlay.requests import Requests
@@ -22,6 +23,7 @@ from edgefl.overlay.tree_view import TreeListener, TreeView
 from edgefl.overlay.watch import CLOSE
 from edgefl.overlay.watch import Watch as CloseWatch
 from edgefl.wire.contact import Contact, Role
+from edgefl.wire.game import MoveAsk, PriceAsk
 from edgefl.wire.overlay import (
     MAX_BEAT_TREES,
     Attach,
@@ -61,15 +63,23 @@ class Forest:
     """The trees that this device takes part in, by application."""
 
     def __init__(
-        self, device: Device, requests: Requests, liveness: Liveness, router: Router, listener: TreeListener
+        self,
+        device: Device,
+        requests: Requests,
+        liveness: Liveness,
+        router: Router,
+        game: Game,
+        listener: TreeListener,
     ) -> None:
         self._device = device
         self._liveness = liveness
         self._router = router
+        self._game = game
         self._world = TreeWorld(
             device,
             requests,
             liveness,
+            game,
             listener,
             self._ask_tracker,
             self._renew_at,
@@ -103,6 +113,8 @@ class Forest:
                 f"this device already takes part in {MAX_TREES} applications", hint="leave one of them first"
             )
         tree = self.trees[app] = RankTree(self._world, app, scope, observer, helper)
+        if not observer:
+            self._game.join(tree)
         if not self._ticking:
             self._ticking = True
             profile = self._device.profile
@@ -122,6 +134,7 @@ class Forest:
         if tree is None:
             return
         tree.leave(now)
+        self._game.leave(app)
         self._close_watch.end(app)
         self._dirty.pop(app, None)
         self._device.effects.cancel_timer((*RENEW, app))
@@ -308,3 +321,13 @@ class Forest:
                 answers += 1
                 reason = Refusal.NOT_A_MEMBER if tree is None else Refusal.SWITCHED
                 self._device.send(sender, Detach(edge.app, reason))
+
+    def on_price_ask(self, sender: Contact, message: PriceAsk, now: float) -> None:
+        tree, welcome = self._tree(message.app, sender)
+        if welcome:
+            self._game.on_price_ask(tree, sender, message, now)
+
+    def on_move_ask(self, sender: Contact, message: MoveAsk, now: float) -> None:
+        tree, welcome = self._tree(message.app, sender)
+        if welcome:
+            self._game.on_move_ask(tree, sender, message, now)

@@ -1,8 +1,10 @@
 """Node ids, keys and the two metrics on them: XOR for routing, the circle for leaf sets.
 
 Ids and keys are 64 unsigned bits. A routing step fixes one digit of b = 3 bits, so there are 22 rows of eight slots;
-the last row holds the one bit that is left. Keys of things that are not devices are BLAKE2b hashes, told apart by their
-personalisation, so that no key of one kind can be chosen to hit one of another kind.
+the last row holds the one bit that is left. Other profiles (profile.py) have digits of 2 or 4 bits; devices of all
+kinds meet in one ring, because on the wire a row is named by the length of its prefix in bits. Keys of things that are
+not devices are BLAKE2b hashes, told apart by their personalisation, so that no key of one kind can be chosen to hit one
+of another kind.
 """
 
 from __future__ import annotations
@@ -16,19 +18,28 @@ DIGIT_BITS = 3
 
 DIGITS = 1 << DIGIT_BITS
 ROWS = -(-ID_BITS // DIGIT_BITS)
-_PAD = ROWS * DIGIT_BITS - ID_BITS
 
 
-def digit(node_id: int, row: int) -> int:
-    """The digit of an id that routing row `row` is about, the most significant first."""
-    return ((node_id << _PAD) >> ((ROWS - 1 - row) * DIGIT_BITS)) & (DIGITS - 1)
+def rows_of(digit_bits: int) -> int:
+    """Rows of a table with digits of so many bits."""
+    return -(-ID_BITS // digit_bits)
 
 
-def shared_digits(a: int, b: int) -> int:
-    """Leading digits that two ids have in common: the row that one occupies in the other's table. ROWS if equal."""
-    if a == b:
-        return ROWS
-    return (ID_BITS - (a ^ b).bit_length()) // DIGIT_BITS
+def digit(node_id: int, row: int, digit_bits: int = DIGIT_BITS) -> int:
+    """The digit of an id that routing row `row` is about, the most significant first; the last one may be padded."""
+    below = ID_BITS - (row + 1) * digit_bits
+    shifted = node_id >> below if below >= 0 else node_id << -below
+    return shifted & ((1 << digit_bits) - 1)
+
+
+def shared_bits(a: int, b: int) -> int:
+    """Leading bits that two ids have in common: 64 if they are equal."""
+    return ID_BITS - (a ^ b).bit_length()
+
+
+def shared_digits(a: int, b: int, digit_bits: int = DIGIT_BITS) -> int:
+    """Leading digits that two ids have in common: the row that one occupies in the other's table. All if equal."""
+    return rows_of(digit_bits) if a == b else shared_bits(a, b) // digit_bits
 
 
 def clockwise(start: int, end: int) -> int:

@@ -22,19 +22,16 @@ from enum import Enum, auto
 
 from edgefl.overlay.device import Device
 from edgefl.overlay.ids import clockwise, digit, shared_digits, zone_key
-from edgefl.overlay.leaf_set import GLOBAL_SIDE, ZONE_SIDE
 from edgefl.overlay.liveness import Liveness, Peer
+from edgefl.overlay.profile import NODE, Profile
 from edgefl.overlay.search import RowQueries, Search
 from edgefl.wire.contact import Contact
 
 SEEDS = 3
 """Remembered contacts that are asked at once."""
 
-CANDIDATES_PER_SLOT = 4
-"""With the zone rule four measured candidates give the stretch of sixteen (study 1.1)."""
-
-MAX_MEASURED = 72
-"""Pings of one join: both leaf sets and 14 slots; bounds the burst to 4 kB."""
+DOOR_CANDIDATES = 12
+"""Devices that a leaf measures for its four doors."""
 
 MAX_UNJOINED = 64
 """Unjoined devices that we remember to decide who begins."""
@@ -185,7 +182,8 @@ class Joiner:
     def _zone_placed(self, now: float) -> None:
         self._take_found(now)
         self.phase = Phase.MEASURING
-        candidates = measured_at_joining(self._device.contact, self._found, self._device.random.random)
+        device = self._device
+        candidates = measured_at_joining(device.contact, self._found, device.random.random, device.profile)
         self._measuring = {contact.node_id for contact in candidates}
         for contact in candidates:
             self._liveness.ping(contact, now, self._answer_to(contact.node_id))
@@ -224,22 +222,29 @@ class Joiner:
         return [contact for contact in self._found.values() if contact.zone == zone]
 
 
-def measured_at_joining(own: Contact, found: dict[int, Contact], draw: Callable[[], float]) -> list[Contact]:
-    """The contacts worth a ping: both leaf sets, then up to four for each slot, those of our zone first."""
+def measured_at_joining(
+    own: Contact, found: dict[int, Contact], draw: Callable[[], float], profile: Profile = NODE
+) -> list[Contact]:
+    """The contacts worth a ping: both leaf sets, then a few for each slot, those of our zone first. A leaf needs a few
+    doors alone, most of them of its zone."""
     chosen: dict[int, Contact] = {}
+    if not own.dialable:
+        return sorted(found.values(), key=lambda contact: (contact.zone != own.zone, draw()))[:DOOR_CANDIDATES]
+    bits = profile.digit_bits
     for members, side in (
-        ([c for c in found.values() if c.zone == own.zone], ZONE_SIDE),
-        (list(found.values()), GLOBAL_SIDE),
+        ([c for c in found.values() if c.zone == own.zone], profile.zone_side),
+        (list(found.values()), profile.fleet_side),
     ):
         ring = sorted(members, key=lambda contact: clockwise(own.node_id, contact.node_id))
         chosen.update((contact.node_id, contact) for contact in ring[:side] + ring[-side:])
     slots: dict[tuple[int, int], list[tuple[bool, float, Contact]]] = {}
     for contact in found.values():
-        row = shared_digits(own.node_id, contact.node_id)
-        slots.setdefault((row, digit(contact.node_id, row)), []).append((contact.zone != own.zone, draw(), contact))
+        row = shared_digits(own.node_id, contact.node_id, bits)
+        place = (row, digit(contact.node_id, row, bits))
+        slots.setdefault(place, []).append((contact.zone != own.zone, draw(), contact))
     for place in sorted(slots, reverse=True):
-        for _, _, contact in sorted(slots[place], key=lambda item: item[:2])[:CANDIDATES_PER_SLOT]:
-            if len(chosen) >= MAX_MEASURED:
+        for _, _, contact in sorted(slots[place], key=lambda item: item[:2])[: profile.slot_candidates]:
+            if len(chosen) >= profile.join_pings:
                 return list(chosen.values())
             chosen[contact.node_id] = contact
     return list(chosen.values())

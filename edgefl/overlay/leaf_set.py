@@ -1,20 +1,18 @@
 """The leaf set of one ring: the nearest devices on either side of us on the circle of ids.
 
 Invariant: each side holds the nearest of all peers that were offered and not removed since (up to its size), nearest
-first. In a small ring a device stands on both sides. The zone's ring keeps 4 + 4, the fleet's 3 + 3; a whole side is
-lost with probability 6 and 12 % when half of all devices die at once, which the slots cover (overlay study 1.5).
+first. In a small ring a device stands on both sides. How many a side has is a matter of the profile.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable
+from heapq import nsmallest
+from operator import itemgetter
 
 from edgefl.overlay.ids import ID_SPACE, clockwise
 from edgefl.overlay.liveness import Peer
-
-ZONE_SIDE = 4
-GLOBAL_SIDE = 3
 
 
 class LeafSet:
@@ -25,7 +23,8 @@ class LeafSet:
         self._side = side
         self._after: list[tuple[int, Peer]] = []
         self._before: list[tuple[int, Peer]] = []
-        self._ids: set[int] = set()
+        self._ids: tuple[int, ...] = ()
+        self._peers: list[Peer] | None = None
         self.version = 0
 
     def __len__(self) -> int:
@@ -35,20 +34,25 @@ class LeafSet:
         return node_id in self._ids
 
     def peers(self) -> list[Peer]:
-        """Everybody in it, once: those after us, then those before us, nearest first."""
-        return list({peer.node_id: peer for side in (self._after, self._before) for _, peer in side}.values())
+        """Everybody in it, once: those after us, then those before us, nearest first. Not to be changed by the
+        caller."""
+        if self._peers is None:
+            self._peers = list({peer.node_id: peer for _, peer in self._after + self._before}.values())
+        return self._peers
 
     def neighbours(self) -> list[Peer]:
         """The device after us and the one before us; one of them in a ring of two."""
         return list({side[0][1].node_id: side[0][1] for side in (self._after, self._before) if side}.values())
 
     def ring_size(self) -> int:
-        """How many devices the ring has, by how densely those near us stand: exact for a small ring, off by 40 %
-        otherwise."""
+        """How many devices the ring has, by how densely those near us stand: exact for a small ring, else off by 40 %
+        as often upwards as downwards (the median of a sum of n exponential gaps is n - 1/3; fleet_size.py makes more of
+        it)."""
         if not self._after or len(self._ids) < 2 * self._side:
             return len(self._ids) + 1
         span = self._after[-1][0] + self._before[-1][0]
-        return max(len(self._ids) + 1, (len(self._after) + len(self._before) - 1) * ID_SPACE // span)
+        gaps = len(self._after) + len(self._before)
+        return max(len(self._ids) + 1, (3 * gaps - 1) * ID_SPACE // (3 * span))
 
     def successor(self) -> Peer | None:
         return self._after[0][1] if self._after else None
@@ -65,8 +69,7 @@ class LeafSet:
             return False
         self._insert(self._after, clockwise(self._own_id, peer.node_id), peer)
         self._insert(self._before, clockwise(peer.node_id, self._own_id), peer)
-        self._ids = {other.node_id for side in (self._after, self._before) for _, other in side}
-        self.version += 1
+        self._changed()
         return True
 
     def remove(self, node_id: int, pool: Iterable[Peer]) -> bool:
@@ -78,17 +81,23 @@ class LeafSet:
 
     def rebuild(self, pool: Iterable[Peer]) -> None:
         """Start again from these peers."""
-        self._after.clear()
-        self._before.clear()
-        self._ids.clear()
+        own_id, side = self._own_id, self._side
+        others = [peer for peer in pool if peer.node_id != own_id]
+        after = ((clockwise(own_id, peer.node_id), peer) for peer in others)
+        before = ((clockwise(peer.node_id, own_id), peer) for peer in others)
+        self._after = nsmallest(side, after, key=itemgetter(0))
+        self._before = nsmallest(side, before, key=itemgetter(0))
+        self._changed()
+
+    def _changed(self) -> None:
+        self._peers = None
+        self._ids = tuple(peer.node_id for peer in self.peers())
         self.version += 1
-        for peer in pool:
-            self.offer(peer)
 
     def _fits(self, side: list[tuple[int, Peer]], distance: int) -> bool:
         return len(side) < self._side or distance < side[-1][0]
 
     def _insert(self, side: list[tuple[int, Peer]], distance: int, peer: Peer) -> None:
         if self._fits(side, distance):
-            insort(side, (distance, peer), key=lambda item: item[0])
+            insort(side, (distance, peer), key=itemgetter(0))
             del side[self._side :]

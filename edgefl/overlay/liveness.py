@@ -22,8 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from edgefl.overlay.coordinates import COORDINATE_BYTES, Coordinate, moved, unpack_coordinate
+from edgefl.overlay.coordinates import COORDINATE_BYTES, moved, unpack_coordinate
 from edgefl.overlay.device import Device
+from edgefl.overlay.fleet_size import FleetSize, pack_size
 from edgefl.overlay.quota import Quota
 from edgefl.overlay.requests import Requests
 from edgefl.wire.contact import Contact
@@ -32,6 +33,13 @@ from edgefl.wire.overlay import Ping, Pong
 MAX_PEERS = 768
 """Known devices: at most 528 in slots (22 rows of 8 with 3 each), in practice 150 at 10^6 nodes; then leaf sets and
 neighbours in trees. Beyond it, peers that no table refers to go first. About 300 bytes each."""
+
+MAX_LOOSE = 16
+"""Devices that no table refers to and that are remembered for long, those heard last: they fill the gaps when contacts
+die, and are the leaves that have us for a door."""
+
+MAX_FORGOTTEN = 256
+"""Contacts of those that were forgotten: they may still have us in their tables, and hear when we move or leave."""
 
 MAX_TOMBSTONES = 256
 """Half of the contacts of a large table; a forgotten tombstone costs one ping."""
@@ -55,14 +63,14 @@ NEGLIGIBLE_S = 0.05
 @dataclass(slots=True, eq=False)
 class Peer:
     """A device that has spoken to us. `rtt_s` is smoothed, None before the first measurement; `coordinate` is what it
-    claims."""
+    claims, packed: 8 bytes, of which a process keeps hundreds."""
 
     contact: Contact
     heard_at: float
     rtt_s: float | None = None
     suspect: bool = False
     suspected_at: float = 0.0
-    coordinate: Coordinate | None = None
+    coordinate: bytes | None = None
     node_id: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,8 +115,13 @@ class Liveness:
         self._probing: set[int] = set()
         self._pings: dict[int, Then] = {}
         self._hearsay = Quota(HEARSAY_SHARE, HEARSAY_WINDOW_S)
+        self._zones_heard: dict[int, float] = {}
+        self._zone_places: dict[int, bytes] = {}
         self.peers: dict[int, Peer] = {}
         self.hooks = Hooks()
+        self._forgotten: list[Contact] = []
+        self.fleet_size = FleetSize()
+        self.fleet_guess: Callable[[], int] = lambda: 0
 
     # What is known
 
@@ -148,12 +161,29 @@ class Liveness:
         """Found dead, and not heard of since."""
         return node_id in self._tombstones
 
+    def everybody(self) -> list[Contact]:
+        """All who may have us in their tables: whoever takes us in announces itself."""
+        known = [peer.contact for peer in self.peers.values()]
+        return known + [contact for contact in self._forgotten if contact.node_id not in self.peers]
+
     def sizes(self) -> dict[str, int]:
         return {
+            "forgotten": len(self._forgotten),
             "tombstones": len(self._tombstones),
             "checking": len(self._checking),
             "probing": len(self._probing),
         }
+
+    def take_zone_news(self) -> tuple[dict[int, float], dict[int, bytes]]:
+        """When each zone was last heard, and where one of its devices says it is (8 bytes); as far as it is news."""
+        news = self._zones_heard, self._zone_places
+        self._zones_heard, self._zone_places = {}, {}
+        return news
+
+    def _hear_zone(self, zone: int, now: float) -> None:
+        if len(self._zones_heard) >= MAX_PEERS:  # nobody takes the news, or somebody invents labels
+            self.take_zone_news()
+        self._zones_heard[zone] = now
 
     # First-hand news
 
@@ -163,6 +193,7 @@ class Liveness:
         if peer is None or sender.incarnation < peer.contact.incarnation:
             return None
         peer.heard_at = now
+        self._zones_heard[peer.contact.zone] = now
         if peer.suspect and now - peer.suspected_at > self._flight_s(peer):
             self._clear(peer)
         return peer
@@ -190,6 +221,7 @@ class Liveness:
             return None
         if sender.incarnation > peer.contact.incarnation:
             before, peer.contact = peer.contact, sender
+            self._hear_zone(sender.zone, now)
             self.hooks.changed(peer, before, now)
         return peer
 
@@ -207,6 +239,7 @@ class Liveness:
     def _new(self, sender: Contact, now: float) -> Peer:
         peer = Peer(sender, now)
         self.peers[sender.node_id] = peer
+        self._hear_zone(sender.zone, now)
         self._tombstones.pop(sender.node_id, None)
         if len(self.peers) > MAX_PEERS:
             self._make_room(peer)
@@ -254,7 +287,8 @@ class Liveness:
     def on_ping(self, sender: Contact, message: Ping, now: float) -> None:
         device = self._device
         coordinate = device.coordinate.pack() if device.joined else b""
-        device.send(sender, Pong(message.request, device.joined, coordinate))
+        fleet = pack_size(self.fleet_guess()) if device.joined else 0
+        device.send(sender, Pong(message.request, device.joined, coordinate, fleet))
         peer = self.peers.get(sender.node_id)
         if peer is not None and sender.incarnation > peer.contact.incarnation:
             self.check(sender, sender.node_id, now)  # restarted, or moved: its Pong will tell which
@@ -271,18 +305,21 @@ class Liveness:
             return
         peer = self.meet(sender, now - opened_at, now)
         if peer is not None and len(message.coordinate) == COORDINATE_BYTES:
-            self._place(peer, unpack_coordinate(message.coordinate), now - opened_at)
+            self._place(peer, message.coordinate, now - opened_at)
+        self.fleet_size.hear(message.fleet)
         if peer is not None and peer.suspect and opened_at >= peer.suspected_at:
             self._clear(peer)
         then(peer, now)
 
-    def _place(self, peer: Peer, coordinate: Coordinate, rtt_s: float) -> None:
+    def _place(self, peer: Peer, coordinate: bytes, rtt_s: float) -> None:
         """Where the peer says it is, and what this measurement says about where we are. (A first one may include
         dialling: far above the smoothed value later, it does not count.)"""
         first = peer.coordinate is None
-        peer.coordinate = coordinate
+        peer.coordinate = self._zone_places[peer.contact.zone] = coordinate
         if not first and peer.rtt_s is not None and rtt_s <= TIMEOUT_RTTS * peer.rtt_s:
-            self._device.coordinate = moved(self._device.coordinate, coordinate, rtt_s, self._device.random)
+            self._device.coordinate = moved(
+                self._device.coordinate, unpack_coordinate(coordinate), rtt_s, self._device.random
+            )
 
     def _unanswered(self, number: int, now: float) -> None:
         self._pings.pop(number)(None, now)
@@ -356,7 +393,19 @@ class Liveness:
 
     def _make_room(self, newest: Peer) -> None:
         """Forget the least recently heard peers that no table refers to: a tenth at once, so that this is rare."""
-        loose = [p for p in self.peers.values() if p is not newest and not self.hooks.pinned(p.node_id)]
-        loose.sort(key=lambda p: p.heard_at)
-        for peer in loose[: MAX_PEERS // 10]:
+        for peer in self._loose(newest)[: MAX_PEERS // 10]:
             del self.peers[peer.node_id]
+
+    def forget_loose(self) -> None:
+        """Keep only those peers without a place in a table that were heard last."""
+        if len(self.peers) > MAX_LOOSE:
+            going = {peer.node_id: peer.contact for peer in self._loose(None)[:-MAX_LOOSE]}
+            if going:  # a new dictionary: one that has been large never gets small again
+                self.peers = {node_id: peer for node_id, peer in self.peers.items() if node_id not in going}
+                before = [c for c in self._forgotten if c.node_id not in self.peers and c.node_id not in going]
+                self._forgotten = [*before, *going.values()][-MAX_FORGOTTEN:]
+
+    def _loose(self, newest: Peer | None) -> list[Peer]:
+        """Peers that no table refers to, the least recently heard first."""
+        loose = [p for p in self.peers.values() if p is not newest and not self.hooks.pinned(p.node_id)]
+        return sorted(loose, key=lambda p: p.heard_at)

@@ -12,6 +12,7 @@ Theory of operation, once joined:
   slots come by near contacts sooner than by chance.
 * *Oneself.* After 5, 15, 60 .. 1800 s the device looks itself up and re-registers with its zone's tracker. A lost leaf
   starts that series again.
+* *Leaves.* A device that nobody can dial has a few doors (doors.py) instead of all this, and pings one every 20 s.
 * *Reunion.* Every minute one lost contact is pinged. Partitions, and islands of any other origin, merge through it.
 
 What others say about a device only ever causes a ping (see liveness.py); a contact that we adopt that way is told about
@@ -21,16 +22,17 @@ us with an Announce. A device that has lost everybody goes back to joining.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
-from edgefl.overlay.ids import shared_digits
-from edgefl.overlay.joining import CANDIDATES_PER_SLOT, KNOCK, Joiner
+from edgefl.overlay.doors import MAX_DOORS, Doors
+from edgefl.overlay.ids import shared_bits, shared_digits
+from edgefl.overlay.joining import KNOCK, Joiner
 from edgefl.overlay.liveness import Liveness, Peer
+from edgefl.overlay.probe_queue import ProbeQueue
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.rings import GLOBAL_BEAT, ZONE_BEAT, Rings
-from edgefl.overlay.routing_table import CONTACTS_PER_SLOT, RoutingTable, assumed_rtt_s
+from edgefl.overlay.routing_table import RoutingTable, assumed_rtt_s
 from edgefl.overlay.search import RowQueries
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
@@ -52,6 +54,9 @@ MAX_BOOTSTRAP = 16
 
 MAX_LOST = 32
 """Devices that were dropped and are worth looking for again: one partition's worth of neighbours."""
+
+MAX_LEAVES_TOLD = 16
+"""Leaves that are told news: each has four doors, so hardly one is left out while a door has not sixty."""
 
 MAX_QUICK_PROBES = 128
 QUICK_PROBES_PER_DEATH = 4
@@ -83,8 +88,10 @@ class Membership:
         self._next_row = 0
         self._self_joins = 0
         self._members: list[Peer] | None = None
-        self.table = RoutingTable(device.node_id, device.contact.zone)
+        self._probes = ProbeQueue(liveness)
+        self.table = RoutingTable(device.node_id, device.contact.zone, device.profile)
         self.rings = Rings(device, requests, liveness)
+        self.doors = Doors()
         self.joiner = Joiner(device, liveness, queries, self.remembered, self._on_placed)
         self.on_joined: Callable[[float], None] = lambda now: None
         self.on_isolated: Callable[[float], None] = lambda now: None
@@ -94,35 +101,48 @@ class Membership:
         self.pack_zones: Callable[[float, bool], bytes] = lambda now, newcomer: b""
         self.unpack_zones: Callable[[bytes, float], None] = lambda data, now: None
         self.zone_members: Callable[[int, int], Iterable[Contact]] = lambda key, asker: ()
-        self._timers: dict[TimerKey, Callable[[float], None]] = {
-            KNOCK: self.joiner.on_knock_timer,
-            ZONE_BEAT: self.rings.beat_zone,
-            GLOBAL_BEAT: self.rings.beat_fleet,
-            PROBE: self._probe,
-            GOSSIP: self._gossip,
-            SELF_JOIN: self._self_join,
-            REUNION: self._reunion,
-        }
 
     # What is known
 
     def members(self) -> list[Peer]:
-        """Everybody in the table or a leaf set, once; not to be changed by the caller."""
+        """Everybody in the table or a leaf set (of a leaf: its doors), once; not to be changed by the caller."""
         if self._members is None:
             known = {peer.node_id: peer for peer in self.table}
             known.update((peer.node_id, peer) for peer in self.rings.peers())
+            known.update((peer.node_id, peer) for peer in self.doors)
             self._members = list(known.values())
+            self._probes.clear()
         return self._members
 
     def holds(self, node_id: int) -> bool:
         """Is this device in the table or a leaf set?"""
-        return node_id in self.rings.zone or node_id in self.rings.fleet or node_id in self.table
+        rings = self.rings
+        return node_id in rings.zone or node_id in rings.fleet or node_id in self.table or node_id in self.doors
+
+    def refers_to(self, node_id: int) -> bool:
+        """Whether to remember it: it has a place, or is a bootstrap contact (which, forgotten, would seem lost)."""
+        return node_id in self._bootstrap or self.holds(node_id)
+
+    def leaves(self, now: float) -> list[Contact]:
+        """Leaves that have spoken to us lately, on links that they have dialled."""
+        heard_s = self._device.profile.cold_link_s
+        peers = self._liveness.peers.values()
+        leaves = [peer.contact for peer in peers if not peer.contact.dialable and now - peer.heard_at < heard_s]
+        return self._device.random.sample(leaves, min(MAX_LEAVES_TOLD, len(leaves)))
 
     def remembered(self) -> list[Contact]:
         """Where to knock: bootstrap contacts, then devices that we knew once."""
-        contacts = {**self._lost, **self._bootstrap}
+        contacts = {**self._lost, **self._bootstrap, **{peer.node_id: peer.contact for peer in self.doors}}
         contacts.pop(self._device.node_id, None)
         return list(contacts.values())
+
+    def fleet_guess(self) -> int:
+        """How many devices the fleet has, by our own neighbours alone; 0 for a leaf, which has none."""
+        return self.rings.fleet.ring_size() if self._device.contact.dialable else 0
+
+    def fleet_size(self) -> int:
+        """How many devices the fleet has, by what others think as well."""
+        return self._liveness.fleet_size.estimate(self.fleet_guess())
 
     def sizes(self) -> dict[str, int]:
         return {"bootstrap": len(self._bootstrap), "lost": len(self._lost), **self.rings.sizes()}
@@ -145,42 +165,75 @@ class Membership:
 
     def stop(self, now: float) -> None:
         """Say good-bye to everybody and fall silent."""
-        for peer in self._liveness.peers.values():
-            self._device.send(peer.contact, Leaving())
+        for contact in self._liveness.everybody():
+            self._device.send(contact, Leaving())
         self.joiner.stop()
-        for key in self._timers:
+        for key in _TIMERS:
             self._device.effects.cancel_timer(key)
 
     def _on_placed(self, now: float) -> None:
-        device, profile = self._device, self._device.profile
-        device.joined = True
+        device = self._device
+        was_leaf, device.joined = device.joined, True
         self.announce()
-        self.rings.start(now)
-        device.set_timer(PROBE, now + device.jittered(profile.probe_s))
-        device.set_timer(GOSSIP, now + device.random.random() * profile.gossip_s)
-        device.set_timer(REUNION, now + device.jittered(profile.reunion_s))
+        self._set_timers(now)
         self._self_joins = 0
         self._set_self_join(now)
-        self.on_joined(now)
+        if not was_leaf:
+            device.set_timer(REUNION, now + device.jittered(device.profile.reunion_s))
+            self.on_joined(now)
+
+    def _set_timers(self, now: float) -> None:
+        """A leaf has no beats and no rows."""
+        device, profile = self._device, self._device.profile
+        device.set_timer(PROBE, now + device.jittered(self._probe_s()))
+        if device.contact.dialable:
+            self.rings.start(now)
+            device.set_timer(GOSSIP, now + device.random.random() * profile.gossip_s)
+        else:
+            self.rings.stop()
+            device.effects.cancel_timer(GOSSIP)
+
+    def _probe_s(self) -> float:
+        profile = self._device.profile
+        return profile.probe_s if self._device.contact.dialable else profile.door_probe_s
 
     def announce(self) -> None:
         """Tell everybody in our tables about us, after joining."""
-        if self._device.contact.dialable:
-            for peer in self.members():
-                self._device.send(peer.contact, Announce())
+        for peer in self.members():
+            self._device.send(peer.contact, Announce())
 
     def on_own_contact_changed(self, before: Contact, now: float) -> None:
-        zone = self._device.contact.zone
-        if zone != before.zone:
-            self.table.rebuild(zone, self._liveness.peers.values())
-            self.rings.rebuild_zone(self._liveness.peers.values())
-            self._members = None
+        own, peers = self._device.contact, self._liveness.peers.values()
+        if own.dialable != before.dialable:
+            self._change_role(now)
+        elif own.zone != before.zone and own.dialable:
+            self.table.rebuild(own.zone, peers)
+            self.rings.rebuild_zone(peers)
+        elif own.zone != before.zone:
+            self.doors.rebuild(peers, own.zone)
+        self._members = None
         if self._device.joined:
             if self._device.contact.dialable or before.dialable:
                 # Whoever holds us has announced itself, so it is known here: it need not find out by missing us.
-                for peer in self._liveness.peers.values():
-                    self._device.send(peer.contact, Announce())
+                for contact in self._liveness.everybody():
+                    self._device.send(contact, Announce())
             self._look_after_myself(now)
+
+    def _change_role(self, now: float) -> None:
+        """Nobody reaches us any more: a few doors instead of tables. Or somebody does again: find our place anew, as a
+        newcomer does, while the doors serve on."""
+        own, peers = self._device.contact, list(self._liveness.peers.values())
+        tables, doors = (peers, ()) if own.dialable else ((), peers)
+        self.table.rebuild(own.zone, tables)
+        self.rings.rebuild(tables)
+        self.doors.rebuild(doors, own.zone)
+        self._thin_rows.clear()
+        if self._device.joined:
+            self._set_timers(now)
+            if own.dialable:
+                self.joiner.begin(now)
+            else:
+                self.joiner.stop()
 
     # News of peers
 
@@ -189,11 +242,16 @@ class Membership:
         contact = peer.contact
         if not contact.dialable or self.holds(contact.node_id):
             return
-        in_table, in_ring = self.table.offer(peer), self.rings.offer(peer, now)
-        if in_table or in_ring:
+        own = self._device.contact
+        if own.dialable:
+            in_table, in_ring = self.table.offer(peer), self.rings.offer(peer, now)
+            placed = in_table or in_ring
+        else:
+            placed = self.doors.offer(peer, own.zone)
+        if placed:
             self._members = None
             self._lost.pop(contact.node_id, None)
-            if not knows_us and self._device.joined and self._device.contact.dialable:
+            if not knows_us and self._device.joined:
                 self._device.send(contact, Announce())
             self.on_adopted(peer, now)
 
@@ -205,8 +263,14 @@ class Membership:
         if peer is not None:
             if contact.incarnation > peer.contact.incarnation:
                 self._liveness.check(contact, informant, now)
-        elif self.table.wants(contact) or self.rings.wants(contact):
+        elif self._wants(contact):
             self._liveness.check(contact, informant, now)
+
+    def _wants(self, contact: Contact) -> bool:
+        own = self._device.contact
+        if not own.dialable:
+            return self.doors.wants(contact, own.zone)
+        return self.table.wants(contact) or self.rings.wants(contact)
 
     def on_peer_changed(self, peer: Peer, before: Contact, now: float) -> None:
         if peer.contact.zone != before.zone or peer.contact.dialable != before.dialable:
@@ -226,7 +290,7 @@ class Membership:
             self._quick_probes = min(self._quick_probes + QUICK_PROBES_PER_DEATH, MAX_QUICK_PROBES)
         if self._device.joined and not self.members():
             self._device.joined = False
-            for key in self._timers:
+            for key in _TIMERS:
                 self._device.effects.cancel_timer(key)
             self._quick_probes = 0
             self.on_isolated(now)
@@ -237,37 +301,44 @@ class Membership:
         node_id = peer.node_id
         if not self.holds(node_id):
             return False
+        before = {other.node_id for other in self.members()}
+        if self.doors.remove(node_id):
+            self._look_after_myself(now)
         if self.table.remove(node_id, self._liveness.peers.values()):
             if not self._thin_rows and self._device.joined:
                 self._device.set_timer(GOSSIP, now + self._device.profile.quick_gossip_s)
-            self._thin_rows.add(shared_digits(self._device.node_id, node_id))
+            self._thin_rows.add(shared_digits(self._device.node_id, node_id, self.table.digit_bits))
         if self.rings.remove(node_id, self._liveness.peers.values(), now):
             self._look_after_myself(now)
         self._members = None
+        for other in self.members() if self._device.joined else ():
+            if other.node_id not in before:  # it may not know us, and was heard long ago: is it still what it was?
+                self._device.send(other.contact, Announce())
+                self._liveness.probe(other, now)
         return True
 
     # Timers
 
     def on_timer(self, key: TimerKey, now: float) -> bool:
-        handler = self._timers.get(key)
+        handler = _TIMERS.get(key)
         if handler is None:
             return False
-        handler(now)
+        handler(self)(now)
         return True
 
     def _probe(self, now: float) -> None:
         device, profile = self._device, self._device.profile
+        self._liveness.forget_loose()
         self._quick_probes = max(0, self._quick_probes - 1)
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
-        stale = (peer for peer in self.members() if peer.rtt_s is None or now - peer.heard_at > fresh_s)  # a few
-        sure = [peer for peer in stale if not self._liveness.is_in_doubt(peer)]
-        unmeasured = (peer for peer in sure if peer.rtt_s is None)
-        chosen = next(unmeasured, None) or min(sure, key=attrgetter("heard_at"), default=None)
-        if chosen is not None:
+        if not device.contact.dialable:
+            fresh_s = 0.0  # it keeps the link open, also while answers to other questions come by it
+        chosen = self._probes.next(self.members())
+        if chosen is not None and (chosen.rtt_s is None or now - chosen.heard_at > fresh_s):
             self._liveness.probe(chosen, now)
         else:
             self._quick_probes = 0
-        device.set_timer(PROBE, now + (profile.quick_probe_s if self._quick_probes else profile.probe_s))
+        device.set_timer(PROBE, now + (profile.quick_probe_s if self._quick_probes else self._probe_s()))
 
     def _gossip(self, now: float) -> None:
         device, profile = self._device, self._device.profile
@@ -283,20 +354,19 @@ class Membership:
             partners = [peer for r in rows if r >= row for peer in self.table.row(r) if not peer.suspect]
             if partners:
                 partner = min(device.random.sample(partners, min(PARTNERS, len(partners))), key=assumed_rtt_s)
-                device.send(
-                    partner.contact,
-                    RowGossip(row, False, self._row_for(row, partner.node_id), self.pack_zones(now, False)),
-                )
+                prefix = row * self.table.digit_bits
+                contacts, zones = self._row_for(prefix, partner.node_id), self.pack_zones(now, False)
+                device.send(partner.contact, RowGossip(prefix, False, contacts, zones))
         wait_s = profile.quick_gossip_s if self._thin_rows else profile.gossip_s
         device.set_timer(GOSSIP, now + device.jittered(wait_s))
 
-    def _row_for(self, row: int, receiver: int) -> tuple[Contact, ...]:
-        """A row for somebody else. The nearest contact stands for a full slot: its owner's siblings will hardly need
-        more."""
+    def _row_for(self, prefix: int, receiver: int) -> tuple[Contact, ...]:
+        """The row beyond a prefix for somebody else. The nearest contact stands for a full slot: its owner's siblings
+        will hardly need more."""
         chosen: list[Peer] = []
-        for slot in self.table.slots(row):
+        for slot in self.table.beyond(prefix):
             others = [peer for peer in slot if peer.node_id != receiver]
-            chosen += [min(others, key=assumed_rtt_s)] if len(others) == CONTACTS_PER_SLOT else others
+            chosen += [min(others, key=assumed_rtt_s)] if len(others) == self.table.contacts_per_slot else others
         return _contacts(chosen, MAX_ROW_CONTACTS)
 
     def _look_after_myself(self, now: float) -> None:
@@ -314,6 +384,8 @@ class Membership:
         self._self_joins += 1
         self._set_self_join(now)
         near, anywhere = self.rings.peers(), self.members()
+        if not self._device.contact.dialable:
+            near = list(self.doors) if len(self.doors) < MAX_DOORS else []
         if near:
             asked = (self._device.random.choice(near), self._device.random.choice(anywhere))
             for peer in {peer.node_id: peer for peer in asked}.values():
@@ -339,6 +411,7 @@ class Membership:
             def found(peer: Peer | None, now: float) -> None:
                 if peer is not None:
                     device.counters["reunions"] += 1
+                    self._lost.pop(peer.node_id, None)
                     self._ask_about_myself(peer.contact, now)
                     self._look_after_myself(now)
 
@@ -360,23 +433,29 @@ class Membership:
         near = sorted((p for p in self.members() if p.contact.zone == question.zone), key=lambda p: p.node_id ^ target)
         chosen: dict[int, Contact] = {contact.node_id: contact for contact in self.zone_members(target, asker)}
         groups = [near[:NEAREST_IN_ANSWER], self.rings.peers()]
-        deepest = shared_digits(self._device.node_id, target)
+        deepest = shared_digits(self._device.node_id, target, self.table.digit_bits)
         groups += [self.table.row(row) for row in range(deepest, deepest - 1 if question.brief else -1, -1)]
         for group in groups:
             chosen.update((peer.node_id, peer.contact) for peer in group)
         chosen.pop(asker, None)
         return tuple(chosen.values())[:MAX_ROWS_CONTACTS]
 
+    def on_announce(self, sender: Contact, message: Announce, now: float) -> None:
+        """That it was sent is all it says. A leaf has no place in anybody's table: whoever gives it one, because of
+        something that it has said as a node, is told."""
+        if not self._device.contact.dialable and not self.holds(sender.node_id):
+            self._device.send(sender, Announce())
+
     def on_beat(self, sender: Contact, message: Beat, now: float) -> None:
         self.rings.on_beat(sender, message, lambda contact: self.consider(contact, sender.node_id, now), now)
 
     def on_row_gossip(self, sender: Contact, message: RowGossip, now: float) -> None:
         own_id = self._device.node_id
-        if shared_digits(own_id, sender.node_id) < message.row:
+        if shared_bits(own_id, sender.node_id) < message.prefix:
             return  # its row is about other prefixes than ours
         if not message.reply:
-            row = self._row_for(message.row, sender.node_id)
-            self._device.send(sender, RowGossip(message.row, True, row, self.pack_zones(now, False)))
+            row = self._row_for(message.prefix, sender.node_id)
+            self._device.send(sender, RowGossip(message.prefix, True, row, self.pack_zones(now, False)))
         self.unpack_zones(message.zones, now)
         for contact in message.contacts:
             self.consider(contact, sender.node_id, now)
@@ -387,10 +466,21 @@ class Membership:
         seems nearest."""
         strangers = [c for c in contacts if c.node_id not in self._liveness.peers and c.node_id != self._device.node_id]
         if strangers:
-            some = self._device.random.sample(strangers, min(CANDIDATES_PER_SLOT, len(strangers)))
+            some = self._device.random.sample(strangers, min(self._device.profile.slot_candidates, len(strangers)))
             stranger = min(some, key=lambda contact: self.zone_distance_s(contact.zone))
             self._liveness.check(stranger, informant, now)
 
 
 def _contacts(peers: Iterable[Peer], limit: int) -> tuple[Contact, ...]:
     return tuple(peer.contact for peer in peers if not peer.suspect)[:limit]
+
+
+_TIMERS: dict[TimerKey, Callable[[Membership], Callable[[float], None]]] = {
+    KNOCK: lambda membership: membership.joiner.on_knock_timer,
+    ZONE_BEAT: lambda membership: membership.rings.beat_zone,
+    GLOBAL_BEAT: lambda membership: membership.rings.beat_fleet,
+    PROBE: lambda membership: membership._probe,
+    GOSSIP: lambda membership: membership._gossip,
+    SELF_JOIN: lambda membership: membership._self_join,
+    REUNION: lambda membership: membership._reunion,
+}

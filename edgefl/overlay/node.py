@@ -13,10 +13,15 @@ from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from edgefl.overlay.coordinates import unpack_coordinate
 from edgefl.overlay.device import Device
 from edgefl.overlay.directory import Directory
 from edgefl.overlay.events import EventQueue, Listener
 from edgefl.overlay.forest import Forest
+from edgefl.overlay.game.equilibrium import Epsilon
+from edgefl.overlay.game.game import Game
+from edgefl.overlay.game.ledger import Price
+from edgefl.overlay.game.rules import Rule
 from edgefl.overlay.ids import zone_key
 from edgefl.overlay.liveness import Hooks, Liveness, Peer
 from edgefl.overlay.membership import Membership
@@ -34,6 +39,7 @@ from edgefl.wire import overlay as wire
 from edgefl.wire.application import Advert
 from edgefl.wire.codec import Message
 from edgefl.wire.contact import Contact
+from edgefl.wire.game import MoveAsk, MoveTold, PriceAsk, PriceTold
 from edgefl.wire.overlay import Candidates, Leaving, Route, Scope, Track
 
 if TYPE_CHECKING:
@@ -73,6 +79,7 @@ class Overlay:
         verify: Callable[[Advert], bool],
         profile: Profile = WAN,
         zones: ZoneMethod = ZoneMethod.SITE,
+        rule: Rule = Rule.ACBR,
     ) -> None:
         self._device = device = Device(contact, effects, profile)
         self._events = events = EventQueue(listener)
@@ -85,20 +92,12 @@ class Overlay:
         self._membership = membership = Membership(device, requests, liveness, queries)
         self._router = router = Router(device, requests, liveness, membership, queries)
         self._tracker = Tracker(device, liveness, membership)
-        self._forest = Forest(device, requests, liveness, router, events)
+        self._game = game = Game(device, requests, liveness, rule)
+        self._forest = Forest(device, requests, liveness, router, game, events)
         self._directory = Directory(device, requests, membership, router, verify, events.on_advert)
         self._volunteers = Volunteers(device, router, self._tracker, self._forest, events.on_help_wanted)
         self._zones = Zones(device, requests, liveness, router, zones)
         self._connect()
-        self._handlers = self._make_handlers()
-        self._timers: dict[Hashable, Callable[[TimerKey, float], bool]] = {
-            "membership": membership.on_timer,
-            "routing": router.on_timer,
-            "tracker": self._tracker.on_timer,
-            "tree": self._forest.on_timer,
-            "directory": self._directory.on_timer,
-            "zones": self._zones.on_timer,
-        }
 
     def _connect(self) -> None:
         self._liveness.hooks = Hooks(self._appeared, self._changed, self._gone, self._pinned)
@@ -111,38 +110,11 @@ class Overlay:
         self._router.deliver = self._deliver
         self._router.on_lookup = self._looked_up
         self._zones.on_zone = self._leave_zone
-        self._zones.fleet_estimate = self._membership.rings.fleet.ring_size
+        self._liveness.fleet_guess = self._membership.fleet_guess
+        self._zones.fleet_estimate = self._membership.fleet_size
         self._membership.pack_zones = self._pack_zones
         self._membership.zone_distance_s = self._zones.table.estimate_s
         self._membership.unpack_zones = self._queries.unpack_zones = self._zones.table.unpack
-
-    def _make_handlers(self) -> dict[type[Message], Callable[[Contact, Any, float], None]]:
-        membership, router, forest, directory = self._membership, self._router, self._forest, self._directory
-        return {
-            wire.FindRows: membership.on_find_rows,
-            wire.Rows: self._queries.on_rows,
-            wire.Announce: lambda sender, message, now: None,  # that it was sent is all it says
-            wire.Ping: self._on_ping,
-            wire.Pong: self._liveness.on_pong,
-            wire.Beat: membership.on_beat,
-            wire.RowGossip: membership.on_row_gossip,
-            wire.Leaving: self._on_leaving,
-            wire.Route: router.on_route,
-            wire.RouteAck: router.on_route_ack,
-            wire.Found: router.on_found,
-            wire.Candidates: self._on_candidates,
-            wire.TrackerCopy: self._tracker.on_copy,
-            wire.HelpWanted: self._volunteers.on_help_wanted,
-            wire.Attach: forest.on_attach,
-            wire.Attached: forest.on_attached,
-            wire.Refused: forest.on_refused,
-            wire.Detach: forest.on_detach,
-            wire.TreeBeat: forest.on_tree_beat,
-            wire.Publish: directory.on_publish,
-            wire.Adverts: directory.on_adverts,
-            wire.Rumour: directory.on_rumour,
-            wire.ZoneInfo: self._zones.on_info,
-        }
 
     # What is known
 
@@ -162,6 +134,11 @@ class Overlay:
     def contacts(self) -> tuple[Contact, ...]:
         """Everybody in our tables."""
         return tuple(peer.contact for peer in self._membership.members())
+
+    def acquaintances(self) -> set[int]:
+        """The node ids of everybody that it could turn to, now or after losing all others."""
+        remembered = {contact.node_id for contact in self._membership.remembered()}
+        return remembered | self._liveness.peers.keys()
 
     def zone_leaves(self) -> tuple[Contact, ...]:
         return tuple(peer.contact for peer in self._membership.rings.zone.peers())
@@ -210,7 +187,7 @@ class Overlay:
         peer = self._liveness.peers.get(node_id)
         if peer is None or peer.coordinate is None:
             return None
-        return self._device.coordinate.rtt_s(peer.coordinate)
+        return self._device.coordinate.rtt_s(unpack_coordinate(peer.coordinate))
 
     def sizes(self) -> dict[str, int]:
         """How much each bounded table holds, by name (for status, metrics and the tests of the bounds)."""
@@ -280,6 +257,10 @@ class Overlay:
         """Ask who is nearest to `key`; the answer is `on_lookup` with the number returned."""
         return self._router.lookup(key, now)
 
+    def ping(self, contact: Contact, now: float, then: Callable[[float | None], None]) -> None:
+        """Measure the RTT to a device now: `then` is called once, with seconds, or None without an answer in time."""
+        self._liveness.ping(contact, now, lambda peer, at: then(None if peer is None else at - now))
+
     def join_tree(
         self, app: int, now: float, *, observer: bool = False, helper: bool = False, scope: Scope = Scope.GLOBAL
     ) -> None:
@@ -298,6 +279,35 @@ class Overlay:
         self._forest.watch(app, until, now)
         self._drain(now)
 
+    def set_price(self, price: Price) -> None:
+        """What this device costs those who send through it, from its sensors."""
+        self._game.set_price(price)
+
+    def on_round_over(self, app: int, size_bytes: int, waited_s: float, now: float) -> None:
+        """Our update of this round is with our parent, after it was ready for so long: the boundary at which a device
+        may change its parent (overlay/game)."""
+        self._game.on_round_over(app, size_bytes, waited_s, now)
+        self._drain(now)
+
+    def epsilon_sums(self, app: int) -> tuple[float, float]:
+        """The same as two sums, for the history: what could be gained and what is paid, in byte-seconds."""
+        epsilon = self._game.epsilon(app)
+        return epsilon.gain_byte_s, epsilon.cost_byte_s
+
+    def epsilon(self, app: int) -> Epsilon:
+        """What the devices of our subtree could still gain by another parent; at the root, of the application."""
+        return self._game.epsilon(app)
+
+    @property
+    def price(self) -> Price:
+        """As last set."""
+        return self._game.ledger.price
+
+    @property
+    def promised_bytes(self) -> int:
+        """What this device carries for its children in a round, over all applications."""
+        return self._game.ledger.load_bytes
+
     def publish(self, advert: Advert, now: float) -> None:
         """Make an advert known, and keep it known: the holder of the application's root repeats this every minute."""
         self._directory.publish(advert, now)
@@ -313,7 +323,7 @@ class Overlay:
     def on_message(self, sender: Contact, message: Message, now: float) -> bool:
         """A message has arrived from an authenticated peer. False: it does not belong to the overlay."""
         kind = type(message)
-        handler = self._handlers.get(kind)
+        handler = _HANDLERS.get(kind)
         if handler is None:
             return isinstance(message, _BODIES)  # of ours, but it travels inside Route alone
         if self._phase is not Phase.RUNNING or sender.node_id == self._device.node_id:
@@ -325,8 +335,8 @@ class Overlay:
             self._liveness.heard(sender, now)
         elif self._liveness.learn(sender, now) is None or not self._device.joined:
             return True  # of an earlier incarnation; or we would have to answer like a joined member
-        handler(sender, message, now)
-        if self._device.loopback or self._events:
+        handler(self)(sender, message, now)
+        if self._device.loopback or self._events.waiting:
             self._drain(now)
         return True
 
@@ -338,9 +348,10 @@ class Overlay:
         elif key == ZONE_TRACK:
             self._track_zone(now)
         else:
-            component = self._timers.get(key[0])
-            handled = component is not None and component(key, now)
-        self._drain(now)
+            component = _TIMERS.get(key[0])
+            handled = component is not None and component(self)(key, now)
+        if self._device.loopback or self._events.waiting:
+            self._drain(now)
         return handled
 
     def on_link_lost(self, node_id: int, now: float) -> None:
@@ -378,7 +389,7 @@ class Overlay:
         self._forest.on_gone(peer.node_id, now)
 
     def _pinned(self, node_id: int) -> bool:
-        return self._membership.holds(node_id) or self._forest.has_neighbour(node_id)
+        return self._membership.refers_to(node_id) or self._forest.has_neighbour(node_id)
 
     def _looked_up(self, request: int, owner: Contact | None, hops: int, now: float) -> None:
         if not self._zones.on_lookup(request, owner, now):
@@ -440,10 +451,10 @@ class Overlay:
             return
         self._draining = True
         try:
-            while self._device.loopback or self._events:
+            while self._device.loopback or self._events.waiting:
                 if self._device.loopback:
-                    message = self._device.loopback.popleft()
-                    self._handlers[type(message)](self._device.contact, message, now)
+                    message = self._device.loopback.pop(0)
+                    _HANDLERS[type(message)](self)(self._device.contact, message, now)
                 else:
                     self._events.deliver_one()
         finally:
@@ -451,3 +462,45 @@ class Overlay:
 
 
 _BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover, wire.ZoneQuery, wire.SeekHelpers)
+
+_Handler = Callable[[Contact, Any, float], None]
+
+_HANDLERS: dict[type[Message], Callable[[Overlay], _Handler]] = {
+    wire.FindRows: lambda overlay: overlay._membership.on_find_rows,
+    wire.Rows: lambda overlay: overlay._queries.on_rows,
+    wire.Announce: lambda overlay: overlay._membership.on_announce,
+    wire.Ping: lambda overlay: overlay._on_ping,
+    wire.Pong: lambda overlay: overlay._liveness.on_pong,
+    wire.Beat: lambda overlay: overlay._membership.on_beat,
+    wire.RowGossip: lambda overlay: overlay._membership.on_row_gossip,
+    wire.Leaving: lambda overlay: overlay._on_leaving,
+    wire.Route: lambda overlay: overlay._router.on_route,
+    wire.RouteAck: lambda overlay: overlay._router.on_route_ack,
+    wire.Found: lambda overlay: overlay._router.on_found,
+    wire.Candidates: lambda overlay: overlay._on_candidates,
+    wire.TrackerCopy: lambda overlay: overlay._tracker.on_copy,
+    wire.HelpWanted: lambda overlay: overlay._volunteers.on_help_wanted,
+    wire.Attach: lambda overlay: overlay._forest.on_attach,
+    wire.Attached: lambda overlay: overlay._forest.on_attached,
+    wire.Refused: lambda overlay: overlay._forest.on_refused,
+    wire.Detach: lambda overlay: overlay._forest.on_detach,
+    wire.TreeBeat: lambda overlay: overlay._forest.on_tree_beat,
+    PriceAsk: lambda overlay: overlay._forest.on_price_ask,
+    PriceTold: lambda overlay: overlay._game.on_price_told,
+    MoveAsk: lambda overlay: overlay._forest.on_move_ask,
+    MoveTold: lambda overlay: overlay._game.on_move_told,
+    wire.Publish: lambda overlay: overlay._directory.on_publish,
+    wire.Adverts: lambda overlay: overlay._directory.on_adverts,
+    wire.Rumour: lambda overlay: overlay._directory.on_rumour,
+    wire.ZoneInfo: lambda overlay: overlay._zones.on_info,
+}
+"""One table for all overlays of a process: a simulator has thousands."""
+
+_TIMERS: dict[Hashable, Callable[[Overlay], Callable[[TimerKey, float], bool]]] = {
+    "membership": lambda overlay: overlay._membership.on_timer,
+    "routing": lambda overlay: overlay._router.on_timer,
+    "tracker": lambda overlay: overlay._tracker.on_timer,
+    "tree": lambda overlay: overlay._forest.on_timer,
+    "directory": lambda overlay: overlay._directory.on_timer,
+    "zones": lambda overlay: overlay._zones.on_timer,
+}

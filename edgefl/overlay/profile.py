@@ -1,8 +1,10 @@
 """Every duration and size of the overlay that may be tuned, in one place, each with its reason.
 
-`WAN` is what the studies measured and what devices run. `LAN` is five times as fast: for demonstrations and tests with
-real sockets on one machine, where waiting for a wide-area time-out proves nothing. Bounds that protect a device's
-memory are no matter of taste; they are constants beside the tables they bound.
+Durations: `WAN` is what the studies measured and what devices run. `LAN` is five times as fast: for demonstrations and
+tests with real sockets on one machine, where waiting for a wide-area time-out proves nothing. Sizes: `NODE` is what the
+study recommends, `TINY` keeps half as many contacts for one more hop, `GATEWAY` twice as many for one hop less. Devices
+of all sizes meet in one ring. Bounds that protect a device's memory are no matter of taste; they are constants beside
+the tables they bound.
 """
 
 from __future__ import annotations
@@ -15,6 +17,14 @@ from dataclasses import dataclass
 class Profile:
     """Durations in seconds (names end in `_s`). "Study" below is the overlay study that the architecture cites."""
 
+    # Sizes
+    digit_bits: int = 3  # b: 3.3 hops at 10^3 nodes, 6.2 at 10^6; b = 2 takes 7.4, b = 4 takes 5.3 (study 1.1)
+    slot_contacts: int = 3  # k: two to spare; 98 % of lookups survive half of all devices, 93 % with k = 2 (study 1.5)
+    slot_candidates: int = 4  # measured for a slot: with the zone rule four give the stretch of sixteen (study 1.1)
+    join_pings: int = 72  # of one join: both leaf sets and 14 slots; bounds the burst to 4 kB
+    zone_side: int = 4  # leaf set on either side in the zone; a side is lost with 6 % when half of all devices die
+    fleet_side: int = 3  # the same in the fleet's ring: 12 %, which the slots cover (study 1.5)
+
     # Liveness
     rpc_timeout_s: float = 0.5  # floor of max(floor, 4 RTT): scheduling on a busy Raspberry Pi takes 0.1-0.3 s
     cold_timeout_s: float = 2.0  # the link must be dialled: door and CURVE handshakes take seven round trips
@@ -26,6 +36,9 @@ class Profile:
     cold_start_s: float = 15.0  # five knocks that only unjoined devices answered: somebody has to begin
     self_join_s: tuple[float, ...] = (5.0, 15.0, 60.0, 240.0, 960.0, 1800.0)  # look for oneself again, less and less
     reunion_s: float = 60.0  # one lost contact is tried: partitions merge within about a minute, for 1.4 B/s
+
+    # A leaf (nobody can dial it)
+    door_probe_s: float = 20.0  # one of its four doors: each hears from it before the transport closes the link
 
     # Rings and tables
     zone_beat_s: float = 10.0  # both ring neighbours of the zone
@@ -90,5 +103,14 @@ class Profile:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
 
-WAN = Profile()
+WAN = NODE = Profile()
 LAN = WAN.faster(5)
+
+TINY = dataclasses.replace(
+    NODE, digit_bits=2, slot_contacts=2, slot_candidates=2, join_pings=40, zone_side=3, fleet_side=3
+)
+GATEWAY = dataclasses.replace(
+    NODE, digit_bits=4, slot_contacts=4, slot_candidates=8, join_pings=96, zone_side=8, fleet_side=8
+)
+PROFILES = {"tiny": TINY, "node": NODE, "gateway": GATEWAY}
+"""By the name that `[overlay] profile` gives them."""

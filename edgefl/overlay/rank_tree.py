@@ -31,6 +31,7 @@ from edgefl.overlay.attempt import Attempt
 from edgefl.overlay.candidates import CandidatePool
 from edgefl.overlay.children import MAX_HEIGHT, MAX_MEMBERS, Children
 from edgefl.overlay.device import Device
+from edgefl.overlay.game.game import Game
 from edgefl.overlay.liveness import Liveness
 from edgefl.overlay.rank import can_be_parent, is_helper, rank
 from edgefl.overlay.requests import Requests
@@ -61,6 +62,7 @@ class TreeWorld:
     device: Device
     requests: Requests
     liveness: Liveness
+    game: Game
     listener: TreeListener
     ask_tracker: Callable[[RankTree, Track, float], None]
     renew_at: Callable[[RankTree, float], None]
@@ -92,7 +94,14 @@ class RankTree:
         self.position = Position.SEEKING
         self.parent: Contact | None = None
         self.serving = Serving(
-            world.device, world.listener, app, scope, self._pool.standing, self._down, partial(world.touched, self)
+            world.device,
+            world.game,
+            world.listener,
+            app,
+            scope,
+            self._pool.standing,
+            self._down,
+            partial(world.touched, self),
         )
         self.depth = 0
         self.root = 0
@@ -183,6 +192,11 @@ class RankTree:
             self._become_root(now)
         else:
             self._reconsider(now)
+            self._keep_spares(now)
+
+    def _keep_spares(self, now: float) -> None:
+        if not self._device.contact.dialable and self.parent is not None and self._attempt is None:
+            self._pool.keep_spares(self.parent.node_id, now)
 
     def _reconsider(self, now: float) -> None:
         """Is there a better place, by what we know now?"""
@@ -225,6 +239,24 @@ class RankTree:
             self._attempt.repair(targets, self._spares.ready(now), now)
         else:
             self._attempt.begin(targets, now)
+
+    # The routing game (overlay/game)
+
+    def options(self, now: float) -> list[Contact]:
+        """Parents that would do: live, of the right zone, of higher rank."""
+        return self._pool.targets(now)
+
+    def switch(self, to: Contact, now: float) -> None:
+        """Attach there, then leave the present parent; if that fails, all stays as it is."""
+        if self._attempt is None and self.position is Position.ATTACHED:
+            self._begin([to], now)
+
+    def has_room_for(self, contact: Contact) -> bool:
+        """It could be our child without another one giving way."""
+        own = self._pool.standing()
+        if not can_be_parent(own) or rank(contact, self.app) >= own:
+            return False
+        return contact.node_id in self.children or not self.children.is_full_for(contact, self._device.contact.zone)
 
     def _describe(self) -> Attach:
         return Attach(self.app, self.observer, self.children.height, self.members)
@@ -273,6 +305,7 @@ class RankTree:
         self._told = (said.height, said.members)
         self._world.touched(self, now)  # children may have come or gone since we asked
         self._heard_from_parent(answer.depth, answer.root, now)
+        self._keep_spares(now)
         self._seeks = self._crowded = 0
         profile = self._device.profile
         # Those that failed us are reported soon, so that others need not try them.
@@ -297,6 +330,7 @@ class RankTree:
         """Repair at once: with the alternatives named, else with the spare parents that we know; the tracker helps."""
         self.position, self.parent = Position.SEEKING, None
         self._seeks, self._orphaned = 0, True
+        self._world.game.on_parent_lost(self.app)
         self._world.listener.on_orphaned(self.app, now)
         self._pool.learn(alternatives)
         if self._attempt is None:
@@ -358,7 +392,9 @@ class RankTree:
         up = (self.children.height, self.members)
         if self.parent is not None and not (changed_only and up == self._told):
             self._told = up
-            said.append((self.parent, TreeEdge(self.app, True, height=up[0], members=up[1])))
+            epsilon = None if changed_only else self._world.game.epsilon_sum(self.app)
+            edge = TreeEdge(self.app, True, height=up[0], members=up[1], epsilon=epsilon)
+            said.append((self.parent, edge))
         return said + self.serving.edges(changed_only=changed_only)
 
     def silent_since(self) -> list[tuple[int, float]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
-from edgefl.overlay.leaf_set import GLOBAL_SIDE, ZONE_SIDE, LeafSet
+from edgefl.overlay.leaf_set import LeafSet
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.requests import Requests
 from edgefl.wire.contact import Contact
@@ -52,8 +52,8 @@ class Rings:
         self._device = device
         self._requests = requests
         self._liveness = liveness
-        self._zone = _Ring(Ring.ZONE, LeafSet(own_id, ZONE_SIDE), profile.zone_beat_s, ZONE_BEAT)
-        self._fleet = _Ring(Ring.GLOBAL, LeafSet(own_id, GLOBAL_SIDE), profile.global_beat_s, GLOBAL_BEAT)
+        self._zone = _Ring(Ring.ZONE, LeafSet(own_id, profile.zone_side), profile.zone_beat_s, ZONE_BEAT)
+        self._fleet = _Ring(Ring.GLOBAL, LeafSet(own_id, profile.fleet_side), profile.global_beat_s, GLOBAL_BEAT)
         self._corrected: dict[int, float] = {}
 
     @property
@@ -109,6 +109,12 @@ class Rings:
                 self._beat_soon(ring, now)
         return bool(rings)
 
+    def rebuild(self, pool: Iterable[Peer]) -> None:
+        """We have become a leaf, which is in no ring, or are none any more."""
+        known = list(pool)
+        for ring in (self._fleet, self._zone):
+            ring.leaves.rebuild(self._fit_for(ring, known))
+
     def rebuild_zone(self, pool: Iterable[Peer]) -> None:
         """Our own zone has changed."""
         self.zone.rebuild(self._fit_for(self._zone, pool))
@@ -135,8 +141,6 @@ class Rings:
     def _beat(self, ring: _Ring, now: float) -> None:
         device, leaves = self._device, ring.leaves
         device.set_timer(ring.timer, now + device.jittered(ring.period_s))
-        if not device.contact.dialable:
-            return  # it is in nobody's leaf set: nobody expects beats from it, or sends it any
         ring.beats += 1
         told = {}
         patience_s = ring.period_s * device.profile.silent_beats + self._requests.stretch_s(now)

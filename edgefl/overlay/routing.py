@@ -12,13 +12,13 @@ A hop is acknowledged per request, not by "any message" (which loses requests). 
 known by origin and request number. The answer goes straight to the origin. A lookup without an answer is repeated
 once, by another way, then reported as failed.
 
-A device that cannot be dialled would not get the answer: it walks to the owner itself (search.py), because answers come
-back on links that it has dialled.
+A leaf would not get the answer: it walks to the owner itself (search.py), because answers come back on links that it
+has dialled. It begins with the owner of the last time, which is usually the end of the walk as well.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -39,13 +39,19 @@ if TYPE_CHECKING:
     from edgefl.effects import TimerKey
 
 MAX_SEEN = 2048
-"""Requests remembered to suppress duplicates: a retry comes within seconds, at 200 requests per second."""
+"""Requests remembered to suppress duplicates, at most: 200 requests per second for ten seconds."""
+
+SEEN_S = 60.0
+"""How long at least they are remembered: a retry comes within seconds, and after up to sixteen."""
 
 MAX_TRIES = 8
 """Attempts for one request at one hop: enough with half of all contacts dead (0.4 % left)."""
 
 MAX_FORWARDS_PER_PEER = 64
 """Requests of one previous hop that wait for an acknowledgement; more are not taken over (it tries another)."""
+
+MAX_OWNERS = 32
+"""Owners of keys that a leaf remembers: of both directories, its zone, and the trees of a busy device."""
 
 LOOKUP_TRIES = 2
 
@@ -85,10 +91,13 @@ class Router:
         self._liveness = liveness
         self._membership = membership
         self._queries = queries
-        self._seen: OrderedDict[tuple[int, int], None] = OrderedDict()
+        self._seen: set[int] = set()
+        self._seen_before: set[int] = set()
+        self._seen_since = float("-inf")
         self._waiting: dict[tuple[int, int], _Forward] = {}
         self._open_of: Counter[int] = Counter()
         self._lookups: dict[int, _Lookup] = {}
+        self._owners: dict[int, Contact] = {}
         self.deliver: Deliver = lambda route, body, now: None
         self.on_lookup: OnLookup = lambda request, owner, hops, now: None
 
@@ -100,7 +109,7 @@ class Router:
             self._originate(Route(self._requests.number(), key, self._device.contact, encode(body), 0, scope), now)
 
     def _originate(self, message: Route, now: float, avoid: Iterable[int] = ()) -> None:
-        self._remember(message)
+        self._remember(message, now)
         forward = _Forward(message, self._device.node_id, list(avoid))
         if self._device.contact.dialable:
             self._advance(forward, now)
@@ -110,12 +119,20 @@ class Router:
     def _walk(self, forward: _Forward, now: float) -> None:
         """Nobody can send us an answer unless we have dialled it: find the owner and ask it ourselves."""
         message = forward.message
-        seeds = [peer.contact for peer in self._membership.members() if not peer.suspect]
+        before = self._owners.pop(message.key, None)
+        seeds = (
+            [peer.contact for peer in self._membership.members() if not peer.suspect] if before is None else [before]
+        )
 
         def found(now: float) -> None:
             owner = None if search.nearest is None else self._liveness.peers.get(search.nearest.node_id)
             if owner is not None:
+                self._owners[message.key] = owner.contact
+                if len(self._owners) > MAX_OWNERS:
+                    del self._owners[next(iter(self._owners))]
                 self._forward(forward, owner, now)
+            elif before is not None:
+                self._walk(forward, now)
 
         within = message.origin.zone if message.scope is Scope.ZONE else None
         search = Search(self._device, self._queries, message.key, seeds, found, within=within, brief=True)
@@ -170,7 +187,11 @@ class Router:
             self.on_lookup(lookup.number, sender, message.hops, now)
 
     def sizes(self) -> dict[str, int]:
-        return {"seen": len(self._seen), "forwards": len(self._waiting), "lookups": len(self._lookups)}
+        return {
+            "seen": len(self._seen) + len(self._seen_before),
+            "forwards": len(self._waiting),
+            "lookups": len(self._lookups),
+        }
 
     # On the way
 
@@ -182,12 +203,12 @@ class Router:
             device.counters["refused_foreign_zone"] += 1
             return
         name = (message.origin.node_id, message.request)
-        if name not in self._seen:
+        if not self._was_seen(message):
             if self._open_of[sender.node_id] >= MAX_FORWARDS_PER_PEER:
                 device.counters["forwards_refused"] += 1
                 return
             device.send(sender, RouteAck(*name))
-            self._remember(message)
+            self._remember(message, now)
             self._advance(_Forward(message, sender.node_id), now)
         else:
             device.send(sender, RouteAck(*name))
@@ -285,7 +306,17 @@ class Router:
         elif body is not None:
             self.deliver(message, body, now)
 
-    def _remember(self, message: Route) -> None:
-        self._seen[message.origin.node_id, message.request] = None
-        if len(self._seen) > MAX_SEEN:
-            self._seen.popitem(last=False)
+    def _remember(self, message: Route, now: float) -> None:
+        """Two generations: the older one is forgotten when the newer one is old or full."""
+        if now - self._seen_since > SEEN_S or len(self._seen) >= MAX_SEEN // 2:
+            self._seen, self._seen_before, self._seen_since = set(), self._seen, now
+        self._seen.add(_name(message))
+
+    def _was_seen(self, message: Route) -> bool:
+        name = _name(message)
+        return name in self._seen or name in self._seen_before
+
+
+def _name(message: Route) -> int:
+    """Origin and request number as one integer, which takes a third of the memory of a pair."""
+    return message.origin.node_id << 32 | message.request

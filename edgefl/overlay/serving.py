@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from edgefl.overlay.children import Child, Children
 from edgefl.overlay.device import Device
+from edgefl.overlay.game.game import Game
 from edgefl.overlay.rank import Rank, can_be_parent, rank
 from edgefl.overlay.tree_view import TreeListener
 from edgefl.wire.contact import Contact
@@ -24,6 +25,7 @@ class Serving:
     def __init__(
         self,
         device: Device,
+        game: Game,
         listener: TreeListener,
         app: int,
         scope: Scope,
@@ -32,6 +34,7 @@ class Serving:
         touched: Callable[[float], None],
     ) -> None:
         self._device = device
+        self._game = game
         self._listener = listener
         self._app = app
         self._scope = scope
@@ -58,6 +61,8 @@ class Serving:
         self.children.put(Child(sender, message.observer, height, members, now, told=down))
         self._device.send(sender, Attached(self._app, *down))
         self._device.counters["adoptions"] += 1
+        if not message.observer:
+            self._game.on_child(self._app, sender.node_id)
         self._touched(now)
         self._listener.on_child(self._app, sender, message.observer, now)
 
@@ -82,6 +87,7 @@ class Serving:
     def drop(self, node_id: int, now: float) -> None:
         """A child is gone, without a word; others are fine."""
         if self.children.remove(node_id):
+            self._game.on_child_gone(self._app, node_id)
             self._touched(now)
             self._listener.on_child_gone(self._app, node_id, now)
 
@@ -93,6 +99,8 @@ class Serving:
         if child is None:
             return False
         child.heard_at = now
+        if edge.epsilon is not None:
+            self._game.on_epsilon(self._app, sender.node_id, edge.epsilon)
         if not child.observer and (child.height, child.members) != (edge.height, edge.members):
             child.height, child.members = edge.height, edge.members
             self._touched(now)

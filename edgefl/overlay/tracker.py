@@ -171,7 +171,7 @@ class Tracker:
                 message.zone,
                 anchors(members, key),
                 min(MAX_COUNT, population(members, key, MAX_TRACKER_ENTRIES)),
-                min(MAX_COUNT, self._membership.rings.fleet.ring_size()),
+                min(MAX_COUNT, self._membership.fleet_size()),
             )
             self._device.send(route.origin, info)
 

@@ -8,14 +8,14 @@ really is, its anchors and size, is asked of its tracker when it matters (zone_s
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
-from edgefl.overlay.coordinates import COARSE_BYTES, Coordinate, unpack_coarse
+from edgefl.overlay.coordinates import COARSE_BYTES, coarse_of, unpack_coarse
 from edgefl.overlay.device import Device
 from edgefl.overlay.liveness import Liveness
 from edgefl.overlay.zone_rule import ZoneView
 from edgefl.wire.contact import Contact
-from edgefl.wire.overlay import ZONE_LABEL_BYTES
 
 MAX_ZONES = 128
 """Zones known: 20-80 are found in a world of 227 cities. About 200 bytes each while their anchors are known."""
@@ -30,13 +30,18 @@ MINUTE_S = 60.0
 """The unit of ages on the wire, whatever the profile."""
 
 
+_LABEL = struct.Struct(f">HB{COARSE_BYTES}s")
+"""ZONE_LABEL_BYTES: the label, its age in minutes, its coordinate."""
+
+
 @dataclass(slots=True)
 class Zone:
     """One zone: when a member was last heard of, and what the last look at it has found."""
 
     label: int
     heard_at: float
-    coordinate: Coordinate | None = None
+    coordinate: bytes | None = None
+    """Coarse: three bytes."""
     anchors: tuple[Contact, ...] = ()
     view: ZoneView | None = None
 
@@ -54,13 +59,17 @@ class ZoneTable:
         return max(len(self._zones), len(self._gone))
 
     def refresh(self, now: float) -> None:
-        """Take in what the peers are, and forget what has not been heard of for long."""
-        for peer in self._liveness.peers.values():
-            self._hear(peer.contact.zone, peer.heard_at, peer.coordinate)
+        """Take in what the peers have said, and forget what has not been heard of for long."""
+        heard, places = self._liveness.take_zone_news()
+        for label, heard_at in heard.items():
+            place = places.get(label)
+            self._hear(label, heard_at, None if place is None else coarse_of(place))
+        gone = self._gone
         forget_s = self._device.profile.zone_forget_s
         for label in [label for label, zone in self._zones.items() if now - zone.heard_at > forget_s]:
             del self._zones[label]
-        self._gone = {label: at for label, at in self._gone.items() if now - at <= forget_s}
+        if gone:
+            self._gone = {label: at for label, at in gone.items() if now - at <= forget_s}
 
     def get(self, label: int) -> Zone | None:
         return self._zones.get(label)
@@ -85,7 +94,7 @@ class ZoneTable:
         zone = self._zones.get(label)
         if zone is None or zone.coordinate is None:
             return float("inf")
-        return self._device.coordinate.rtt_s(zone.coordinate)
+        return self._device.coordinate.rtt_s(unpack_coarse(zone.coordinate))
 
     def saw(self, view: ZoneView, anchors: tuple[Contact, ...], now: float) -> None:
         """A zone has been looked at. One without members is no more."""
@@ -101,7 +110,7 @@ class ZoneTable:
         if zone is not None:
             zone.view, zone.anchors = view, anchors
 
-    def _hear(self, label: int, at: float, coordinate: Coordinate | None) -> None:
+    def _hear(self, label: int, at: float, coordinate: bytes | None) -> None:
         if label == NO_ZONE or self._gone.get(label, float("-inf")) >= at:
             return
         zone = self._zones.get(label)
@@ -131,24 +140,24 @@ class ZoneTable:
         chosen = self._device.random.sample(zones, min(count, len(zones)))
         parts = []
         if own != NO_ZONE and not any(zone.label == own for zone in chosen):
-            parts.append(_pack(own, 0, self._device.coordinate))
+            parts.append(_pack(own, 0, self._device.coordinate.coarse()))
         parts += [
-            _pack(zone.label, now - zone.heard_at, zone.coordinate or Coordinate())
+            _pack(zone.label, now - zone.heard_at, zone.coordinate or coarse_of(None))
             for zone in chosen[: count - len(parts)]
         ]
         return b"".join(parts)
 
     def unpack(self, data: bytes, now: float) -> None:
         """What somebody else has heard of; a label that is cut off is ignored."""
-        for at in range(0, len(data) - ZONE_LABEL_BYTES + 1, ZONE_LABEL_BYTES):
-            label, minutes = int.from_bytes(data[at : at + 2], "big"), data[at + 2]
+        own, forget_s = self._device.contact.zone, self._device.profile.zone_forget_s
+        for label, minutes, coarse in _LABEL.iter_unpack(data[: len(data) // _LABEL.size * _LABEL.size]):
             age_s = (minutes + 1) * MINUTE_S
-            coordinate = unpack_coarse(data[at + 3 : at + 3 + COARSE_BYTES])
-            if age_s < self._device.profile.zone_forget_s and label != self._device.contact.zone:
+            if age_s < forget_s and label != own:
                 known = self._zones.get(label)
-                self._hear(label, now - age_s, None if known is not None and known.coordinate else coordinate)
+                is_placed = known is not None and known.coordinate is not None
+                self._hear(label, now - age_s, None if is_placed else coarse)
 
 
-def _pack(label: int, age_s: float, coordinate: Coordinate) -> bytes:
+def _pack(label: int, age_s: float, coarse: bytes) -> bytes:
     minutes = min(255, -int(-max(0.0, age_s) // MINUTE_S))
-    return label.to_bytes(2, "big") + bytes((minutes,)) + coordinate.coarse()
+    return _LABEL.pack(label, minutes, coarse)

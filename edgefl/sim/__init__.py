@@ -7,11 +7,13 @@
     world.py       a fleet of devices, and the questions that only an onlooker can answer
     scenario.py    what happens to a fleet, as data; the scenario file
     faults.py      lets it happen
+    timeline.py    what an onlooker sees every few seconds
     fleet.py       the run of `edgefl sim fleet`
     repair.py      the run of `edgefl sim fleet --repair`: trees after a share of each has vanished
     fault_schedules.py  random scenarios for small rings, and what must never happen
     training.py    the learning layer on simulated devices, with a stand-in for the trainer
     scale/         no protocol code: a vectorised model of the overlay, for a million devices (`edgefl sim scale`)
+    game/          the routing game as arrays (`edgefl sim game`)
 
 The same seed gives the same run, whatever PYTHONHASHSEED says.
 """

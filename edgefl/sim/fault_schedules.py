@@ -8,7 +8,8 @@ repetition, reordering, delay, slow devices, clock jumps. The shipped overlay ru
 * *one root*: once the last fault is over, an application has two roots for no longer than TWO_ROOTS_S;
 * *repaired*: REPAIR_S after the last fault every live device has joined, every lookup is answered by the live device
   nearest to its key, and every live member is in the one tree. (A last survivor is no fleet: it cannot know whether the
-  others are dead or it is cut off, so it knocks until somebody answers.)
+  others are dead or it is cut off, so it knocks until somebody answers. Nor is a fleet one that the faults have torn:
+with parts of which nobody, alive or remembered, knows the other. Such trials are counted, and judged for cycles alone.)
 
 A trial that fails is made smaller: faults are left out one after the other as long as it fails in the same way.
 """
@@ -90,12 +91,14 @@ class Trial:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`violation` names what went wrong, with `detail`; None if nothing did. `two_roots_s` is how long after the last
-    fault the last second root was seen, `events` what the run has cost."""
+    fault the last second root was seen, `events` what the run has cost, `torn` whether the last fault left parts
+    that cannot know of each other."""
 
     violation: str | None
     detail: str
     two_roots_s: float
     events: int
+    torn: bool = False
 
 
 def trial(seed: int) -> Trial:
@@ -158,27 +161,29 @@ class _Run:
         world = self._world
         FaultInjector(world, self._on_start).schedule(self._trial.scenario)
         quiet_at = world.clock.now + self._trial.scenario.end
-        two_roots_at = quiet_at
+        world.run(self._trial.scenario.end)
+        torn, two_roots_at = world.is_torn(), quiet_at
         while world.clock.now < quiet_at + REPAIR_S:
             world.run(SAMPLE_S)
-            if world.clock.now > quiet_at and self._roots() > 1:
+            if self._roots() > 1:
                 two_roots_at = world.clock.now
             if world.cycles:
                 break
-        violation, detail = self._judge(two_roots_at - quiet_at)
-        return Verdict(violation, detail, round(two_roots_at - quiet_at, 1), world.clock.events)
+        two_roots_s = 0.0 if torn else two_roots_at - quiet_at
+        violation, detail = self._judge(two_roots_s, torn=torn)
+        return Verdict(violation, detail, round(two_roots_s, 1), world.clock.events, torn)
 
     def _roots(self) -> int:
         views = [member.overlay.tree(self._app) for member in self._world.alive()]
         return sum(view is not None and view.is_root for view in views)
 
-    def _judge(self, two_roots_s: float) -> tuple[str | None, str]:
+    def _judge(self, two_roots_s: float, *, torn: bool) -> tuple[str | None, str]:
         world = self._world
         if world.cycles:
             return "cycle", f"at {world.clock.now:.1f} s"
         if two_roots_s > TWO_ROOTS_S:
             return "two roots", f"{two_roots_s:.1f} s after the last fault, {TWO_ROOTS_S:.0f} s are allowed"
-        if len(world.alive()) < 2:
+        if torn or len(world.alive()) < 2:
             return None, ""
         alone = [member for member in world.alive() if not member.overlay.joined]
         if alone:

@@ -11,8 +11,10 @@ from typing import Any
 from edgefl.learning.epoch import epoch_number
 from edgefl.learning.metrics import mean
 from edgefl.sim.faults import FaultInjector
+from edgefl.sim.footprint import footprint
 from edgefl.sim.network import Handler
 from edgefl.sim.scenario import Scenario
+from edgefl.sim.timeline import Timeline, load_document
 from edgefl.sim.training import LearningDevice, Transfers, make_application
 from edgefl.sim.world import Member, World
 
@@ -62,7 +64,7 @@ def run_fleet(
 
     With `rounds` the applications are found through the directory and trained by the shipped learning layer with a
     stand-in for the trainer (training.py); without, devices only form the trees. Returns the document of
-    `edgefl sim fleet` (JSON types only). Virtual time; CPU time is measured.
+    `edgefl sim fleet` (JSON types only). Virtual time; CPU time and the bytes of objects are measured.
     """
     started = time.process_time()
     learners: dict[int, LearningDevice] = {}
@@ -75,6 +77,9 @@ def run_fleet(
     fleet.network.faults.loss = loss
     length_s = JOIN_S + IDLE_S + SETTLE_S + END_S + (0.0 if scenario is None else scenario.end)
 
+    app_ids: list[int] = []
+    timeline = Timeline(fleet, app_ids, seed)
+
     def progress(what: str) -> None:
         report(what, min(1.0, fleet.clock.now / length_s))
 
@@ -86,14 +91,15 @@ def run_fleet(
     fleet.run(METER_S)
     idle_bytes_s = (fleet.network.bytes - bytes_before) / nodes / METER_S
     joined = sum(member.overlay.joined for member in fleet.alive())
+    memory = footprint(fleet.alive())
 
     progress("trees form")
     start = fleet.clock.now
     chosen = [fleet.random.sample(fleet.alive(), min(members, nodes)) for _ in range(apps)]
     if rounds:
-        app_ids = [_create(index, group, learners, rounds, seed, start) for index, group in enumerate(chosen)]
+        app_ids += [_create(index, group, learners, rounds, seed, start) for index, group in enumerate(chosen)]
     else:
-        app_ids = [app_id(index, seed) for index in range(apps)]
+        app_ids += [app_id(index, seed) for index in range(apps)]
         joins = [(app, member) for app, group in zip(app_ids, chosen, strict=True) for member in group]
         fleet.random.shuffle(joins)
         for index, (app, member) in enumerate(joins):
@@ -101,7 +107,9 @@ def run_fleet(
             member.overlay.join_tree(app, fleet.clock.now)
     fleet.clock.run(start + SETTLE_S - METER_S)
     bytes_before = fleet.network.bytes
+    sent_before = {member.node_id: member.node.sent_bytes for member in fleet.alive()}
     fleet.clock.run(start + SETTLE_S)
+    load = load_document(fleet, sent_before, METER_S)
     tree_bytes_s = (fleet.network.bytes - bytes_before) / nodes / METER_S
     settled = [fleet.tree(app) for app in app_ids]
     progress("lookups")
@@ -109,6 +117,7 @@ def run_fleet(
     whole = {"before": sum(tree.whole for tree in settled)}
 
     counts: dict[str, int] = {}
+    timeline.failing(0.0 if scenario is None else scenario.end)
     if scenario is None:
         fleet.kill(fleet.random.sample(fleet.alive(), round(nodes * churn)))
     else:
@@ -143,8 +152,12 @@ def run_fleet(
         "apps": final,
         "apps_before": [tree.as_dict() for tree in settled],
         "cycles": fleet.cycles,
+        "timeline": timeline.document(),
+        "load": load,
         "bytes_per_node_s": round(tree_bytes_s, 2),
         "idle_bytes_per_node_s": round(idle_bytes_s, 2),
+        "packed_bytes_per_node": memory["packed_bytes"],
+        "object_bytes_per_node": memory["objects_bytes"],
         "model_bytes": transfers.bytes,
         "messages": fleet.network.messages,
         "events": fleet.clock.events,

@@ -17,7 +17,7 @@ from zlib import crc32
 
 from edgefl.sim.clock import Clock
 from edgefl.sim.rtt_model import Place, RttModel
-from edgefl.wire import Contact, Message, decode, encode
+from edgefl.wire import Contact, Message, Role, decode, encode
 
 if TYPE_CHECKING:
     from edgefl.effects import TimerKey
@@ -73,15 +73,15 @@ class Network:
         self.by_type: Counter[str] = Counter()
         self._random = random
         self._wire = wire
-        self._nodes: dict[tuple[str, int], SimNode] = {}
+        self._nodes: dict[int, SimNode] = {}
         self._links: dict[tuple[int, int], tuple[float, float]] = {}
 
     def attach(self, node: SimNode) -> None:
-        self._nodes[node.contact.host, node.contact.port] = node
+        self._nodes[node.contact.node_id] = node
 
     def detach(self, node: SimNode) -> None:
-        if self._nodes.get((node.contact.host, node.contact.port)) is node:
-            del self._nodes[node.contact.host, node.contact.port]
+        if self._nodes.get(node.contact.node_id) is node:
+            del self._nodes[node.contact.node_id]
 
     def send(self, origin: SimNode, to: Contact, message: Message) -> None:
         data = encode(message)
@@ -89,15 +89,19 @@ class Network:
         self.messages += 1
         self.bytes += size_bytes
         self.by_type[type(message).__name__] += size_bytes
-        head = _SEND.pack(self.clock.now, origin.contact.node_id, to.node_id)
-        self.digest = crc32(data, crc32(head, self.digest))
+        clock, sender = self.clock, origin.contact
+        now, sender_id, to_id = clock.now, sender.node_id, to.node_id
+        self.digest = crc32(data, crc32(_SEND.pack(now, sender_id, to_id), self.digest))
         origin.sent_bytes += size_bytes
-        node = self._nodes.get((to.host, to.port))
-        if not origin.contact.dialable:
-            origin.dialled.add(to.node_id)
-        if node is None or node.contact.node_id != to.node_id:
+        if sender.role is Role.LEAF:
+            origin.dialled.add(to_id)
+        node = self._nodes.get(to_id)
+        if node is None:
             return
-        if not node.contact.dialable and origin.contact.node_id not in node.dialled:
+        at = node.contact
+        if at is not to and (at.host != to.host or at.port != to.port):
+            return  # it has moved
+        if at.role is Role.LEAF and sender_id not in node.dialled:
             return  # behind a NAT: there is no link that it has dialled
         random, faults = self._random.random, self.faults
         if faults.loss and random() < faults.loss:
@@ -115,10 +119,10 @@ class Network:
             delay_s += self._dial_s(origin, node, rtt_s * faults.dial_rtts)
         if faults.reorder and random() < faults.reorder:
             delay_s += faults.reorder_s * random()
-        self.clock.at(self.clock.now + delay_s + node.slow_s, self._arrive, origin, node, origin.contact, message)
+        clock.at(now + delay_s + node.slow_s, self._arrive, origin, node, sender, message)
         if faults.duplicate and random() < faults.duplicate:
             again_s = delay_s + faults.reorder_s * random()
-            self.clock.at(self.clock.now + again_s + node.slow_s, self._arrive, origin, node, origin.contact, message)
+            clock.at(now + again_s + node.slow_s, self._arrive, origin, node, sender, message)
 
     def _dial_s(self, origin: SimNode, node: SimNode, dial_s: float) -> float:
         """How long the message waits for its link, which one of both dials if it is not up."""
@@ -131,7 +135,7 @@ class Network:
         return max(0.0, up_at - now)
 
     def _arrive(self, origin: SimNode, node: SimNode, sender: Contact, message: Message) -> None:
-        if self.sides is None or self.sides(origin) == self.sides(node):
+        if node.alive and (self.sides is None or self.sides(origin) == self.sides(node)):
             node.receive(sender, message)
 
 
@@ -140,7 +144,6 @@ class SimNode:
 
     __slots__ = (
         "_ahead_s",
-        "_random",
         "_serial",
         "_timers",
         "alive",
@@ -149,6 +152,7 @@ class SimNode:
         "handlers",
         "network",
         "place",
+        "random",
         "sent_bytes",
         "slow_s",
     )
@@ -164,16 +168,12 @@ class SimNode:
         self.dialled: set[int] = set()
         self.handlers: list[Handler] = []
         self._ahead_s = 0.0
-        self._random = Random(seed)
+        self.random = Random(seed)
         self._timers: dict[TimerKey, tuple[int, float]] = {}
         self._serial = 0
         network.attach(self)
 
     # Effects
-
-    @property
-    def random(self) -> Random:
-        return self._random
 
     def send(self, to: Contact, message: Message) -> None:
         if self.alive:

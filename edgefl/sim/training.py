@@ -43,7 +43,16 @@ FETCH_RETRY_S, FETCH_PATIENCE_S = 0.2, 10.0
 
 
 def make_application(
-    name: str, data: str, *, rounds: int, min_members: int, quorum: float, seed: int, zone: int | None = None
+    name: str,
+    data: str,
+    *,
+    rounds: int,
+    min_members: int,
+    quorum: float,
+    seed: int,
+    zone: int | None = None,
+    parameters: int = PARAMETERS,
+    deadline_s: float = 120.0,
 ) -> Manifest:
     """A manifest for simulated devices: artifacts in name only. With `zone`, it is of that zone alone."""
     artifacts = tuple(Artifact(file, ref_of(file.encode())) for file in sorted(REQUIRED_ARTIFACTS))
@@ -53,10 +62,10 @@ def make_application(
         salt=seed.to_bytes(16, "big"),
         artifacts=artifacts,
         data=data,
-        parameters=PARAMETERS,
+        parameters=parameters,
         rounds=rounds,
         quorum=quorum,
-        deadline_s=120.0,
+        deadline_s=deadline_s,
         min_members=min_members,
         seed=seed,
         scope=Scope.GLOBAL if zone is None else Scope.ZONE,
@@ -81,7 +90,9 @@ class LearningDevice:
         self.learning = Learning(member.overlay, self, self._policy)
         self.saved: dict[int, Progress] = {}
         self.memories: dict[int, bytes] = {}
-        self._uplink_free = 0.0
+        self._uplink_free = self._serving_free = 0.0
+        self.serving_bytes_s: float | None = None
+        """What this device takes in from all its children together; None: whatever comes."""
         self.highest_round: dict[int, int] = {}
         self.backwards = 0
         self._devices = devices
@@ -180,8 +191,12 @@ class LearningDevice:
         # One after the other through this device's uplink, as a link keeps them.
         clock = self.member.world.clock
         self._uplink_free = max(self._uplink_free, clock.now) + len(payload) / BANDWIDTH_BYTES_S
+        arrival = self._uplink_free + rtt_s / 2
+        if receiver.serving_bytes_s is not None:
+            arrival = max(arrival, receiver._serving_free) + len(payload) / receiver.serving_bytes_s
+            receiver._serving_free = arrival
         receiver._later(
-            self._uplink_free - clock.now + rtt_s / 2,
+            arrival - clock.now,
             lambda now: receiver.learning.on_bulk(sender, message, payload, now),
         )
 
@@ -260,11 +275,12 @@ class LearningDevice:
 
     def train(self, app: int, job: TrainJob) -> None:
         model = np.frombuffer(self._blobs[job.model.id], "<f4")
-        error = float(np.sum((self._target - model) ** 2)) * self._samples
+        target = np.resize(self._target, len(model))
+        error = float(np.sum((target - model) ** 2)) * self._samples
         metrics = [Metric("loss", error, float(self._samples))]
         delta = None
         if job.kind is RoundKind.TRAIN:
-            delta = ((self._target - model) / 2).astype(np.float32)
+            delta = ((target - model) / 2).astype(np.float32)
             metrics.append(Metric("train_loss", error, float(self._samples)))
         result = TrainResult(delta, self._samples, tuple(metrics))
         self._later(TRAIN_S * self._speed, self.learning.on_trained, app, job.tag, result)

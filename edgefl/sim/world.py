@@ -6,13 +6,14 @@ everything can answer: who owns this key, is each tree one tree. Further layers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from edgefl.overlay import WAN, Overlay, Profile, ZoneMethod, zone_of_site
+from edgefl.overlay.game.rules import Rule
 from edgefl.sim.clock import Clock
 from edgefl.sim.event_log import EventLog
 from edgefl.sim.network import Handler, Network, SimNode
@@ -84,26 +85,29 @@ class World:
         *,
         devices: int = 64,
         seed: int = 1,
-        profile: Profile = WAN,
+        profile: Profile | Sequence[Profile] = WAN,
         zones: bool = True,
         zoning: ZoneMethod = ZoneMethod.SITE,
+        rule: Rule = Rule.ACBR,
         wire: bool = False,
         matrix: Sequence[Sequence[float]] | None = None,
         verify: Callable[[Advert], bool] = lambda advert: True,
         equip: Callable[[Member], Sequence[Handler]] = lambda member: (),
     ) -> None:
-        """`devices`: how many are planned (shapes the world). `zones`: the operator has named the regions; `zoning`
-        says how devices without such a label find their zone. `equip` gives each device further handlers; it may also
-        append to `member.log.listeners`."""
+        """`devices`: how many are planned (shapes the world). Of several profiles each device draws one. `zones`: the
+        operator has named the regions; `zoning` says how devices without such a label find their zone; `rule` how all
+        choose their parents. `equip` gives each device further handlers; it may also append to
+        `member.log.listeners`."""
         self.random = Random(seed)
         self.clock = Clock()
         self.model = RttModel(Random(self.random.getrandbits(64)), devices, matrix)
         self.network = Network(self.clock, self.model, Random(self.random.getrandbits(64)), wire=wire)
         self.members: dict[int, Member] = {}
         self.cycles = 0
-        self._profile = profile
+        self._profiles = (profile,) if isinstance(profile, Profile) else tuple(profile)
         self._zones = zones and zoning is ZoneMethod.SITE
         self._zoning = zoning
+        self._rule = rule
         self._verify = verify
         self._equip = equip
         self._addresses = 0
@@ -121,8 +125,15 @@ class World:
         member = Member(self, SimNode(self.network, contact, place, self.random.getrandbits(64)))
         member.log = EventLog(partial(self._check_for_cycle, member))
         member.log.on_zone_change = partial(self._change_zone, member)
+        profile = self._profiles[0] if len(self._profiles) == 1 else self.random.choice(self._profiles)
         member.overlay = Overlay(
-            contact, member.node, member.log, verify=self._verify, profile=self._profile, zones=self._zoning
+            contact,
+            member.node,
+            member.log,
+            verify=self._verify,
+            profile=profile,
+            zones=self._zoning,
+            rule=self._rule,
         )
         member.node.handlers = [member.overlay, *self._equip(member)]
         self.members[contact.node_id] = member
@@ -130,7 +141,7 @@ class World:
 
     def start(self, member: Member, *, first: bool = False) -> None:
         """Start a device now; unless it is the first, it knows some devices that have started before."""
-        others = [m for m in self.alive() or self.members.values() if m is not member and m.overlay.contact.dialable]
+        others = [m for m in self.alive() or self.members.values() if m is not member and m.node.contact.dialable]
         known = self.random.sample(others, min(BOOTSTRAP_CONTACTS, len(others)))
         member.overlay.bootstrap([m.overlay.contact for m in known], member.now)
         member.overlay.start(member.now, first=first)
@@ -216,8 +227,26 @@ class World:
     # Seen from above
 
     def owner(self, key: int) -> int:
-        """The live, joined device that is truly nearest to a key."""
-        return min((m.node_id for m in self.alive() if m.overlay.joined), key=lambda node_id: node_id ^ key)
+        """The live, joined device that is truly nearest to a key; a leaf owns nothing."""
+        owners = (m.node_id for m in self.alive() if m.overlay.joined and m.overlay.contact.dialable)
+        return min(owners, key=lambda node_id: node_id ^ key)
+
+    def is_torn(self) -> bool:
+        """Are there live devices who know nobody, through however many others, that is known to the rest? No protocol
+        brings them together again: somebody has to tell them an address."""
+        alive = {member.node_id: member for member in self.alive()}
+        knows = {node_id: member.overlay.acquaintances() & alive.keys() for node_id, member in alive.items()}
+        for node_id, others in list(knows.items()):
+            for other in others:
+                knows[other].add(node_id)
+        reached: set[int] = set()
+        ahead = list(alive)[:1]
+        while ahead:
+            node_id = ahead.pop()
+            if node_id not in reached:
+                reached.add(node_id)
+                ahead += knows[node_id]
+        return len(reached) < len(alive)
 
     def lookups(self, count: int, *, wait_s: float = 12.0) -> float:
         """Send lookups of random keys from random devices over a second; the share that named the true owner."""
@@ -230,11 +259,16 @@ class World:
             key = self.random.getrandbits(64)
             asked.append((member, member.overlay.lookup(key, member.now), key))
         self.clock.run(start + wait_s)
+        return self.right(asked) / count
+
+    def right(self, asked: Iterable[tuple[Member, int, int]]) -> int:
+        """How many of these lookups (who asked, its number, the key) were answered with the owner of the key."""
+        joined = [member.node_id for member in self.alive() if member.overlay.joined]
         right = 0
         for member, request, key in asked:
-            owner, _ = member.log.lookups.get(request, (None, 0))
-            right += owner is not None and owner.node_id == self.owner(key)
-        return right / count
+            answer, _ = member.log.lookups.get(request, (None, 0))
+            right += answer is not None and answer.node_id == min(joined, key=key.__xor__)
+        return right
 
     def tree(self, app: int, among: Sequence[Member] | None = None) -> TreeReport:
         """Follow every member's parents up to a root, along edges that both ends know, helpers included. `among` spares

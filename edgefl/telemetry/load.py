@@ -1,8 +1,8 @@
 """The device's load: what else it is busy with, and whether it suffers.
 
-Background processor use is that of everything but this daemon: a load that counted the daemon's own work would chase
-itself (overlay study, 2.6). Samples are smoothed with a half-life of 20 s. Every sensor is optional: a board without a
-battery or a thermometer gives None, never an error.
+Background processor use is that of everything but this daemon and its children: a load that counted our own work would
+chase itself (overlay study, 2.6). Samples are smoothed with a half-life of 20 s. Every sensor is optional: a board
+without a battery or a thermometer gives None, never an error.
 """
 
 from __future__ import annotations
@@ -10,12 +10,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 SAMPLE_S = 5.0
 """Seconds between samples: a sample costs about 0.2 ms of processor time."""
 
 HALF_LIFE_S = 20.0
+
+MEMORY_PRESSURE = Path("/proc/pressure/memory")
+"""Pressure stall information: kernels since 4.20 that are built with it (not those of all boards)."""
+
+THERMAL_ZONES = Path("/sys/class/thermal")
+"""Where a Jetson shows its thermal zones; psutil reads them only where there is no hwmon."""
+
+WEAR = Path("/sys/block")
+"""eMMC cards tell how much of their life is used (JEDEC 84-B50, EXT_CSD 268 and 269), in tenths."""
+
+MAX_ZONES = 32
+"""Thermal zones read: a Jetson has nine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +44,20 @@ class Load:
     frequency_share: float | None = None
     battery: float | None = None
     on_mains: bool | None = None
+    runnable: float | None = None
+    """Load average over one minute, per core."""
+    memory_pressure: float | None = None
+    """Share of the last ten seconds in which some process waited for memory."""
+    sent_bytes_s: float | None = None
+    received_bytes_s: float | None = None
+    """Of all network interfaces but loopback."""
+    wear: float | None = None
+    """Share of the storage's life that is used, as the most worn card has it."""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """With the names of the sensors that this device does not have."""
+        document = asdict(self)
+        return {**document, "absent": [name for name, value in document.items() if value is None]}
 
 
 def smooth(before: float | None, sample: float, elapsed_s: float) -> float:
@@ -57,6 +81,7 @@ class LoadSensor:
         self._cpu: float | None = None
         self._background: float | None = None
         self._own_seconds = self._own_cpu_seconds()
+        self._network: tuple[int, int] | None = self._optional(self._network_bytes)
         psutil.cpu_percent()  # the first call only starts the counter
 
     def sample(self, now: float) -> Load:
@@ -64,13 +89,14 @@ class LoadSensor:
         elapsed_s = max(now - self._then, 1e-3)
         self._then = now
         own_seconds = self._own_cpu_seconds()
-        own = min(1.0, (own_seconds - self._own_seconds) / elapsed_s / self._cores)
+        own = min(1.0, max(0.0, own_seconds - self._own_seconds) / elapsed_s / self._cores)
         self._own_seconds = own_seconds
         cpu = self._psutil.cpu_percent() / 100
         self._cpu = smooth(self._cpu, cpu, elapsed_s)
         self._background = smooth(self._background, max(0.0, cpu - own), elapsed_s)
         memory = self._psutil.virtual_memory()
         battery = self._optional(lambda: self._psutil.sensors_battery())
+        sent, received = self._network_rates(elapsed_s)
         return Load(
             cpu=self._cpu,
             background_cpu=self._background,
@@ -81,15 +107,38 @@ class LoadSensor:
             frequency_share=self._optional(self._frequency),
             battery=battery.percent / 100 if battery is not None else None,
             on_mains=battery.power_plugged if battery is not None else None,
+            runnable=self._optional(lambda: self._psutil.getloadavg()[0] / self._cores),
+            memory_pressure=self._optional(_memory_pressure),
+            sent_bytes_s=sent,
+            received_bytes_s=received,
+            wear=self._optional(_wear),
         )
 
     def _own_cpu_seconds(self) -> float:
+        """Of this process and its children: those that run, and those that have been waited for."""
         times = self._process.cpu_times()
-        return float(times.user + times.system)
+        seconds = times.user + times.system + times.children_user + times.children_system
+        for child in self._optional(lambda: self._process.children(recursive=True)) or ():
+            of_child = self._optional(child.cpu_times)
+            if of_child is not None:
+                seconds += of_child.user + of_child.system
+        return float(seconds)
 
     def _temperature(self) -> float | None:
         readings = [entry.current for group in self._psutil.sensors_temperatures().values() for entry in group]
-        return max(readings, default=None)
+        return max(readings, default=None) or _hottest_zone()
+
+    def _network_bytes(self) -> tuple[int, int]:
+        counters = self._psutil.net_io_counters(pernic=True)
+        outside = [counter for name, counter in counters.items() if name != "lo"]
+        return sum(counter.bytes_sent for counter in outside), sum(counter.bytes_recv for counter in outside)
+
+    def _network_rates(self, elapsed_s: float) -> tuple[float | None, float | None]:
+        before, self._network = self._network, self._optional(self._network_bytes)
+        if before is None or self._network is None:
+            return None, None
+        sent, received = (max(0, now - then) / elapsed_s for now, then in zip(self._network, before, strict=True))
+        return sent, received
 
     def _frequency(self) -> float | None:
         frequency = self._psutil.cpu_freq()
@@ -101,3 +150,27 @@ class LoadSensor:
         with contextlib.suppress(Exception):
             return read()
         return None
+
+
+def _memory_pressure() -> float:
+    """`some avg10` of the kernel's pressure stall information, as a share."""
+    some = MEMORY_PRESSURE.read_text().splitlines()[0].split()
+    return next(float(field.removeprefix("avg10=")) for field in some if field.startswith("avg10=")) / 100
+
+
+def _hottest_zone() -> float | None:
+    """Thermal zones in degrees; those that cannot be read (switched off) do not count."""
+    readings = []
+    for zone in sorted(THERMAL_ZONES.glob("thermal_zone*"))[:MAX_ZONES]:
+        with contextlib.suppress(OSError, ValueError):
+            readings.append(int((zone / "temp").read_text()) / 1000)
+    return max(readings, default=None)
+
+
+def _wear() -> float | None:
+    """The higher of both estimates of the most worn card: 1 is at most a tenth of its life, 10 all of it."""
+    tenths = []
+    for card in WEAR.glob("mmcblk*/device/life_time"):
+        tenths += [int(word, 16) for word in card.read_text().split()]
+    known = [tenth for tenth in tenths if 0 < tenth <= 11]
+    return min(1.0, max(known) / 10) if known else None

@@ -13,6 +13,7 @@
 
     links.py          messages: ROUTER in, DEALER out, Hello, Bye, losses
     dial.py           one outbound connection as a state machine: knock, connect, up, lost
+    bulk_line.py      a second connection with a peer, for what is large
     peer.py           what we hold for one peer
     outbox.py         messages that wait for a connection
     inbound.py        who is connected to a bound socket, and how to cut one off

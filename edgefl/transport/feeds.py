@@ -279,7 +279,7 @@ class Feeds:
         assembly.apps.add(app)
         assembly.patience_until = now + self._station.timing.push_stall
         feed.arriving[chunk.blob] = app
-        if not assembly.complete:
+        if assembly.lost or assembly.header_lost:
             self._pulls.of(assembly, (feed.parent,)).pump()
 
     def _forget_loose(self, feed: _Feed, app: int, ref: BlobRef) -> None:

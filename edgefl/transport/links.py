@@ -135,6 +135,8 @@ class Links:
                     self._inbound.cut(connection)
             if peer.dial is not None and not peer.dial.leaves_from(left):
                 peer.dial.close()
+            for connection in peer.line.leave_lost_addresses(left):
+                self._inbound.cut(connection)
             if peer.outbox and not peer.up and peer.contact is not None:
                 self._pursue(peer, peer.contact)
 
@@ -180,7 +182,12 @@ class Links:
 
     def _try(self, node_id: int, peer: Peer, parts: list[bytes | zmq.Frame]) -> bool:
         dial = peer.dial
-        if dial is not None and dial.up and dial.socket is not None:
+        on_its_line = peer.line.send(self._router, parts, peer.used) if len(parts) > 1 else None
+        if on_its_line is False:
+            return False
+        if on_its_line:
+            pass
+        elif dial is not None and dial.up and dial.socket is not None:
             if not dial.socket.send(parts):
                 return False
         else:
@@ -199,9 +206,16 @@ class Links:
                     loop = asyncio.get_running_loop()
                     peer.retry = loop.call_later(ROUTE_RETRY_S, self._retry, node_id, peer)
                 return False
+        if len(parts) > 1 and not on_its_line:
+            self._want_line(node_id, peer)
         self._counters["messages_sent"] += 1
         self._counters["bytes_sent"] += sum(map(len, parts))
         return True
+
+    def _want_line(self, node_id: int, peer: Peer) -> None:
+        if peer.contact is not None:
+            to = peer.contact
+            peer.line.want(peer.dial, to, lambda: self._new_line(node_id, peer, to), peer.used)
 
     def _retry(self, node_id: int, peer: Peer) -> None:
         peer.retry = None
@@ -240,6 +254,27 @@ class Links:
                 on_lost=lambda error: self._on_dial_lost(node_id, peer, error),
                 on_writable=lambda: self._flush(node_id, peer),
                 wanted=lambda: bool(peer.outbox) and not peer.routes,
+            ),
+        )
+
+    def _new_line(self, node_id: int, peer: Peer, to: Contact) -> Dial:
+        station = self._station
+
+        def on_up() -> None:
+            if peer.line.dial is not None and peer.line.dial.socket is not None:
+                peer.line.dial.socket.send([encode(replace(self._hello(reply=True), bulk=True))])
+
+        return Dial(
+            station,
+            to,
+            Line(
+                open_socket=lambda card: open_link(station.context, station.keys, station.timing, card.curve),
+                port=lambda card: card.link_port,
+                on_parts=lambda parts: self._on_parts(node_id, peer, None, parts, on_its_line=True),
+                on_up=on_up,
+                on_lost=lambda error: None,
+                on_writable=lambda: None,
+                wanted=lambda: False,  # the next chunk asks for it again
             ),
         )
 
@@ -286,7 +321,9 @@ class Links:
         connection.deliver(parts, self._station.clock())
         self._on_parts(node_id, self._peer(node_id), connection, parts[1:])
 
-    def _on_parts(self, node_id: int, peer: Peer, connection: Connection | None, parts: Parts) -> None:
+    def _on_parts(
+        self, node_id: int, peer: Peer, connection: Connection | None, parts: Parts, *, on_its_line: bool = False
+    ) -> None:
         """A message from an authenticated peer, through its own link (`connection`) or ours."""
         self._counters["messages_received"] += 1
         self._counters["bytes_received"] += sum(map(len, parts))
@@ -306,6 +343,8 @@ class Links:
             self._garbage(node_id, "garbage")
             return
         peer.used = self._station.clock()
+        if bulk is not None and not on_its_line:
+            self._want_line(node_id, peer)
         if isinstance(message, Hello):
             self._on_hello(node_id, peer, connection, message, parts[0])
         elif peer.contact is None:
@@ -340,6 +379,11 @@ class Links:
                 # It has come from its new place; what we send to the old one would wait for a time-out.
                 peer.dial.close()
         peer.told_lost = False
+        if hello.bulk:
+            if connection is not None and not connection.gone and connection not in peer.line.routes:
+                connection.said_bye = True  # it may go without a word
+                peer.line.routes.append(connection)
+            return
         if connection is not None and not connection.gone and connection not in peer.routes:
             connection.said_bye = False
             peer.routes.append(connection)
@@ -363,6 +407,8 @@ class Links:
         peer = None if node_id is None else self._peers.get(node_id)
         if node_id is None or peer is None:
             return
+        if connection in peer.line.routes:
+            peer.line.routes.remove(connection)
         if connection in peer.routes:
             peer.routes.remove(connection)
         if not connection.said_bye and not peer.up:
@@ -397,6 +443,7 @@ class Links:
         idle_s = self._station.timing.idle
         for node_id, peer in list(self._peers.items()):
             peer.outbox.expire(now)
+            peer.line.sweep(now, idle_s)
             dial = peer.dial
             if dial is not None:
                 dial.sweep()
@@ -439,6 +486,7 @@ class Links:
             peer.retry.cancel()
         if peer.dial is not None:
             peer.dial.close(linger_s)
+        peer.line.close()
         peer.outbox.clear()
         peer.routes.clear()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from edgefl.transport.bulk_line import BulkLine
 from edgefl.transport.dial import Dial
 from edgefl.transport.inbound import Connection
 from edgefl.transport.outbox import Outbox
@@ -16,16 +17,18 @@ class Peer:
     contact    its newest, proved by a Hello, or None
     dial       our connection to it, if we ever wanted one
     routes     its connections to us that have said Hello and not Bye, the newest last
+    line       the second connection, for what is large
     outbox     messages that wait
     used       when we last sent to it or heard from it
     told_lost  whether it was reported as out of reach, and nothing was heard from it since
     """
 
-    __slots__ = ("contact", "dial", "outbox", "retry", "routes", "told_lost", "used")
+    __slots__ = ("contact", "dial", "line", "outbox", "retry", "routes", "told_lost", "used")
 
     def __init__(self, outbox: Outbox) -> None:
         self.contact: Contact | None = None
         self.dial: Dial | None = None
+        self.line = BulkLine()
         self.outbox = outbox
         self.routes: list[Connection] = []
         self.retry: asyncio.TimerHandle | None = None

@@ -214,6 +214,8 @@ class Pull:
 
     def _look_again(self, at: float) -> None:
         if self._timer is not None:
+            if self._timer.when() <= at:
+                return  # soon enough: a push puts it off with every chunk
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_at(at, self._on_timer)
 

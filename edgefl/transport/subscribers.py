@@ -46,6 +46,9 @@ LAGGING_BYTES = 16 * 1024 * 1024
 """On its way to a child that others wait no longer for. Sixteen times what a slow link needs; less than a model, or
 a slow child would keep one in memory that has been discarded."""
 
+SLOWER = 4
+"""How many times slower than the fastest it is then. Children that share our uplink differ by less than that."""
+
 MAX_SLOW = 1024
 """Children remembered as slow until they come back; the oldest is forgotten, and found slow again."""
 
@@ -75,6 +78,12 @@ class Child:
     @property
     def window(self) -> int:
         return max(MIN_WINDOW_BYTES, int(self.rate_bytes_s * WINDOW_S))
+
+    def push(self, size: int, now: float) -> None:
+        """So many bytes are on their way to it."""
+        if not self.backlog:
+            self._looked = now  # nothing was waiting until now: that time says nothing about its speed
+        self.pushed += size
 
     def look(self, now: float) -> int:
         """See how far it has come; the bytes that it has acknowledged since the last look."""
@@ -130,8 +139,9 @@ class Subscribers:
             return 0
         message = [topic_of(app, lane), *parts]
         on_the_wire = sum(map(frame_bytes, map(len, message)))
+        now = self._station.clock()
         for child in children:
-            child.pushed += on_the_wire
+            child.push(on_the_wire, now)
         self.socket.send(message)
         size = sum(map(len, message))
         self._station.counters["messages_sent"] += len(children)
@@ -153,8 +163,10 @@ class Subscribers:
         children = [child for child in self._by_app.get(app, ()) if not child.slow]
         if all(child.backlog >= child.window for child in children):
             return False
+        fastest = max((child.rate_bytes_s for child in children), default=0.0)
         for child in children:
-            if child.backlog >= max(2 * child.window, 0 if pressed else LAGGING_BYTES):
+            lags = child.backlog >= LAGGING_BYTES and SLOWER * child.rate_bytes_s < fastest
+            if lags or (pressed and child.backlog >= 2 * child.window):
                 self._station.counters["dropped.lagging-child"] += 1
                 self._slow.pop(child.node_id, None)
                 self._slow[child.node_id] = None

@@ -12,6 +12,7 @@ What the uplink delivers while something waits is measured: the serving rate.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -25,7 +26,7 @@ BURST_S = 0.02
 """How much of its rate an idle uplink may save up: a burst this long adds as much to the delay of others' packets."""
 
 FIRST_LOOK_S = 0.002
-"""Until it is known how fast the chunks go, look this soon whether there is room."""
+"""Look whether there is room this soon on a fast line, and until it is known how fast the chunks go."""
 
 SAMPLE_S = 0.25
 """Time with something waiting that makes one sample of the serving rate: long against their jitter."""
@@ -166,8 +167,9 @@ class Uplink:
                     blocked -= not size
         if not self._turns and not queued and not chunks:
             return None
-        if self.rate.bytes_s is None:
-            return FIRST_LOOK_S if self._turns else self._poll_s
+        if self._turns:
+            # Somebody waits for room: look again when a chunk's worth of it has been made.
+            return min(self._poll_s, max(FIRST_LOOK_S, CHUNK_BYTES / (self.rate.bytes_s or math.inf)))
         return self._poll_s
 
     def _measure(self, now: float) -> int:

@@ -5,6 +5,7 @@
     contact.py      where a device is, in 21 bytes
     blob.py         content-addressed blobs and their chunks
     overlay.py      joining, rings, routed requests, tracker, trees, directory      (types 10-59)
+    game.py         prices of parents, and moves                                    (types 45-48)
     learning.py     rounds                                                          (types 60-69)
     link.py         greeting, chunks, revocations                                   (types 70-79)
     application.py  manifests and adverts
@@ -12,7 +13,7 @@
 This room knows no sockets and no state.
 """
 
-from edgefl.wire import learning, link, overlay
+from edgefl.wire import game, learning, link, overlay
 from edgefl.wire.codec import (
     MAX_MESSAGE_BYTES,
     Message,
@@ -34,6 +35,7 @@ __all__ = [
     "decode_record",
     "encode",
     "encode_record",
+    "game",
     "learning",
     "link",
     "message_types",

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar, get_type_hints
 import cbor2
 
 from edgefl.errors import WireError
-from edgefl.wire.fields import U16, Codec
+from edgefl.wire.fields import U16, Codec, same
 
 MAX_MESSAGE_BYTES = 64 * 1024
 """One control message. The largest legitimate one is an update with 4,096 contributors (37 kB)."""
@@ -66,6 +66,9 @@ class _Field:
 
 
 _fields: dict[type, tuple[_Field, ...]] = {}
+_encoders: dict[type, tuple[tuple[str, int, Callable[[Any], Any] | None, Any], ...]] = {}
+"""What encoding needs of each field: its name, key, how to encode it (None: as it is), its default."""
+
 _messages: dict[int, type[Message]] = {}
 
 C = TypeVar("C", bound=type)
@@ -85,6 +88,10 @@ def record(cls: C) -> C:
     if keys != sorted(set(keys)) or TYPE_KEY in keys:
         raise TypeError(f"{cls.__name__}: wire keys must ascend and not be {TYPE_KEY}")
     _fields[cls] = tuple(fields)
+    _encoders[cls] = tuple(
+        (field.name, field.key, None if field.codec.encode is same else field.codec.encode, field.default)
+        for field in fields
+    )
     return cls
 
 
@@ -110,7 +117,8 @@ def message_types() -> dict[int, type[Message]]:
 
 def encode(message: Message) -> bytes:
     """The one encoding of a message. Raises WireError when it would be longer than MAX_MESSAGE_BYTES."""
-    body = {TYPE_KEY: message.TYPE, **_to_map(message)}
+    body: dict[int, Any] = {TYPE_KEY: message.TYPE}
+    _fill(body, message)
     data = cbor2.dumps(body)
     if len(data) > MAX_MESSAGE_BYTES:
         raise WireError(f"{type(message).__name__} of {len(data)} bytes is longer than {MAX_MESSAGE_BYTES}")
@@ -166,12 +174,16 @@ def _strict_map(data: bytes, limit: int) -> dict[Any, Any]:
 
 
 def _to_map(value: Any) -> dict[int, Any]:
-    body = {}
-    for field in _fields[type(value)]:
-        item = getattr(value, field.name)
-        if item != field.default:
-            body[field.key] = field.codec.encode(item)
+    body: dict[int, Any] = {}
+    _fill(body, value)
     return body
+
+
+def _fill(body: dict[int, Any], value: Any) -> None:
+    for name, key, encode_item, default in _encoders[type(value)]:
+        item = getattr(value, name)
+        if item != default:
+            body[key] = item if encode_item is None else encode_item(item)
 
 
 def _from_map(cls: type, body: Any) -> Any:

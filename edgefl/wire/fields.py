@@ -23,7 +23,8 @@ class Codec:
     decode: Callable[[Any], Any]
 
 
-def _same(value: Any) -> Any:
+def same(value: Any) -> Any:
+    """Travels as it is."""
     return value
 
 
@@ -35,7 +36,7 @@ def _uint(bits: int) -> Codec:
             raise WireError(f"not an unsigned integer of {bits} bits")
         return value
 
-    return Codec(f"u{bits}", _same, decode)
+    return Codec(f"u{bits}", same, decode)
 
 
 def _float(value: Any) -> float:
@@ -69,7 +70,7 @@ def text(maximum: int) -> Codec:
             raise WireError(f"not a text of at most {maximum} bytes")
         return value
 
-    return Codec(f"text[≤{maximum}]", _same, decode)
+    return Codec(f"text[≤{maximum}]", same, decode)
 
 
 def choice(enum: type[IntEnum]) -> Codec:

@@ -118,8 +118,9 @@ class Update(Message):
 @message(66)
 @dataclass(frozen=True, slots=True)
 class UpdateGet(Message):
-    """The parent has done with every chunk before `first` (added, or refused for good); send those before `until`, in
-    order, as they become ready. The credit that bounds what a parent holds."""
+    """The parent has done with every chunk before `first` (added, or refused for good); send those before `until`, as
+    they become ready, as far as they need no more than the first `names` contributors, which the parent knows. The
+    credit that bounds what a parent holds."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -127,6 +128,7 @@ class UpdateGet(Message):
     attempt: Annotated[int, 4, U16]
     first: Annotated[int, 5, U32]
     until: Annotated[int, 6, U32]
+    names: Annotated[int, 7, U16] = 0
 
 
 @message(67, bulk=True)

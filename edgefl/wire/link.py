@@ -33,6 +33,8 @@ class Hello(Message):
     reply: Annotated[bool, 4, BOOL] = False
     revocations: Annotated[int, 5, U32] = 0
     """Version of the sender's list of revocations: whoever has a newer one sends it."""
+    bulk: Annotated[bool, 6, BOOL] = False
+    """This connection is a second one, for what is large."""
 
 
 @message(71)

@@ -11,16 +11,18 @@ from typing import Annotated
 
 from edgefl.wire.codec import Message, Record, message, nested, record
 from edgefl.wire.contact import CONTACT, Contact
-from edgefl.wire.fields import BOOL, U8, U16, U32, U64, choice, many, raw
+from edgefl.wire.fields import BOOL, U8, U16, U32, U64, choice, many, optional, raw
+from edgefl.wire.game import EpsilonSum
 
 MAX_ROWS_CONTACTS = 128
 """Contacts in one answer to FindRows: five rows of eight digits with three each, plus the leaf sets."""
 
-MAX_RING_CONTACTS = 14
-"""Leaf sets: 4 + 4 in the zone, 3 + 3 in the global ring."""
+MAX_RING_CONTACTS = 16
+"""A leaf set: 8 + 8 in the largest profile."""
 
 MAX_ROW_CONTACTS = 24
-"""One routing table row: eight digits with three contacts each."""
+"""One routing table row: eight digits with three contacts each. (One contact stands for a full slot, so rows of sixteen
+digits hardly ever have more.)"""
 
 MAX_FAILED = 8
 """Dead members that one request to the tracker may report."""
@@ -99,11 +101,13 @@ class Ping(Message):
 @message(14)
 @dataclass(frozen=True, slots=True)
 class Pong(Message):
-    """Answer to Ping, with the sender's network coordinate (empty if it has none)."""
+    """Answer to Ping, with the sender's network coordinate (empty if it has none) and its guess how many devices the
+    fleet has (edgefl/overlay/fleet_size.py; 0: none)."""
 
     request: Annotated[int, 1, U32]
     joined: Annotated[bool, 2, BOOL]
     coordinate: Annotated[bytes, 3, raw(COORDINATE_BYTES)] = b""
+    fleet: Annotated[int, 4, U8] = 0
 
 
 class Ring(IntEnum):
@@ -125,9 +129,10 @@ class Beat(Message):
 @message(16)
 @dataclass(frozen=True, slots=True)
 class RowGossip(Message):
-    """One row of the sender's routing table; a request (`reply` false) is answered with the receiver's own row."""
+    """One row of the sender's routing table: contacts that share `prefix` bits with it, and less than one digit more. A
+    request (`reply` false) is answered with the receiver's own row of that prefix, whatever size its digits have."""
 
-    row: Annotated[int, 1, U8]
+    prefix: Annotated[int, 1, U8]
     reply: Annotated[bool, 2, BOOL]
     contacts: Annotated[tuple[Contact, ...], 3, many(CONTACT, MAX_ROW_CONTACTS)] = ()
     zones: Annotated[bytes, 4, raw(MAX_ZONE_LABELS * ZONE_LABEL_BYTES)] = b""
@@ -324,7 +329,8 @@ class Detach(Message):
 @record
 @dataclass(frozen=True, slots=True)
 class TreeEdge(Record):
-    """One edge as its sender sees it. Upwards `height` and `members` count, downwards `depth` and `root`."""
+    """One edge as its sender sees it. Upwards `height`, `members` and at times `epsilon` count, downwards `depth` and
+    `root`."""
 
     app: Annotated[int, 1, U64]
     upwards: Annotated[bool, 2, BOOL]
@@ -332,6 +338,7 @@ class TreeEdge(Record):
     members: Annotated[int, 4, U32] = 0
     depth: Annotated[int, 5, U8] = 0
     root: Annotated[int, 6, U64] = 0
+    epsilon: Annotated[EpsilonSum | None, 7, optional(nested(EpsilonSum))] = None
 
 
 @message(44)

@@ -54,6 +54,7 @@ def run(test: Callable[[LoopEffects, Shelf, Heard], Any]) -> None:
             None,  # type: ignore[arg-type]
             seed=1,
             on_timer=lambda key, now: None,
+            top_ranked=lambda app, count: (),
             guard=lambda handler, *arguments: handler(*arguments),
         )
         effects.learning = heard  # type: ignore[assignment]

@@ -123,7 +123,20 @@ def test_the_walk_of_the_readme(hands: Hands) -> None:
     assert np.mean(logits.argmax(axis=1) == test["y"]) > 0.85
     key = hands.type_json("lookup", status["node"], "--state", "c")
     assert key["owner"]["node"] == status["node"]
-    assert len(hands.type_json("peers", "--state", "a")["peers"]) == 2
+    peers = hands.type_json("peers", "--state", "a")["peers"]
+    assert len(peers) == 2
+    known = hands.type_json("members", "--state", "a")["members"]
+    assert [(row["node"], row["state"]) for row in known[:1]] == [(status["node"], "this device")]
+    assert {(row["node"], row["state"]) for row in known[1:]} == {(row["node"], "alive") for row in peers}
+    assert "this device" in hands.type("members", "--state", "c")
+    measured = hands.type_json("rtt", peers[0]["node"][:8], "--count", "3", "--state", "a")
+    assert measured["node"] == peers[0]["node"]
+    assert len([sample for sample in measured["samples_ms"] if sample is not None]) + measured["lost"] == 3
+    assert 0 < measured["min_ms"] <= measured["median_ms"] <= measured["max_ms"]
+    assert "ms least" in hands.type("rtt", status["node"], "--state", "b")
+    assert "is this device" in hands.type("rtt", status["node"], "--state", "a", expect=2)
+    assert "is no device" in hands.type("rtt", "kitchen", "--state", "a", expect=2)
+    assert "is joined now" in hands.type("rtt", "0" * 16, "--state", "a", expect=69)
 
 
 def test_a_device_without_a_token_waits_for_approval(hands: Hands) -> None:

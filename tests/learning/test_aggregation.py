@@ -369,3 +369,51 @@ def test_metrics_travel_with_the_last_word() -> None:
         sum(float(np.sum(d.target**2)) * d.samples for d in world.devices.values())
         / sum(d.samples for d in world.devices.values())
     )
+
+
+@pytest.mark.usefixtures("_small_chunks")
+def test_a_chunk_that_nobody_is_in_goes_up_empty_and_what_comes_after_is_late() -> None:
+    """Device 2 cannot train, and its child dies after two chunks of three: the third is nobody's. A chunk that was on
+    its way when the round stopped waiting is counted and dropped."""
+    world = World(3, manifest=make_manifest(rounds=1, quorum=0.3))
+    world.devices[2].broken = True
+    world.tap = lambda sender, to, message: not (isinstance(message, UpdateChunk) and sender == 3 and message.index > 1)
+    world.start({2: 1, 3: 2})
+    inner = world.devices[2].app
+    world.run(lambda: inner.worker.open is not None and 3 in inner.worker.open.streams)
+    below, above = inner.worker.open, world.devices[1].app.worker.open
+    assert below is not None
+    assert above is not None
+    world.run(lambda: below.streams[3].next == 2)
+    world.kill(3)
+    world.run(lambda: world.finished(1))
+    assert [above.sum.contributors(chunk) for chunk in range(3)] == [{1, 3}, {1, 3}, {1}]
+    check_sum(world, above)
+
+
+@pytest.mark.usefixtures("_small_chunks")
+def test_who_comes_back_after_its_chunks_were_sealed_is_late_with_them() -> None:
+    world = World(3, manifest=make_manifest(rounds=1, quorum=0.3))
+    world.devices[2].train_s = 12.0
+    world.start({2: 1, 3: 1})
+    root = world.devices[1].app
+    world.run(lambda: root.worker.open is not None and not root.worker.open.own_pending)
+    round_ = root.worker.open
+    assert round_ is not None
+    round_.waiting.clear()
+    round_.waiting.add(99)  # somebody from whom one chunk has come
+    root.worker.inflow.on_update(
+        round_, make_contact(99), Update(root.id, *round_.tag, (99,), 1, vector=True), world.now
+    )
+    stream = round_.streams[99]
+    stream.done(0)
+    root.worker._advance(round_, world.now)
+    assert round_.sum.sealed == 1
+    late = Update(root.id, *round_.tag, (98,), 1, vector=True)
+    root.worker.inflow.on_update(round_, make_contact(98), late, world.now)
+    assert round_.streams[98].next == 1, "its first chunk is not even asked for"
+    round_.streams[98].next = 0
+    chunk = UpdateChunk(root.id, *round_.tag, 0, 5, 1)
+    root.on_bulk(make_contact(98), chunk, memoryview(np.ones(2, "<f4").tobytes()), world.now)
+    assert root.counters["chunk_late"] == 1
+    assert 98 not in round_.sum.contributors(0)

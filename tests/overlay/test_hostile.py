@@ -16,7 +16,6 @@ from edgefl.overlay import (
     children,
     directory,
     forest,
-    joining,
     liveness,
     membership,
     quota,
@@ -28,7 +27,7 @@ from edgefl.overlay import (
     zone_table,
 )
 from edgefl.overlay.ids import directory_key, volunteers_key, zone_key
-from edgefl.overlay.leaf_set import GLOBAL_SIDE, ZONE_SIDE
+from edgefl.overlay.profile import NODE, PROFILES
 from edgefl.wire import Capacity, Contact, Message, Role, encode, message_types
 from edgefl.wire import codec as codec_module
 from edgefl.wire.application import AppState, pack_advert
@@ -39,14 +38,15 @@ APPS = [zone_key(0), volunteers_key(0), directory_key(), directory_key(0), 5, OW
 
 BOUNDS = {
     "peers": liveness.MAX_PEERS + 500,  # and those that tables refer to
-    "contacts": 22 * 8 * 3 + 2 * (ZONE_SIDE + GLOBAL_SIDE),
+    "contacts": 22 * 8 * 3 + 2 * (NODE.zone_side + NODE.fleet_side),
     "requests": requests.MAX_OPEN,
     "quotas": quota.MAX_SPENDERS,
+    "forgotten": liveness.MAX_FORGOTTEN,
     "tombstones": liveness.MAX_TOMBSTONES,
     "checking": liveness.MAX_CHECKING,
     "probing": requests.MAX_OPEN,
-    "zone_leaves": 2 * ZONE_SIDE,
-    "global_leaves": 2 * GLOBAL_SIDE,
+    "zone_leaves": 2 * NODE.zone_side,
+    "global_leaves": 2 * NODE.fleet_side,
     "bootstrap": membership.MAX_BOOTSTRAP,
     "lost": membership.MAX_LOST,
     "corrected": rings.MAX_CORRECTED,
@@ -102,6 +102,10 @@ class Mallory:
             return random.choice((0, 1, random.randrange(40), 2 ** int(codec[1:]) - 1))
         if codec == "bool":
             return random.random() < 0.5
+        if codec == "f64":
+            return random.choice((0.0, -1.0, 1e-300, 1e300, random.random()))
+        if codec.endswith("?"):
+            return None if random.random() < 0.5 else self._value(codec[:-1])
         if codec.startswith("["):
             inner, _, maximum = codec[1:-1].rpartition(" ≤")
             return tuple(self._value(inner) for _ in range(random.choice((0, 1, 3, int(maximum)))))
@@ -183,5 +187,5 @@ def test_a_flood_of_joined_strangers_is_forgotten_again() -> None:
         world.meet(contact(random.getrandbits(64)))
     check_bounds(world)
     assert world.overlay.sizes()["peers"] <= liveness.MAX_PEERS
-    assert joining.MAX_MEASURED <= liveness.MAX_CHECKING
+    assert max(p.join_pings for p in PROFILES.values()) <= liveness.MAX_CHECKING
     assert forest.MAX_TREES >= 3

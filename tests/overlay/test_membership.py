@@ -7,9 +7,9 @@ from dataclasses import replace
 from support.overlay_contacts import contact
 from support.solo import SoloOverlay
 
-from edgefl.overlay.joining import MAX_MEASURED, Phase, measured_at_joining
+from edgefl.overlay.joining import Phase, measured_at_joining
 from edgefl.overlay.membership import MAX_BOOTSTRAP
-from edgefl.overlay.profile import WAN
+from edgefl.overlay.profile import NODE, WAN
 from edgefl.wire import Contact, Role
 from edgefl.wire.overlay import Announce, Beat, FindRows, Leaving, Ping, Pong, Ring, RowGossip, Rows
 
@@ -105,8 +105,8 @@ def test_rows_are_exchanged_the_deepest_first() -> None:
     while len(gossips) < 2:
         world.pass_time(5)
         gossips += [g for g in world.take(RowGossip) if not g.reply]
-    assert gossips[0].row > gossips[1].row
-    assert gossips[0].row == 14
+    assert gossips[0].prefix > gossips[1].prefix
+    assert gossips[0].prefix == 14 * 3
     assert all(c.node_id >> 24 == OWN >> 24 for c in gossips[0].contacts)
 
 
@@ -124,7 +124,7 @@ def test_a_row_is_answered_with_our_own_and_unknown_devices_in_it_are_asked() ->
     assert 4 <= len(answer.contacts) <= 24
     assert len(world.take(Ping, stranger)) == 1
     world.receive(sender, RowGossip(0, True, ()))
-    world.receive(sender, RowGossip(9, False, (stranger,)))  # we share fewer digits: its row is not ours
+    world.receive(sender, RowGossip(27, False, (stranger,)))  # we share fewer digits: its row is not ours
     assert world.take(RowGossip, sender) == []
 
 
@@ -356,7 +356,7 @@ def test_a_join_measures_a_bounded_number_with_both_rings_and_every_slot() -> No
     found = {c.node_id: c for c in (contact(n * 0x9E37_79B9_7F4A_7C15 % 2**64, zone=n % 3) for n in range(1, 500))}
     own = contact(OWN, zone=1)
     chosen = measured_at_joining(own, found, lambda: 0.5)
-    assert len(chosen) <= MAX_MEASURED
+    assert len(chosen) <= NODE.join_pings
     ids = {c.node_id for c in chosen}
     assert min((i for i in found), key=lambda i: (i - OWN) % 2**64) in ids
     assert min((i for i, c in found.items() if c.zone == 1), key=lambda i: (OWN - i) % 2**64) in ids

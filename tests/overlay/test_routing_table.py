@@ -9,7 +9,8 @@ from support.overlay_contacts import contact, peer
 
 from edgefl.overlay.ids import digit, shared_digits
 from edgefl.overlay.liveness import Peer
-from edgefl.overlay.routing_table import CONTACTS_PER_SLOT, RoutingTable
+from edgefl.overlay.profile import NODE
+from edgefl.overlay.routing_table import RoutingTable
 
 OWN = 0x0F00_0000_0000_0000
 ZONE = 3
@@ -36,9 +37,9 @@ def test_a_slot_is_filled_while_anybody_belongs_there_and_prefers_our_zone(offer
     for where in {place(p.node_id) for p in offered}:
         belong = [p for p in offered if place(p.node_id) == where]
         slot = table.slot(belong[0].node_id)
-        assert len(slot) == min(CONTACTS_PER_SLOT, len(belong))
+        assert len(slot) == min(NODE.slot_contacts, len(belong))
         own_zone = [p for p in belong if p.contact.zone == ZONE]
-        assert sum(p.contact.zone == ZONE for p in slot) == min(CONTACTS_PER_SLOT, len(own_zone))
+        assert sum(p.contact.zone == ZONE for p in slot) == min(NODE.slot_contacts, len(own_zone))
     assert len(table) == len(list(table)) == sum(len(table.row(row)) for row in table.rows())
     assert table.rows() == sorted(table.rows(), reverse=True)
 
@@ -53,7 +54,7 @@ def test_a_place_that_falls_vacant_goes_to_somebody_who_is_known(offered: list[P
     assert table.remove(gone.node_id, offered) == held
     assert gone.node_id not in table
     left = [p for p in offered if p is not gone and place(p.node_id) == place(gone.node_id)]
-    assert len(table.slot(gone.node_id)) == min(CONTACTS_PER_SLOT, len(left))
+    assert len(table.slot(gone.node_id)) == min(NODE.slot_contacts, len(left))
 
 
 def test_the_nearest_stay_and_a_little_nearer_is_not_enough() -> None:

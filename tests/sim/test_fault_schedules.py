@@ -6,6 +6,7 @@ import pytest
 
 from edgefl.sim.fault_schedules import Trial, Verdict, run, shrink, trial
 from edgefl.sim.scenario import Crash, Partition, in_order
+from edgefl.sim.world import World
 
 BATCH = 25
 
@@ -32,3 +33,15 @@ def test_a_failing_schedule_is_made_as_small_as_it_gets() -> None:
 
     assert shrink(failing, "tree", judge=judge).scenario.phases == (guilty,)
     assert 'kind = "crash"' in str(failing)
+
+
+def test_devices_that_nobody_else_knows_of_are_torn_off() -> None:
+    world = World(devices=4)
+    world.grow(3, 6.0)
+    world.run(30.0)
+    assert not world.is_torn()
+    world.start(world.add(), first=True)  # founds a fleet of its own ...
+    assert not world.is_torn()  # ... but was told of others, and could turn to them
+    stranger = world.add()
+    stranger.overlay.start(stranger.now, first=True)
+    assert world.is_torn()

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from edgefl.cli.sim import sim
 from edgefl.sim import run_fleet
 from edgefl.sim.fleet import app_id
 
@@ -17,7 +20,7 @@ SMALL = {"nodes": 40, "apps": 2, "members": 15, "lookups": 60}
 
 
 def without_cpu(result: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if key != "cpu_seconds"}
+    return {key: value for key, value in result.items() if key not in ("cpu_seconds", "object_bytes_per_node")}
 
 
 def check_trees(result: dict[str, Any]) -> None:
@@ -62,7 +65,8 @@ def test_the_document_is_json_and_the_same_seed_gives_the_same_one(zones: bool) 
 
 
 def test_the_hash_seed_of_python_does_not_matter() -> None:
-    code = f"from edgefl.sim import run_fleet; r = run_fleet(seed=7, **{SMALL}); del r['cpu_seconds']; print(r)"
+    code = f"from edgefl.sim import run_fleet; r = run_fleet(seed=7, **{SMALL}); "
+    code += "del r['cpu_seconds'], r['object_bytes_per_node']; print(r)"
     runs = [
         subprocess.run(
             [sys.executable, "-c", code],
@@ -85,3 +89,35 @@ def test_nobody_dies_without_churn() -> None:
 
 def test_application_ids_differ() -> None:
     assert len({app_id(index, seed) for index in range(20) for seed in range(20)}) == 400
+
+
+def test_the_timeline_shows_the_failure_and_the_repair() -> None:
+    result = run_fleet(**SMALL)
+    series = result["timeline"]
+    lengths = {len(column) for column in series.values() if isinstance(column, list)}
+    assert lengths == {len(series["time_s"])}
+    assert series["time_s"] == sorted(series["time_s"])
+    before = max(n for n, time_s in enumerate(series["time_s"]) if time_s < 0)
+    assert series["alive"][before] == 40
+    assert series["attached"][before] == series["trees_whole"][before] == 1.0
+    at = series["time_s"].index(0)
+    assert series["alive"][at + 1] == series["alive"][-1] == 20
+    assert min(series["attached"][at + 1 :]) < 1.0, "members below the dead have no way to a root"
+    assert series["attached"][-1] == series["trees_whole"][-1] == 1.0
+    assert 0 < series["lookups_correct"][at] <= 1.0
+    assert series["lookups_correct"][at + 16] == 1.0, "75 s later"
+    assert sum(result["load"]["children_histogram"]) == 40
+
+
+def test_figures_of_a_run_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    small = ["fleet", "--nodes", "12", "--apps", "1", "--members", "8", "--rounds", "0"]
+    done = CliRunner().invoke(sim, [*small, "--plot", str(tmp_path / "plots"), "--json"])
+    assert done.exit_code == 0, done.output
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == ["depth.png", "load.png", "repair.png", "traffic.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "plots").iterdir())
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    refused = CliRunner().invoke(sim, [*small, "--plot", str(tmp_path)])
+    assert refused.exit_code == 78
+    assert "edgefl[plot]" in refused.stderr

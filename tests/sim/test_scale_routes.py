@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from edgefl.overlay.ids import ID_SPACE, digit, shared_digits
-from edgefl.overlay.leaf_set import GLOBAL_SIDE, ZONE_SIDE, LeafSet
+from edgefl.overlay.leaf_set import LeafSet
 from edgefl.overlay.liveness import Peer
+from edgefl.overlay.profile import NODE
 from edgefl.overlay.routing import MAX_TRIES, Router
 from edgefl.overlay.routing_table import RoutingTable
 from edgefl.sim.scale import tables
@@ -39,7 +40,7 @@ class ReferenceDevice:
             for n in sorted(others, key=lambda n: (devices.zone[n] != zone, rtts_s[n]))
         ]
         self.table = RoutingTable(own_id, zone)
-        self.zone_leaves, self.fleet_leaves = LeafSet(own_id, ZONE_SIDE), LeafSet(own_id, GLOBAL_SIDE)
+        self.zone_leaves, self.fleet_leaves = LeafSet(own_id, NODE.zone_side), LeafSet(own_id, NODE.fleet_side)
         for peer in peers:
             self.table.offer(peer)
             self.fleet_leaves.offer(peer)

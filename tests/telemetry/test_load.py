@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
 
+import edgefl.telemetry.load as load_module
 from edgefl.telemetry.load import HALF_LIFE_S, LoadSensor, smooth
 
 
@@ -66,3 +69,36 @@ class FakePsutil:
 
     def cpu_freq(self) -> object:
         raise NotImplementedError
+
+
+def test_sensors_of_the_kernel(tmp_path, monkeypatch) -> None:
+    zone = tmp_path / "thermal_zone0"
+    zone.mkdir()
+    (zone / "temp").write_text("48500\n")
+    off = tmp_path / "thermal_zone1"
+    off.mkdir()
+    (off / "temp").write_text("")
+    pressure = tmp_path / "memory"
+    pressure.write_text("some avg10=12.50 avg60=3.00 avg300=1.00 total=1\nfull avg10=1.00 avg60=0 avg300=0 total=0\n")
+    card = tmp_path / "mmcblk0" / "device"
+    card.mkdir(parents=True)
+    (card / "life_time").write_text("0x02 0x03\n")
+    monkeypatch.setattr(load_module, "THERMAL_ZONES", tmp_path)
+    monkeypatch.setattr(load_module, "MEMORY_PRESSURE", pressure)
+    monkeypatch.setattr(load_module, "WEAR", tmp_path)
+    sensor = LoadSensor(0.0)
+    sensor._psutil = FakePsutil(cpu_percent=1.0)  # type: ignore[assignment]
+    sensor._psutil.sensors_temperatures = dict  # type: ignore[attr-defined]
+    load = sensor.sample(1.0)
+    assert load.temperature_c == 48.5
+    assert load.memory_pressure == 0.125
+    assert load.wear == 0.3
+    assert "battery" in load.as_dict()["absent"]
+    assert "wear" not in load.as_dict()["absent"]
+
+
+def test_the_work_of_children_is_our_own() -> None:
+    sensor = LoadSensor(time.monotonic())
+    before = sensor._own_cpu_seconds()
+    subprocess.run([sys.executable, "-c", "for i in range(3_000_000): pass"], check=True)
+    assert sensor._own_cpu_seconds() > before + 0.01

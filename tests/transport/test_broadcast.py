@@ -593,6 +593,8 @@ def test_a_slow_child_is_told_of_blobs_and_asks_for_them_from_then_on(monkeypatc
         await adopt(root, good, slow)
         behind = next(child for child in root.transport._broadcast.subscribers(APP) if child.node_id == slow.node_id)
         behind.pushed += LIMIT
+        for child in root.transport._broadcast.subscribers(APP):
+            child.rate_bytes_s = 1e3 if child is behind else 1e9
         first = await root.transport.add_blob(MEGABYTES_2)
         root.transport.publish(APP, first)
         assert await good.transport.fetch(first, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2

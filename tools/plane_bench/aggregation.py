@@ -25,6 +25,11 @@ from typing import Any
 import numpy as np
 import zmq
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from network import Link, Network
+from network import address as network_address
+
 from edgefl.identity.admission import Admission
 from edgefl.identity.fleet import FleetKey
 from edgefl.identity.keys import DeviceKeys
@@ -43,6 +48,7 @@ PARAMETERS = 100 * CHUNK_BYTES // 4
 """25 MiB."""
 
 CHILDREN, CHILD_PROCESSES = 16, 4
+DEVICES = 16
 REPEATS = 5
 
 
@@ -183,11 +189,11 @@ class Late:
         return lambda *arguments: getattr(self.device, name)(*arguments)
 
 
-async def start_device(token: str, manifest: Manifest, delta: Callable[[], np.ndarray | None]) -> Device:
+async def start_device(token: str, address: str, manifest: Manifest, delta: Callable[[], np.ndarray | None]) -> Device:
     keys, listener = DeviceKeys.generate(), Late()
     admission = Admission(keys)
     admission.join(parse(token))
-    transport = Transport(keys, admission, listener, executor=ThreadPoolExecutor(1), listen=("127.0.0.1", 0))  # type: ignore[arg-type]
+    transport = Transport(keys, admission, listener, executor=ThreadPoolExecutor(1), listen=(address, 0))  # type: ignore[arg-type]
     await transport.start()
     listener.device = Device(transport, manifest, delta)
     await asyncio.sleep(0.05)
@@ -226,41 +232,42 @@ def say(document: Any) -> None:
 # Processes: edgefl
 
 
-async def parent(token: str, children: int, parameters: int, compress: str) -> None:
-    device = await start_device(token, manifest_of(parameters, compress), lambda: None)
+async def member(
+    token: str, address: str, children: int, above: str, parameters: int, compress: str, numbers: list[int]
+) -> None:
+    """The devices of one process: leaves, one for each of `numbers` (what its vector is full of), below the contact
+    `above`; or, with children, an inner device or the root (`above` is null)."""
+    contact = json.loads(above)
+    parent = None if contact is None else Contact(*contact)
+    for number in numbers:
+        vector = None if parent is None else np.full(parameters, number, np.float32)
+        device = await start_device(token, address, manifest_of(parameters, compress), lambda v=vector: v)  # type: ignore[misc]
+        if children:
+            say([device.contact.node_id, device.contact.host, device.contact.port])
+            while len(device.heard) < children:  # noqa: ASYNC110 - before anything is measured
+                await asyncio.sleep(0.01)
+            device.tree_view.children = tuple(Child(contact) for contact in device.heard.values())
+        device.tree_view.members = 1 + children
+        device.tree_view.parent = parent
+        device.transport.send(parent or device.contact, Ping(1))
+    if parent is None:
+        await lead(device, children, parameters)
+    await asyncio.Event().wait()
+
+
+async def lead(device: Device, children: int, parameters: int) -> None:
+    """The root's round, measured."""
     device.tree_view.is_root = True
-    say([device.contact.node_id, device.contact.host, device.contact.port])
-    while len(device.heard) < children:  # noqa: ASYNC110 - before anything is measured
-        await asyncio.sleep(0.01)
-    device.tree_view.children = tuple(Child(contact) for contact in device.heard.values())
-    device.tree_view.members = 1 + children
-    meter = Meter()
-    done = asyncio.Event()
+    sys.stdin.readline()
+    meter, done = Meter(), asyncio.Event()
     device.app.coordinator.on_closed = lambda round_, now: done.set()  # type: ignore[method-assign]
-    now = device.loop.time()
-    round_ = device.app.worker.begin(
-        (1 << 16, 1, 1), RoundKind.TRAIN, device.model, 600.0, (), now, mine=True, source=None
-    )
+    tag, now = (1 << 16, 1, 1), device.loop.time()
+    round_ = device.app.worker.begin(tag, RoundKind.TRAIN, device.model, 600.0, (), now, mine=True, source=None)
     await asyncio.wait_for(done.wait(), 300)
     figures = meter.read()
     assert round_.sum.total is not None
-    assert round_.participants == children
-    say({**figures, "mean": float(round_.sum.total.mean()), "counters": device.app.counters})
-    await asyncio.sleep(0.2)
-    await device.transport.close()
-
-
-async def child(token: str, contact: str, count: int, first: int, parameters: int, compress: str) -> None:
-    node_id, host, port = json.loads(contact)
-    above = Contact(node_id, host, port)
-    devices = []
-    for number in range(first, first + count):
-        vector = np.full(parameters, number, np.float32)
-        device = await start_device(token, manifest_of(parameters, compress), lambda vector=vector: vector)  # type: ignore[misc]
-        device.tree_view.parent = above
-        device.transport.send(above, Ping(1))
-        devices.append(device)
-    await asyncio.Event().wait()
+    mean = float(round_.sum.total.mean())
+    say({**figures, "mean": mean, "participants": round_.participants, "counters": device.app.counters})
 
 
 # Processes: bare pyzmq
@@ -274,6 +281,7 @@ def bare_parent(children: int, parameters: int) -> None:
     port = socket.bind_to_random_port("tcp://127.0.0.1")
     say([port, public.decode()])
     peers = [socket.recv_multipart()[0] for _ in range(children)]
+    sys.stdin.readline()
     meter = Meter()
     total = np.zeros(parameters, np.float32)
     size = CHUNK_BYTES // 4
@@ -308,41 +316,77 @@ def bare_child(contact: str, count: int, first: int, parameters: int) -> None:
     time.sleep(600)
 
 
-# The run
+# The runs
 
 
-def run(kind: str, children: int, parameters: int, compress: str = "none") -> dict[str, Any]:
-    """One measurement of `kind` ("edgefl" or "bare") in processes of its own."""
-    token = FleetKey.generate().invite(()).text if kind == "edgefl" else "-"
-    here = [sys.executable, str(Path(__file__)), kind]
-    common = [str(parameters), compress, token]
-    above = subprocess.Popen([*here, "parent", str(children), *common], stdout=subprocess.PIPE, text=True)
-    below = []
+def processes_of(kind: str, token: str, children: int, parameters: int, compress: str) -> tuple[Any, list[Any]]:
+    """The parent's process, and those of its children."""
+    if kind == "edgefl":
+        above = spawn([], "member", token, "127.0.0.1", children, "null", parameters, compress, 0)
+    else:
+        above = spawn([], "bare-parent", children, parameters)
+    contact, below = above.stdout.readline().strip(), []
+    each = -(-children // CHILD_PROCESSES)
+    for first in range(0, children, each):
+        numbers = range(first, min(children, first + each))
+        if kind == "edgefl":
+            below.append(spawn([], "member", token, "127.0.0.1", 0, contact, parameters, compress, *numbers))
+        else:
+            below.append(spawn([], "bare-child", contact, len(numbers), first, parameters))
+    return above, below
+
+
+def spawn(enter: list[str], *arguments: object) -> subprocess.Popen[str]:
+    command = [*enter, sys.executable, str(Path(__file__)), *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def outcome(root: Any, others: list[Any]) -> dict[str, Any]:
+    """Start the round at the root; what it measured. All processes end."""
     try:
-        assert above.stdout is not None
-        contact = above.stdout.readline()
-        each = -(-children // CHILD_PROCESSES)
-        for first in range(0, children, each):
-            count = min(each, children - first)
-            below.append(subprocess.Popen([*here, "child", str(count), *common, contact, str(first)]))
-        line = above.stdout.readline()
+        root.stdin.write("go\n")
+        root.stdin.flush()
+        line = root.stdout.readline()
         if not line:
-            raise SystemExit(f"the parent of {kind} failed")
+            raise SystemExit("the root has failed")
         found: dict[str, Any] = json.loads(line)
         return found
     finally:
-        for process in [above, *below]:
+        for process in [root, *others]:
             process.kill()
             process.wait()
 
 
+def run(kind: str, children: int, parameters: int, compress: str = "none") -> dict[str, Any]:
+    """One sum at one parent, of `kind` edgefl or bare, in processes of its own."""
+    token = FleetKey.generate().invite(()).text
+    return outcome(*processes_of(kind, token, children, parameters, compress))
+
+
+def run_tree(link: Link, parameters: int, compress: str = "none") -> dict[str, Any]:
+    """One sum up a tree of 16 devices with a fan-out of 4, each in a namespace behind `link`."""
+    token, fanout = FleetKey.generate().invite(()).text, 4
+    parents = [(place - 1) // fanout for place in range(1, DEVICES)]
+    with Network([link] * DEVICES) as network:
+        started, contacts = [], {-1: "null"}
+        for place in range(DEVICES):
+            children = parents.count(place)
+            above = contacts[parents[place - 1] if place else -1]
+            arguments = (token, network_address(place), children, above, parameters, compress, place)
+            started.append(spawn(network.enter(place), "member", *arguments))
+            if children:
+                contacts[place] = started[-1].stdout.readline().strip()  # type: ignore[union-attr]
+        return outcome(started[0], started[1:])
+
+
 def measure(judge: Callable[..., None]) -> None:
     """16 children of 25 MiB at one parent with CURVE, against a bare ROUTER loop; memory at 4 and at 16 children."""
-    ratios, extra = [], {4: 0.0, 16: 0.0}
+    ratios, extra = [], {4: 0.0, CHILDREN: 0.0}
     model_mb = 4 * PARAMETERS / 1e6
     for _ in range(REPEATS):
         ours, bare = run("edgefl", CHILDREN, PARAMETERS), run("bare", CHILDREN, PARAMETERS)
         assert abs(ours["mean"] - bare["mean"]) < 1e-3, "the two sums differ"
+        assert ours["participants"] == CHILDREN
         ratios.append(ours["cpu_s"] / bare["cpu_s"])
         extra[CHILDREN] = max(extra[CHILDREN], ours["extra_bytes"] / 1e6)
         print(
@@ -357,20 +401,35 @@ def measure(judge: Callable[..., None]) -> None:
         judge(f"aggregation, peak memory, {children} children", megabytes, 1.5 * model_mb + 16.8, unit="MB")
 
 
+def measure_tree(judge: Callable[..., None]) -> None:
+    """Sums of 5 MB up a tree of 16 devices, fan-out 4, on links of 20 Mbit/s: beside what the fullest link takes."""
+    parameters, rate = 5_000_000 // 4, 20e6 / 8
+    times = []
+    for _ in range(2):
+        found = run_tree(Link(20, 20, 20), parameters)
+        assert found["participants"] == DEVICES - 1, found
+        times.append(found["seconds"])
+    limit = 4 * 4 * parameters / rate + 2 * CHUNK_BYTES / rate
+    print(f"      {' and '.join(f'{time:.2f} s' for time in times)}; the limit is {limit:.2f} s", flush=True)
+    judge("aggregation up a tree of 16, time over the limit", min(times) / limit, 1.15)
+
+
 def main() -> None:
-    if len(sys.argv) == 1:
-        measure(lambda what, value, limit, **_: print(f"{what}: {value:.3f} (limit {limit:.3f})"))
-        return
-    kind, role, count, parameters, compress, token, *rest = sys.argv[1:]
-    if kind == "bare":
-        if role == "parent":
-            bare_parent(int(count), int(parameters))
-        else:
-            bare_child(rest[0], int(count), int(rest[1]), int(parameters))
-    elif role == "parent":
-        asyncio.run(parent(token, int(count), int(parameters), compress))
+    def show(what: str, value: float, limit: float, **_: Any) -> None:
+        print(f"{what}: {value:.3f} (limit {limit:.3f})", flush=True)
+
+    role, *rest = sys.argv[1:] or ["measure"]
+    if role == "measure":
+        measure(show)
+    elif role == "tree":
+        measure_tree(show)
+    elif role == "bare-parent":
+        bare_parent(int(rest[0]), int(rest[1]))
+    elif role == "bare-child":
+        bare_child(rest[0], *map(int, rest[1:]))
     else:
-        asyncio.run(child(token, rest[0], int(count), int(rest[1]), int(parameters), compress))
+        token, address, children, above, parameters, compress, *numbers = rest
+        asyncio.run(member(token, address, int(children), above, int(parameters), compress, [int(n) for n in numbers]))
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ LAG_PERIOD_S = 0.01
 
 
 class Handlers:
-    """Processor time that the loop's handlers take, each by itself: not what a busy machine does to all of them, and not
-    the waiting for a disk."""
+    """Processor time that the loop's handlers take, each by itself: not what a busy machine does to all of them, nor
+    what is waited for."""
 
     def __init__(self) -> None:
         self.longest_s = 0.0
@@ -82,6 +82,8 @@ class Device:
             self.transport.send(sender, Pong(message.request, True))
         elif isinstance(message, Pong) and message.request in self.pongs:
             self.pongs.pop(message.request).set_result(None)
+
+    def on_bulk(self, sender: Contact, message: Message, data: memoryview) -> None: ...
 
     def on_link_lost(self, node_id: int) -> None: ...
 

@@ -98,28 +98,41 @@ async def counted(devices: list[Device], name: str) -> int:
 
 
 async def row_children() -> None:
-    """One parent and 1, 4, 8, 16 children, 25 MB, on loopback, beside the bare program."""
-    size = 25 * MB
+    """One parent and 1, 4, 8, 16 children, 25 MB, on loopback, beside the bare program. All share one machine's
+    processors, so this is about processor time, of which checking the chunks is a third."""
     for count in (1, 4, 8, 16):
-        async with Fleet() as fleet:
-            root, *children = await fleet.devices(count + 1)
-            await subscribe([APP], root, *children)
-            plain, checked = Bare(fleet, size, RUNS), Bare(fleet, size, RUNS, check=True)
-            await plain.start(count)
-            await checked.start(count)
-            ours, theirs, with_check = [], [], []
-            for run in range(RUNS):
-                began, ends = await push(root, children, size, run)
-                ours.append(max(ends) - began)
-                theirs.append(await plain.push())
-                with_check.append(await checked.push())
-            pulled = await counted(children, "blobs.pulled")
-        print(
-            f"      {count} children, best / median: edgefl {milliseconds(ours)}, bare {milliseconds(theirs)}, "
-            f"bare with BLAKE2b {milliseconds(with_check)}; {pulled} chunks pulled"
-        )
-        judge(f"{count} children, rate over that of bare PUB/SUB", ratio(theirs, ours), 0.85, below=False)
-        judge(f"{count} children, rate over bare PUB/SUB with BLAKE2b", ratio(with_check, ours), 0.85, below=False)
+        await children(count, "loopback", None)
+
+
+async def row_lan() -> None:
+    """The same with links of 1 Gbit/s, as in a local network: 1, 4 and 8 children."""
+    for count in (1, 4, 8):
+        with Network([Link(1000, 1000, 1)] * (count + 1)) as network_:
+            await children(count, "1 Gbit/s", network_)
+
+
+async def children(count: int, where: str, network_: Network | None) -> None:
+    size = 25 * MB
+    async with Fleet(network_) as fleet:
+        root, *others = await fleet.devices(count + 1)
+        await subscribe([APP], root, *others)
+        plain, checked = Bare(fleet, size, RUNS), Bare(fleet, size, RUNS, check=True)
+        await plain.start(count)
+        await checked.start(count)
+        ours, theirs, with_check = [], [], []
+        for run in range(RUNS):
+            began, ends = await push(root, others, size, run)
+            ours.append(max(ends) - began)
+            theirs.append(await plain.push())
+            with_check.append(await checked.push())
+        pulled = await counted(others, "blobs.pulled")
+    print(
+        f"      {count} children, best / median: edgefl {milliseconds(ours)}, bare {milliseconds(theirs)}, "
+        f"bare with BLAKE2b {milliseconds(with_check)}; {pulled} chunks pulled"
+    )
+    judge(f"{count} children, {where}, rate over that of bare PUB/SUB", ratio(theirs, ours), 0.85, below=False)
+    checking = ratio(with_check, ours)
+    judge(f"{count} children, {where}, over bare PUB/SUB with BLAKE2b", checking, 0.85, below=False)
 
 
 async def row_chain() -> None:
@@ -326,8 +339,30 @@ async def row_memory() -> None:
     judge("100 MB in flight, longest handler, processor time", longest, 20, unit="ms")
 
 
+async def row_sums() -> None:
+    """Updates of 16 children, 25 MiB each, summed at one parent, beside a bare ROUTER loop (aggregation.py)."""
+    import aggregation
+
+    aggregation.measure(judge)
+
+
+async def row_sums_tree() -> None:
+    """Sums of 5 MB up a tree of 16 devices of fan-out 4, links of 20 Mbit/s (aggregation.py)."""
+    import aggregation
+
+    aggregation.measure_tree(judge)
+
+
+async def row_encodings() -> None:
+    """Bytes and accuracy under every encoding of updates, 16 simulated devices with real models (encodings.py)."""
+    import encodings_of_updates
+
+    encodings_of_updates.measure(judge)
+
+
 ROWS: dict[str, tuple[Callable[[], Awaitable[None]], bool]] = {
     "children": (row_children, False),
+    "lan": (row_lan, True),
     "chain": (row_chain, True),
     "tree": (row_tree, True),
     "slow": (row_slow, True),
@@ -336,6 +371,9 @@ ROWS: dict[str, tuple[Callable[[], Awaitable[None]], bool]] = {
     "apps": (row_apps, True),
     "bytes": (row_bytes, True),
     "memory": (row_memory, True),
+    "sums": (row_sums, False),
+    "sums-tree": (row_sums_tree, True),
+    "encodings": (row_encodings, False),
 }
 """Each row, and whether it needs a network of its own."""
 

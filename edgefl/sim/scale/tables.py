@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefl.overlay.ids import DIGIT_BITS, DIGITS, ID_BITS
-from edgefl.overlay.leaf_set import GLOBAL_SIDE, ZONE_SIDE
-from edgefl.overlay.routing_table import CONTACTS_PER_SLOT
+from edgefl.overlay.profile import NODE
 from edgefl.sim.scale.world import ID_REST, PREFIX_BITS, Devices, Floats, Ids, Ints
 
 ROWS = PREFIX_BITS // DIGIT_BITS
@@ -115,7 +114,7 @@ def zone_contacts(devices: Devices, at: Ints, asked: Slots, candidates: int) -> 
     contact = np.where(chosen >= 0, devices.zone_order[chosen], -1)
     nearest = _nearest(devices, at[asked.of[filled]], contact)
     whose, which = np.nonzero(nearest >= 0)
-    count = np.minimum(size, CONTACTS_PER_SLOT)
+    count = np.minimum(size, NODE.slot_contacts)
     return asked.of[filled][whose], nearest[whose, which], count
 
 
@@ -123,7 +122,7 @@ def other_contacts(
     devices: Devices, at: Ints, asked: Slots, candidates: int, taken: npt.NDArray[Any]
 ) -> tuple[Ints, Ints]:
     """Contacts of other zones that top up each slot, of whose places `taken` are taken: (whose, contact)."""
-    asked, taken = asked.only(free := taken < CONTACTS_PER_SLOT), taken[free]
+    asked, taken = asked.only(free := taken < NODE.slot_contacts), taken[free]
     low = np.searchsorted(devices.ids, asked.first)
     size = np.searchsorted(devices.ids, asked.last, side="right") - low
     filled = np.flatnonzero(size)
@@ -131,7 +130,7 @@ def other_contacts(
     contact = _spread(devices, at, asked, low[filled], size[filled], candidates, salt=2)
     foreign = devices.zone[contact] != devices.zone[at[asked.of]][:, None]
     nearest = _nearest(devices, at[asked.of], np.where(foreign, contact, -1))
-    whose, which = np.nonzero((nearest >= 0) & (np.arange(CONTACTS_PER_SLOT) < (CONTACTS_PER_SLOT - taken)[:, None]))
+    whose, which = np.nonzero((nearest >= 0) & (np.arange(NODE.slot_contacts) < (NODE.slot_contacts - taken)[:, None]))
     return asked.of[whose], nearest[whose, which]
 
 
@@ -150,7 +149,7 @@ def _spread(
 def _nearest(devices: Devices, of: Ints, contacts: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Of each row of contacts (-1: none) the three nearest to the device `of`, nearest first."""
     rtt_s = np.where(contacts >= 0, devices.rtt_s(of[:, None], contacts), np.inf)
-    nearest = np.argsort(rtt_s, axis=1, kind="stable")[:, :CONTACTS_PER_SLOT]
+    nearest = np.argsort(rtt_s, axis=1, kind="stable")[:, : NODE.slot_contacts]
     return np.take_along_axis(contacts, nearest, axis=1)
 
 
@@ -167,12 +166,12 @@ def zone_leaves(devices: Devices, at: Ints) -> npt.NDArray[Any]:
     zone = devices.zone[at]
     start, size = devices.zone_start[zone][:, None], devices.zone_sizes()[zone][:, None]
     place = devices.zone_place[at][:, None] - start
-    return devices.zone_order[start + (place + _sides(ZONE_SIDE)) % size]
+    return devices.zone_order[start + (place + _sides(NODE.zone_side)) % size]
 
 
 def fleet_leaves(devices: Devices, at: Ints) -> npt.NDArray[Any]:
     """Three devices on either side in the ring of the fleet."""
-    return (at[:, None] + _sides(GLOBAL_SIDE)) % len(devices)
+    return (at[:, None] + _sides(NODE.fleet_side)) % len(devices)
 
 
 def _sides(side: int) -> Ints:
@@ -224,9 +223,9 @@ def table_sizes(devices: Devices) -> TableSizes:
         own_prefix = np.cumsum(shared < row) - 1  # numbers the groups that agree in `row` digits
         new = shared < row + 1
         own_slot = np.cumsum(new) - 1
-        contacts = np.minimum(np.bincount(own_slot), CONTACTS_PER_SLOT)
+        contacts = np.minimum(np.bincount(own_slot), NODE.slot_contacts)
         parent = own_prefix[new]
         filled += (np.bincount(parent) - 1)[own_prefix]
         places += np.bincount(parent, contacts).astype(np.int64)[own_prefix] - contacts[own_slot]
-    zone_ring = np.minimum(devices.zone_sizes()[devices.zone] - 1, 2 * ZONE_SIDE)
-    return TableSizes(filled, places, zone_ring + min(count - 1, 2 * GLOBAL_SIDE))
+    zone_ring = np.minimum(devices.zone_sizes()[devices.zone] - 1, 2 * NODE.zone_side)
+    return TableSizes(filled, places, zone_ring + min(count - 1, 2 * NODE.fleet_side))

@@ -42,7 +42,7 @@ def judge(devices: Devices, forest: Forest) -> dict[str, Any]:
     children = np.bincount(above, minlength=len(members))
     served = np.bincount(members.device[above], minlength=len(devices))
     edge_s = devices.rtt_s(members.device[row], members.device[above])
-    path_s = _sum_to_root(parent, row, edge_s)
+    path_s = sum_to_root(parent, row, edge_s)
     apps = int(members.app.max()) + 1 if len(members) else 0
     zones = len(np.unique(np.stack([members.app, members.zone]), axis=1).T)
     size = np.bincount(members.app, minlength=apps)[members.app]
@@ -122,7 +122,7 @@ def _few(roots: Ints) -> dict[str, Any]:
     }
 
 
-def _sum_to_root(parent: Ints, row: Ints, edge_s: Floats) -> Floats:
+def sum_to_root(parent: Ints, row: Ints, edge_s: Floats) -> Floats:
     """For each row the RTTs of all edges up to its root."""
     edge = np.zeros(len(parent))
     edge[row] = edge_s

@@ -57,7 +57,7 @@ def test_every_epoch_uses_every_sample_once_in_a_new_order(s: trainer.Session, s
 
     class Watched:
         manifest = s.manifest
-        reset_optimizer, vector, reseed = s.reset_optimizer, s.vector, s.reseed
+        reset_optimizer, vector, view, reseed = s.reset_optimizer, s.vector, s.view, s.reseed
 
         def step(self, batch: Any, lr: float, **_: Any) -> float:
             seen.append(batch["target"].tolist())

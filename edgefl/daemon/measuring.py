@@ -1,0 +1,120 @@
+"""What `edgefl rtt NODE` and `edgefl members` look at: one device, measured now; the devices next to this one."""
+
+from __future__ import annotations
+
+import asyncio
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from edgefl.daemon.report import contact_document
+from edgefl.errors import UnreachableError, UsageError
+from edgefl.wire import Contact, node_name, parse_node_name
+
+if TYPE_CHECKING:
+    from edgefl.daemon.daemon import Daemon
+    from edgefl.overlay import Overlay
+
+PINGS = 5
+"""Of one measurement: the minimum is the way itself, what is above it are queues."""
+
+PAUSE_S = 0.05
+"""Between pings: one late packet does not delay the next."""
+
+MOST_PINGS = 100
+
+ANSWER_S = 30.0
+"""Every ping of the overlay ends before that, answered or not."""
+
+LOOKUP_S = 30.0
+SHORTEST_PREFIX = 4
+
+
+async def find_device(daemon: Daemon, name: str) -> Contact:
+    """The device whose id begins like this: one in our tables, or (with the whole id) any of the fleet.
+
+    Raises UsageError for what is no id or means several devices, UnreachableError if no such device is alive.
+    """
+    known = [contact for contact in daemon.overlay.contacts() if node_name(contact.node_id).startswith(name.lower())]
+    if len(name) >= SHORTEST_PREFIX and len(known) == 1:
+        return known[0]
+    if len(known) > 1:
+        raise UsageError(f"{name!r} means {len(known)} devices", hint="give more of the id: `edgefl peers` shows them")
+    try:
+        node_id = parse_node_name(name)
+    except ValueError:
+        raise UsageError(
+            f"{name!r} is no device that is known here",
+            hint="give the beginning of an id of `edgefl peers`, or all 16 hexadecimal digits of any device",
+        ) from None
+    if node_id == daemon.overlay.contact.node_id:
+        raise UsageError(f"{name} is this device", hint="ask for another one: `edgefl peers` shows some")
+    owner, _ = await daemon.lookup(node_id, LOOKUP_S)
+    if owner.node_id != node_id:
+        raise UnreachableError(
+            f"no device {name} is joined now", hint="see `edgefl status` on that device; a leaf is in nobody's table"
+        )
+    return owner
+
+
+async def measure(daemon: Daemon, name: str, count: int = PINGS) -> dict[str, Any]:
+    """Ping a device `count` times, one after the other. Milliseconds; `samples_ms` has None for each that was lost.
+
+    Raises as `find_device`, and UnreachableError when no ping was answered.
+    """
+    if not 1 <= count <= MOST_PINGS:
+        raise UsageError(f"{count} pings", hint=f"1 to {MOST_PINGS} are possible")
+    contact = await find_device(daemon, name)
+    samples = [await _ping(daemon, contact)]
+    for _ in range(count - 1):
+        await asyncio.sleep(PAUSE_S)
+        samples.append(await _ping(daemon, contact))
+    answered = [sample for sample in samples if sample is not None]
+    if not answered:
+        raise UnreachableError(
+            f"{contact} answered none of {count} pings", hint="it is down or cut off: `edgefl doctor` there says more"
+        )
+    overlay = daemon.overlay
+    return {
+        **contact_document(contact, overlay.rtt_s(contact.node_id)),
+        "samples_ms": [_ms(sample) for sample in samples],
+        "min_ms": _ms(min(answered)),
+        "median_ms": _ms(median(answered)),
+        "max_ms": _ms(max(answered)),
+        "lost": len(samples) - len(answered),
+        "estimate_ms": _ms(overlay.estimate_s(contact.node_id)),
+    }
+
+
+async def _ping(daemon: Daemon, contact: Contact) -> float | None:
+    answer: asyncio.Future[float | None] = daemon.loop.create_future()
+
+    def answered(rtt_s: float | None) -> None:
+        if not answer.done():
+            answer.set_result(rtt_s)
+
+    daemon.guard(daemon.overlay.ping, contact, daemon.effects.now, answered)
+    try:
+        return await asyncio.wait_for(answer, ANSWER_S)
+    except asyncio.TimeoutError:
+        return None
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
+
+
+def members_document(overlay: Overlay) -> list[dict[str, Any]]:
+    """This device and its neighbours in both rings: whom it watches, and how they are."""
+    zone = {contact.node_id: contact for contact in overlay.zone_leaves()}
+    fleet = {contact.node_id: contact for contact in overlay.global_leaves()}
+    return [
+        {**contact_document(overlay.contact), "rings": ["zone", "global"], "state": "this device"},
+        *(
+            {
+                **contact_document(contact, overlay.rtt_s(node_id)),
+                "rings": [name for name, ring in (("zone", zone), ("global", fleet)) if node_id in ring],
+                "state": "suspect" if overlay.is_suspect(node_id) else "alive",
+            }
+            for node_id, contact in sorted((zone | fleet).items())
+        ),
+    ]

@@ -1,0 +1,16 @@
+"""From recipes and wheels to packages and card images, rootless and reproducible; and what a user does with an image.
+
+recipe.py      what a target consists of (firmware-images/*.toml)
+payload.py     pinned wheels unpacked into a virtual environment of the target, without running anything of it
+package.py     the .deb around it
+namespace.py   a user namespace of one's own, with its own binfmt_misc: no root, nothing global
+base.py        the base layer: Debian's packages, cached by content
+assembly.py    base + package + overlay -> file systems -> one disk image
+bill.py        checksum, bill of materials, Raspberry Pi Imager's manifest
+disk.py        partitions and the settings slot inside an image: found and overwritten without FAT code
+customize.py   settings into an image, or into many
+check.py       is this image whole?
+flash.py       onto a card: only onto what is removable, and read back
+machine.py     QEMU: boot an image, reset it, keep its serial console
+trial.py       the proof: an image joins a fleet of this machine, trains, loses its power, is back
+"""

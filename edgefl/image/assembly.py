@@ -1,0 +1,192 @@
+"""Base layer + package + overlay -> one disk image. Runs as root of a namespace of its own (namespace.py):
+
+    python -m edgefl.image.assembly TASK.json
+
+The same inputs give the same bytes: times are clamped to SOURCE_DATE_EPOCH, identifiers are fixed (a device draws its
+own at first boot), and the file system is made by the target's own mke2fs, whose version the base layer fixes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgefl.firstboot import settings, status
+from edgefl.image.payload import BuildError, epoch, run
+
+ID = "a1b2c3d4-0000-4000-8000-0000000000{:02d}"
+"""Identifiers of file systems and partitions; nothing refers to them, labels count."""
+
+DATA_MEGABYTES = 64
+"""Grown to the whole card at first boot."""
+
+ROOT_SPARE = 1.15
+"""The file system's own structures; the root is read-only and needs no room to grow."""
+
+FAT_ID = "E0FEF10E"
+
+ESP, LINUX = "U", "L"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Paths as texts; `work` is an empty folder, `image` the result."""
+
+    base: str
+    package: str
+    recipes: str
+    work: str
+    image: str
+    partitions: str
+    cmdline: str
+    boot_megabytes: int
+    architecture: str
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)))
+
+
+def assemble(task: Task) -> None:
+    """Raises BuildError."""
+    work, root = Path(task.work), Path(task.work) / "root"
+    parts = work / "parts"
+    for folder in (root, parts / "boot", work / "none"):
+        folder.mkdir(parents=True)
+    run(str(Path(task.recipes) / "base" / "binfmt"))
+    run("tar", "-C", str(root), "--numeric-owner", "--exclude=./dev/*", "-xpf", task.base)
+    run("cp", "-r", "--no-preserve=ownership,timestamps", f"{task.recipes}/overlay/.", str(root))
+    _install(root, Path(task.package))
+    data = _data_folders(parts, root)
+    _boot_folder(task, root, parts / "boot")
+    _clean(root)
+    _clamp(work)
+    _file_systems(task, root, data, parts)
+    _disk(task, parts, work)
+
+
+def _install(root: Path, package: Path) -> None:
+    """By dpkg in the target itself: its database knows the package, and its scripts are those of any device."""
+    shutil.copy(package, root / "edgefl.deb")
+    os.environ.update(DEBIAN_FRONTEND="noninteractive", PATH="/usr/sbin:/usr/bin:/sbin:/bin")
+    # The overlay has laid settings where the package has a conffile's folder alone: keep what is there, ask nobody.
+    run("chroot", str(root), "dpkg", "--force-confdef", "--force-confold", "--force-unsafe-io", "-i", "/edgefl.deb")
+    (root / "edgefl.deb").unlink()
+    for unit in ("edgefl-firstboot", "edgefl-growdata", "edgefl-zram", "edgefl"):
+        run("systemctl", f"--root={root}", "--quiet", "enable", f"{unit}.service")
+    for unit in ("getty@.service", "serial-getty@.service"):
+        (root / "etc/systemd/system" / unit).symlink_to("/dev/null")  # nobody can log in: there is no password
+
+
+def _data_folders(parts: Path, root: Path) -> Path:
+    data = parts / "data"
+    for name in ("lib/edgefl", "lib/iwd", "etc/edgefl", "ssh/authorized_keys", "sources"):
+        (data / name).mkdir(parents=True)
+    run("cp", "-a", f"{root}/var/lib/systemd", f"{data}/lib/systemd")
+    (data / "lib/systemd/random-seed").unlink(missing_ok=True)
+    line = next(text for text in (root / "etc/passwd").read_text().splitlines() if text.startswith("edgefl:"))
+    user, group = map(int, line.split(":")[2:4])
+    os.chown(data / "lib/edgefl", user, group)
+    (data / "lib/edgefl").chmod(0o700)
+    for name in ("data", "boot/firmware", "var/lib/edgefl", "var/lib/iwd"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    return data
+
+
+def _boot_folder(task: Task, root: Path, boot: Path) -> None:
+    kernel, initrd = _newest(root, "vmlinuz-"), _newest(root, "initrd.img-")
+    if task.architecture == "arm64":
+        for path in (root / "boot/firmware").iterdir():
+            shutil.move(path, boot / path.name)
+        (boot / "cmdline.txt").write_text(f"{task.cmdline}\n")
+    else:
+        entries = boot / "loader/entries"
+        entries.mkdir(parents=True)
+        (boot / "EFI/BOOT").mkdir(parents=True)
+        shutil.copy(root / "usr/lib/systemd/boot/efi/systemd-bootx64.efi", boot / "EFI/BOOT/BOOTX64.EFI")
+        shutil.copy(kernel, boot / "vmlinuz")
+        shutil.copy(initrd, boot / "initrd.img")
+        (boot / "loader/loader.conf").write_text("timeout 0\ndefault edgefl.conf\n")
+        options = f"title edgefl\nlinux /vmlinuz\ninitrd /initrd.img\noptions {task.cmdline}\n"
+        (entries / "edgefl.conf").write_text(options)
+    for path in [kernel, initrd, *root.glob("vmlinuz*"), *root.glob("initrd.img*")]:
+        path.unlink()
+    (boot / settings.FILE).write_bytes(settings.render(settings.CardSettings()))
+    (boot / status.FILE).write_bytes(b"This device has not been started yet.".ljust(status.SLOT_BYTES))
+
+
+def _newest(root: Path, prefix: str) -> Path:
+    found = sorted((root / "boot").glob(f"{prefix}*"))
+    if not found:
+        raise BuildError(f"the base layer has no {prefix}*", hint="delete it, and look at its log")
+    return found[-1]
+
+
+def _clean(root: Path) -> None:
+    for name in ("var/cache/apt", "var/lib/apt/lists", "var/log", "tmp", "var/tmp"):
+        for path in (root / name).iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for name in ("var/cache/ldconfig/aux-cache", "var/lib/dpkg/lock", "var/lib/dpkg/lock-frontend"):
+        (root / name).unlink(missing_ok=True)
+    (root / "usr/lib/clock-epoch").touch()  # a device without a clock begins no earlier than its image
+
+
+def _clamp(work: Path) -> None:
+    for path in work.rglob("*"):
+        if path.lstat().st_mtime > epoch():
+            os.utime(path, (epoch(), epoch()), follow_symlinks=False)
+
+
+def _file_systems(task: Task, root: Path, data: Path, parts: Path) -> None:
+    used = int(run("du", "-sm", "--apparent-size", str(root)).split()[0])
+    size = int(used * ROOT_SPARE) + 96
+    _ext4(root, root, parts / "root.ext4", "edgefl-root", ID.format(1), size)
+    _ext4(root, data, parts / "data.ext4", "edgefl-data", ID.format(2), DATA_MEGABYTES)
+    fat = parts / "boot.vfat"
+    with fat.open("wb") as file:
+        file.truncate(task.boot_megabytes << 20)
+    run("mkfs.vfat", "-F", "32", "-i", FAT_ID, "-n", "EDGEFL", "--invariant", str(fat))
+    for path in sorted((parts / "boot").iterdir()):
+        run("mcopy", "-s", "-m", "-i", str(fat), str(path), "::")
+
+
+def _ext4(root: Path, source: Path, target: Path, label: str, identifier: str, megabytes: int) -> None:
+    """By the target's mke2fs, run from outside (1.47.1 and later write no times of the building machine)."""
+    library = next(root.glob("usr/lib/*-linux-gnu"))
+    loader = next(library.glob("ld-linux-*.so.*"))
+    os.environ["MKE2FS_CONFIG"] = str(root / "etc/mke2fs.conf")
+    options = f"hash_seed={identifier},lazy_itable_init=0,lazy_journal_init=0"
+    run(
+        *(str(loader), "--library-path", str(library), str(root / "usr/sbin/mke2fs"), "-q", "-t", "ext4", "-m", "1"),
+        *("-L", label, "-U", identifier, "-E", options, "-O", "^orphan_file", "-d", str(source)),
+        *(str(target), f"{megabytes}M"),
+    )
+
+
+def _disk(task: Task, parts: Path, work: Path) -> None:
+    gpt = task.partitions == "gpt"
+    lines = [f"image {Path(task.image).name} {{", "hdimage {", "align = 4M"]
+    lines += [f'partition-table-type = "{task.partitions}"']
+    lines += [f'disk-uuid = "{ID.format(10)}"' if gpt else "disk-signature = 0xedef10e1", "}"]
+    kinds = {"boot.vfat": (ESP, "0xC"), "root.ext4": (LINUX, "0x83"), "data.ext4": (LINUX, "0x83")}
+    for number, (name, (uuid, kind)) in enumerate(kinds.items(), 11):
+        what = (
+            f'partition-uuid = "{ID.format(number)}" partition-type-uuid = "{uuid}"'
+            if gpt
+            else f"partition-type = {kind}"
+        )
+        flag = " bootable = true" if not gpt and number == 11 else ""
+        lines.append(f'partition {name.partition(".")[0]} {{ {what} image = "{name}"{flag} }}')
+    config = work / "genimage.cfg"
+    config.write_text("\n".join([*lines, "}", ""]))
+    run(
+        *("genimage", "--config", str(config), "--rootpath", str(work / "none"), "--tmppath", str(work / "tmp")),
+        *("--inputpath", str(parts), "--outputpath", str(Path(task.image).parent)),
+    )
+
+
+if __name__ == "__main__":
+    assemble(Task(**json.loads(Path(sys.argv[1]).read_text())))

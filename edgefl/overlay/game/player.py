@@ -1,0 +1,315 @@
+"""One player: this device in one tree, choosing among its candidate parents.
+
+An epoch is a round of the application; whatever is decided within one is carried out when it is over, so that a round
+never has two parents.
+
+    IDLE     a round is over: with probability rho (more for who gained much when it last looked) ask the candidates and
+             the parent for their prices                                                                    --> ASKING
+    ASKING   all have answered or the time is over; the best is worth a move: ask it whether we may come    --> MOVING
+             nothing is worth a move                                                                        --> IDLE
+    MOVING   it re-checks with its load of this moment. Yes                                                 --> GRANTED
+             no, or silence                                                                                 --> IDLE
+    GRANTED  the round is over: attach there, then leave the old parent (make before break)                 --> IDLE
+
+Candidates: the nearest three and two at random of those that outrank us; every ten epochs the worst makes room for
+another. Rank rises along every edge whatever is chosen, so no move can close a cycle (rank.py).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from edgefl.overlay.game.equilibrium import Epsilon, of_player
+from edgefl.overlay.game.model import cost_s, margin_s
+from edgefl.overlay.game.rules import CANDIDATES, NEAREST_CANDIDATES, Parameters, Rule
+from edgefl.wire.game import MoveAsk, MoveTold, PriceAsk, PriceTold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgefl.overlay.device import Device
+    from edgefl.overlay.game.bandits import OnePlayer
+    from edgefl.overlay.game.residuals import Residuals
+    from edgefl.overlay.liveness import Liveness
+    from edgefl.overlay.requests import Requests
+    from edgefl.wire.contact import Contact
+
+LEAST_ASKED_S = 1.0
+"""How long prices are waited for; a candidate that takes longer is none."""
+
+UNKNOWN_RTT_S = 0.05
+"""Of a candidate that was never measured: middling, so that it is neither shunned nor sought."""
+
+OWN_DRIFT = 0.01
+"""Per epoch: a link that has become slower is believed after some dozen rounds."""
+
+BANDITS = (Rule.KLUCB, Rule.EXP3)
+
+
+class Stage(Enum):
+    IDLE = "idle"
+    ASKING = "asking"
+    MOVING = "moving"
+    GRANTED = "granted"
+
+
+class Seat(Protocol):
+    """The tree as its player sees it."""
+
+    @property
+    def app(self) -> int: ...
+    @property
+    def parent(self) -> Contact | None: ...
+    def options(self, now: float) -> list[Contact]:
+        """Live devices of the right zone that outrank us."""
+        ...
+
+    def switch(self, to: Contact, now: float) -> None:
+        """Attach there, then leave the present parent."""
+        ...
+
+
+class Player:
+    """`size_bytes`: what this device sends to its parent in a round."""
+
+    def __init__(
+        self,
+        seat: Seat,
+        device: Device,
+        requests: Requests,
+        liveness: Liveness,
+        residuals: Residuals,
+        rule: Rule,
+        parameters: Parameters,
+    ) -> None:
+        self._seat = seat
+        self._device = device
+        self._requests = requests
+        self._liveness = liveness
+        self._residuals = residuals
+        self._rule = rule
+        self._parameters = parameters
+        self._candidates: list[int] = []
+        self._told: dict[int, PriceTold] = {}
+        self._waiting: set[int] = set()
+        self._target: Contact | None = None
+        self._gain_share = 0.0
+        self._own_s: float | None = None
+        self._epoch = 0
+        self._bandit: OnePlayer | None = None
+        if rule in BANDITS:
+            from edgefl.overlay.game.bandits import OnePlayer  # NumPy: an idle device does without
+
+            self._bandit = OnePlayer(rule, CANDIDATES)
+        self.stage = Stage.IDLE
+        self.size_bytes = 0
+        self.epsilon = Epsilon()
+        self.delay_s = 0.0
+        """To the root, as of the last look at it: what we advertise ourselves."""
+
+    # A round is over
+
+    def on_round_over(self, size_bytes: int, waited_s: float, now: float) -> None:
+        """Our update is with the parent; `waited_s` is how long it was ready and not taken."""
+        self.size_bytes = size_bytes
+        parent, target = self._seat.parent, self._target
+        if parent is None:
+            self.reset()
+            return
+        self._epoch += 1
+        told = self._told.get(parent.node_id)
+        if told is not None:
+            self._learn(parent.node_id, waited_s, told.penalty_s + told.s_per_byte * told.load_bytes)
+        self._residuals.fade()
+        if self.stage is Stage.GRANTED and target is not None:
+            self.stage, self._target = Stage.IDLE, None
+            self._device.counters["game_moves"] += 1
+            self._seat.switch(target, now)
+            return
+        self._refresh_candidates(now)
+        if self._bandit is not None:
+            self._play(self._bandit, parent, waited_s, now)
+        chance = self._parameters.revise + self._parameters.urge * self._gain_share
+        if self.stage is Stage.IDLE and (self._rule in BANDITS or self._device.random.random() < chance):
+            self._ask(parent, now)
+
+    def _learn(self, parent: int, waited_s: float, predicted_s: float) -> None:
+        """What our own link takes is the same below every parent, and no surprise: it is the least that any wait has
+        been longer than predicted."""
+        surprise_s = waited_s - predicted_s
+        own_s = surprise_s if self._own_s is None else min(surprise_s, self._own_s + OWN_DRIFT * abs(self._own_s))
+        self._own_s = own_s
+        self._residuals.learn(parent, predicted_s + surprise_s - own_s, predicted_s)
+
+    def reset(self) -> None:
+        """The parent is lost: what was going on has no meaning any more."""
+        for node_id in self._waiting:
+            self._requests.cancel(self._question(node_id))
+        if self._target is not None:
+            self._requests.cancel(self._question(self._target.node_id))
+        self._waiting.clear()
+        self.stage, self._target = Stage.IDLE, None
+
+    # Candidates
+
+    def _refresh_candidates(self, now: float) -> None:
+        options = {contact.node_id: contact for contact in self._seat.options(now)}
+        known = [node_id for node_id in self._candidates if node_id in options]
+        if self._epoch % self._parameters.window == 0 and len(known) == CANDIDATES:
+            known.remove(max(known, key=lambda node_id: self._expected_s(node_id)))
+        others = [node_id for node_id in options if node_id not in known]
+        self._device.random.shuffle(others)
+        if not known:
+            others = sorted(others, key=self._rtt_s)[:NEAREST_CANDIDATES] + others
+            others = list(dict.fromkeys(others))
+        self._candidates = known + others[: CANDIDATES - len(known)]
+        parent = self._seat.parent
+        self._told = {
+            node_id: told
+            for node_id, told in self._told.items()
+            if node_id in self._candidates or (parent is not None and node_id == parent.node_id)
+        }
+
+    def _rtt_s(self, node_id: int) -> float:
+        measured = self._liveness.rtt_s(node_id)
+        return UNKNOWN_RTT_S if measured is None else measured
+
+    # Prices
+
+    def _ask(self, parent: Contact, now: float) -> None:
+        options = {contact.node_id: contact for contact in self._seat.options(now)}
+        asked = [options[node_id] for node_id in self._candidates if node_id in options]
+        if all(contact.node_id != parent.node_id for contact in asked):
+            asked.append(parent)
+        self.stage = Stage.ASKING
+        self._waiting = {contact.node_id for contact in asked}
+        for contact in asked:
+            timeout_s = max(LEAST_ASKED_S, self._liveness.timeout_s(contact.node_id, now))
+            if self._requests.open(
+                self._question(contact.node_id), contact.node_id, now, timeout_s, self._no_price(contact.node_id)
+            ):
+                self._device.send(contact, PriceAsk(self._seat.app))
+            else:
+                self._waiting.discard(contact.node_id)
+        if not self._waiting:
+            self.stage = Stage.IDLE
+
+    def _no_price(self, node_id: int) -> Callable[[float], None]:
+        def silent(now: float) -> None:
+            self._told.pop(node_id, None)
+            self._answered(node_id, now)
+
+        return silent
+
+    def on_price(self, sender: Contact, message: PriceTold, now: float) -> None:
+        """A candidate's price; unasked ones are ignored."""
+        node_id = sender.node_id
+        asked_at = self._requests.close(self._question(node_id), node_id)
+        if asked_at is None or node_id not in self._waiting:
+            return
+        self._liveness.measured(node_id, now - asked_at)
+        if min(message.s_per_byte, message.penalty_s, message.delay_s) < 0:
+            self._device.counters["game_nonsense"] += 1
+            self._told.pop(node_id, None)
+        else:
+            self._told[node_id] = message
+        self._answered(node_id, now)
+
+    def _answered(self, node_id: int, now: float) -> None:
+        self._waiting.discard(node_id)
+        if not self._waiting and self.stage is Stage.ASKING:
+            self.stage = Stage.IDLE
+            self._decide(now)
+
+    def _expected_s(self, node_id: int) -> float:
+        """What it would cost us, by its word and what we have learnt of it; infinite if it takes nobody."""
+        told, parent = self._told.get(node_id), self._seat.parent
+        is_parent = parent is not None and parent.node_id == node_id
+        if told is None or (told.closed and not is_parent):
+            return float("inf")
+        expected: float = cost_s(
+            rtt_s=self._rtt_s(node_id) + max(0.0, self._residuals.of(node_id)),
+            penalty_s=told.penalty_s,
+            s_per_byte=told.s_per_byte,
+            load_bytes=told.load_bytes + (0 if is_parent else self.size_bytes),
+            delay_s=told.delay_s,
+            delay_weight=self._parameters.delay_weight,
+        )
+        return expected
+
+    # Decisions
+
+    def _decide(self, now: float) -> None:
+        parent = self._seat.parent
+        if parent is None or parent.node_id not in self._told:
+            return
+        here_s = self._expected_s(parent.node_id)
+        self.delay_s = here_s + (1 - self._parameters.delay_weight) * self._told[parent.node_id].delay_s
+        others = [node_id for node_id in self._candidates if node_id != parent.node_id]
+        best = min(others, key=self._expected_s, default=None)
+        there_s = float("inf") if best is None else self._expected_s(best)
+        self.epsilon = of_player(here_s - there_s, here_s, self.size_bytes)
+        self._gain_share = max(0.0, 1 - there_s / here_s) if here_s > 0 else 0.0
+        margin = margin_s(here_s, self._parameters.eta_s, self._parameters.eta_share)
+        if best is None or self._rule in (Rule.RTT, *BANDITS) or there_s >= here_s - margin:
+            return
+        target = next((contact for contact in self._seat.options(now) if contact.node_id == best), None)
+        if target is None:
+            return
+        self._target = target
+        if self._rule is Rule.SMOOTH:
+            if self._device.random.random() < self._parameters.alpha * self._gain_share:
+                self.stage = Stage.GRANTED
+            else:
+                self._target = None
+            return
+        told = self._told[best]
+        own_part_s = self._rtt_s(best) + max(0.0, self._residuals.of(best))
+        budget_s = here_s - margin - own_part_s - self._parameters.delay_weight * told.delay_s
+        timeout_s = max(LEAST_ASKED_S, self._liveness.timeout_s(best, now))
+        if self._requests.open(self._question(best), best, now, timeout_s, self._no_grant):
+            self.stage = Stage.MOVING
+            self._device.send(target, MoveAsk(self._seat.app, self.size_bytes, budget_s))
+        else:
+            self._target = None
+
+    def on_move_told(self, sender: Contact, message: MoveTold, now: float) -> None:
+        target = self._target
+        if self.stage is not Stage.MOVING or target is None or sender.node_id != target.node_id:
+            return
+        if self._requests.close(self._question(sender.node_id), sender.node_id) is None:
+            return
+        if message.granted:
+            self.stage = Stage.GRANTED
+        else:
+            self._device.counters["game_refused"] += 1
+            self.stage, self._target = Stage.IDLE, None
+
+    def _no_grant(self, now: float) -> None:
+        self.stage, self._target = Stage.IDLE, None
+
+    def _question(self, node_id: int) -> tuple[str, int, int]:
+        return ("game", self._seat.app, node_id)
+
+    # Baselines that ask nobody
+
+    def _play(self, bandit: OnePlayer, parent: Contact, waited_s: float, now: float) -> None:
+        """Learn what the parent in use has cost, and go where the index or the dice say."""
+        if parent.node_id not in self._candidates:
+            self._candidates = [*self._candidates[: CANDIDATES - 1], parent.node_id]
+        delays_s = [told.delay_s if (told := self._told.get(i)) is not None else 0.0 for i in self._candidates]
+        column, delay_s = bandit.choose(
+            self._candidates.index(parent.node_id),
+            self._rtt_s(parent.node_id) + waited_s,
+            min(self._rtt_s(node_id) for node_id in self._candidates),
+            delays_s,
+            self._epoch,
+            self._device.random.random(),
+        )
+        self.delay_s = self.delay_s if delay_s is None else delay_s
+        chosen = self._candidates[column]
+        target = next((contact for contact in self._seat.options(now) if contact.node_id == chosen), None)
+        if target is not None and chosen != parent.node_id:
+            self._device.counters["game_moves"] += 1
+            self._seat.switch(target, now)
