@@ -44,8 +44,9 @@ RULES = ("acbr", "smooth", "rtt", "klucb", "exp3")
 OVERLAY = {"zones": ZONE_METHODS, "profile": PROFILES, "rule": RULES}
 """The keys of the table [overlay], and what each may be; the first is the default."""
 
-ROLES = ("auto", "leaf")
-"""A node while others reach this device, or a leaf in any case, which others ask for nothing."""
+ROLES = ("auto", "leaf", "helper")
+"""A node while others reach this device; a leaf in any case, which others ask for nothing; or a node that also carries
+the models of applications which it is no member of (edgefl/overlay/volunteers.py)."""
 
 MDNS = ("auto", "on", "off")
 """Look around on the local network: where it is a private one, always, never."""
@@ -92,11 +93,11 @@ def control_socket(state: Path | None) -> Path:
 class Settings:
     """What one daemon is told. `listen` and `advertise` are HOST:PORT, `data` maps names to sources, `provider` is
     what ONNX Runtime trains on, `capacity` the class of the device, `mdns` whether to find others and be found on the
-    local network, `role` whether to be a leaf in any case. `zones` is how a device without a site finds its zone: not
-    at all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps; `rule` is how it chooses
-    its parents; in the file these three stand under [overlay]. `uplink` ("20 Mbit/s") bounds the rate at which models
-    and updates are sent, `memory` ("256 MB") what they may take; they stand under [limits], and empty means as much as
-    there is."""
+    local network, `role` whether to be a leaf in any case, or a helper of others. `zones` is how a device without a
+    site finds its zone: not at all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps;
+    `rule` is how it chooses its parents; in the file these three stand under [overlay]. `uplink` ("20 Mbit/s") bounds
+    the rate at which models and updates are sent, `memory` ("256 MB") what they may take; they stand under [limits],
+    and empty means as much as there is."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -246,6 +247,8 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
         raise UsageError(f"no provider {settings.provider!r}", hint=f"choose one of {', '.join(PROVIDERS)}")
     if settings.capacity not in CAPACITIES:
         raise UsageError(f"no capacity {settings.capacity!r}", hint=f"choose one of {', '.join(CAPACITIES)}")
+    if settings.role not in ROLES:
+        raise UsageError(f"no role {settings.role!r}", hint=f"choose one of {', '.join(ROLES)}")
     if settings.zones not in ZONE_METHODS:
         raise UsageError(
             f"no way of finding zones {settings.zones!r}", hint=f"[overlay] zones is one of {', '.join(ZONE_METHODS)}"

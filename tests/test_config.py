@@ -250,6 +250,16 @@ def test_limits_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
         merge({"uplink": "fast"})
 
 
+def test_a_role_is_told_and_helping_is_no_default(tmp_path: Path) -> None:
+    path = tmp_path / "edgefl.toml"
+    path.write_text('role = "leaf"')
+    assert merge(read_files(path)).role == "leaf"
+    assert merge(read_files(path), {"role": "helper"}).role == "helper"
+    assert Settings().role == "auto"
+    with pytest.raises(UsageError, match="no role 'king'"):
+        merge({"role": "king"})
+
+
 def test_profile_and_role_are_told_and_the_profile_stands_in_its_table(tmp_path: Path) -> None:
     path = tmp_path / "edgefl.toml"
     path.write_text('role = "leaf"\n[overlay]\nprofile = "tiny"\nzones = "anchors"')

@@ -36,7 +36,7 @@ def setting(
     "How much of others' work to carry: constrained, normal, strong, gateway; auto: as measured. [auto]",
 )
 @setting("profile", "NAME", "How many contacts to keep: tiny, node, gateway. [node]")
-@setting("role", "auto|leaf", "leaf: ask nothing of this device, as if nobody reached it. [auto]")
+@setting("role", "ROLE", "leaf: ask nothing of this device; helper: let it carry others' models, too. [auto]")
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -305,6 +305,14 @@ class Daemon:
     def on_orphaned(self, app: int, now: float) -> None:
         self.learning.on_orphaned(app, now)
 
+    def on_dismissed(self, app: int, now: float) -> None:
+        self.learning.on_dismissed(app, now)
+        if app not in self.learning.applications:
+            self.disk.soon(lambda store: store.forget_application(app))
+
+    def on_help_wanted(self, app: int, scope: Scope, now: float) -> None:
+        self.learning.on_help_wanted(app, now)
+
     def on_child(self, app: int, child: Contact, observer: bool, now: float) -> None:
         self.learning.on_child(app, child, observer, now)
 
@@ -329,8 +337,8 @@ class Daemon:
         self.learning.on_advert(advert, now)
         app_id = advert.decode_manifest().app_id
         app = self.learning.applications.get(app_id)
-        if app is not None and (app_id not in before or app.advert is advert):
-            self._remember_soon(app)
+        if app is not None and not app.helper and (app_id not in before or app.advert is advert):
+            self._remember_soon(app)  # of what a device helps with nothing is kept over a restart
 
     def _policy(self, manifest: Manifest) -> Decision:
         """This device takes part wherever it has the data."""

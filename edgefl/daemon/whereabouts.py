@@ -49,7 +49,7 @@ class Whereabouts:
         self._listening = listening[0]
         self._host = self._fixed or own_host(self._here, None, None, None)
         self._port = split_address(settings.advertise)[1] if settings.advertise else listening[1]
-        self.willing = Role.LEAF if settings.role == "leaf" else Role.NODE
+        self.willing = {"leaf": Role.LEAF, "helper": Role.HELPER}.get(settings.role, Role.NODE)
         """The role of this device while others reach it."""
         self._measured = measure()
         self.hardware: Callable[[], Hardware] = self._hardware
@@ -144,7 +144,7 @@ class Whereabouts:
 
     def _say_role(self, contact: Contact) -> None:
         if contact.dialable:
-            log.info("others reach this device again: it takes part as a node")
+            log.info("others reach this device again: it takes part as a %s", contact.role.name.lower())
         else:
             log.warning(
                 "nobody reaches this device at %s: it takes part as a leaf, through its own connections "

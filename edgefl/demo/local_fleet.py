@@ -130,7 +130,7 @@ class LocalFleet:
         """Return when the device has joined. Raises FleetStartError."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if self.processes[number].poll() is not None:
+            if _has_ended(self.processes[number]):
                 break
             with contextlib.suppress(UnreachableError):
                 if self.status(number)["ready"]:
@@ -141,12 +141,13 @@ class LocalFleet:
 
     def kill(self, number: int) -> None:
         """kill -9, as a power cut would."""
-        self.processes[number].kill()
-        self.processes[number].wait()
+        with _undisturbed():
+            self.processes[number].kill()
+            self.processes[number].wait()
 
     def running(self) -> Iterator[int]:
         for number, process in self.processes.items():
-            if process.poll() is None:
+            if not _has_ended(process):
                 yield number
 
     def statuses(self) -> dict[int, dict[str, Any]]:
@@ -159,16 +160,33 @@ class LocalFleet:
 
     def stop(self) -> None:
         """Ask all daemons to stop, and make sure that they do."""
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.terminate()
-        deadline = time.monotonic() + STOP_S
-        for process in self.processes.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        with _undisturbed():
+            for process in self.processes.values():
+                if process.poll() is None:
+                    process.terminate()
+            deadline = time.monotonic() + STOP_S
+            for process in self.processes.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals wait. One whose handler raises inside of Popen would leave its lock taken, and the next wait would never
+    end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    with _undisturbed():
+        return process.poll() is not None
 
 
 def _die_with_parent() -> None:

@@ -10,6 +10,7 @@ Life cycle:
     PREPARING --artifacts and data fit--> MEMBER | OBSERVER          in the tree, takes part (or only watches)
         |  \\--artifacts not to be had--> SEEKING                     in the tree as an observer, to get them from there
         '--data or artifacts do not fit--> REFUSED                   not in the tree; the reason is shown
+    PREPARING --this device helps--> HELPER                          in the tree without being a member
     any --leave--> gone
 """
 
@@ -90,7 +91,10 @@ class Forest(Protocol):
     def contact(self) -> Contact: ...
     def tree(self, app: int) -> Tree | None: ...
     def top_ranked(self, app: int, count: int) -> tuple[Contact, ...]: ...
-    def join_tree(self, app: int, now: float, *, observer: bool = False, scope: Scope = Scope.GLOBAL) -> None: ...
+    def join_tree(
+        self, app: int, now: float, *, observer: bool = False, helper: bool = False, scope: Scope = Scope.GLOBAL
+    ) -> None: ...
+    def adverts(self) -> tuple[Advert, ...]: ...
     def leave_tree(self, app: int, now: float) -> None: ...
     def watch_tree(self, app: int, until: float, now: float) -> None: ...
     def epsilon_sums(self, app: int) -> tuple[float, float]: ...
@@ -105,6 +109,7 @@ class Stage(Enum):
     SEEKING = "seeking"
     MEMBER = "member"
     OBSERVER = "observer"
+    HELPER = "helper"
     REFUSED = "refused"
 
 
@@ -119,8 +124,10 @@ class Application:
         *,
         observer: bool,
         owner: bool,
+        helper: bool = False,
         progress: Progress | None = None,
     ) -> None:
+        """A `helper` passes models down and sums up, and adds nothing of its own: nobody counts it."""
         self.manifest: Manifest = advert.decode_manifest()
         self.id = self.manifest.app_id
         self.advert = advert
@@ -128,6 +135,7 @@ class Application:
         self.effects = Border(effects, self.manifest, lambda: self.me, lambda: self.count("refused_foreign_zone"))
         self.observer = observer
         self.owner = owner
+        self.helper = helper
         self.stage = Stage.PREPARING
         self.refusal = ""
         self.counters: dict[str, int] = {}
@@ -159,6 +167,11 @@ class Application:
     def children(self) -> tuple[Child, ...]:
         tree = self.tree
         return tree.children if tree is not None else ()
+
+    @property
+    def trains(self) -> bool:
+        """Whether this device is a member: it adds a part of its own to every round, and may hold replicas."""
+        return not self.observer and not self.helper
 
     def has_artifact(self, blob_id: bytes) -> bool:
         """Whether the blob is one of the trainer's files."""
@@ -204,7 +217,7 @@ class Application:
     def prepare(self, now: float) -> None:
         sources = [contact for contact in (self.parent, self.advert.holder) if contact is not None]
         others = tuple(contact for contact in sources if contact.node_id != self.me.node_id)
-        self.effects.prepare(self.id, self.manifest, others, observer=self.observer)
+        self.effects.prepare(self.id, self.manifest, others, observer=not self.trains)
 
     def on_prepared(self, prepared: Prepared, now: float) -> None:
         if prepared.model is None:
@@ -216,7 +229,7 @@ class Application:
             self.refusal = prepared.refusal
             if self.stage is Stage.PREPARING:
                 self.stage = Stage.SEEKING
-                self._join(now, observer=True)
+                self._join(now, observer=not self.helper)
             self.set_timer("prepare", now + RETRY_PREPARE_S)
             return
         self.refusal = ""
@@ -224,15 +237,15 @@ class Application:
             self.ledger.model = prepared.model
         elif self.ledger.model != prepared.model:
             self.effects.discard(self.id, prepared.model)
-        if self.stage is Stage.SEEKING and not self.observer:
+        if self.stage is Stage.SEEKING and self.trains:
             self.forest.leave_tree(self.id, now)
-        self.stage = Stage.OBSERVER if self.observer else Stage.MEMBER
+        self.stage = Stage.HELPER if self.helper else Stage.OBSERVER if self.observer else Stage.MEMBER
         self._join(now, observer=self.observer)
 
     def _join(self, now: float, *, observer: bool) -> None:
         """Take a place in the tree; not from another zone than the application's: we may have moved meanwhile."""
         if self.effects.admits(self.me):
-            self.forest.join_tree(self.id, now, observer=observer, scope=self.manifest.scope)
+            self.forest.join_tree(self.id, now, observer=observer, helper=self.helper, scope=self.manifest.scope)
 
     def on_advert(self, advert: Advert, now: float) -> None:
         """A newer advert: the owner wants another state."""

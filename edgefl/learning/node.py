@@ -11,7 +11,7 @@ from edgefl.errors import EdgeflError
 from edgefl.learning.effects import LearningEffects, Prepared, Progress, Tag, Token, TrainResult
 from edgefl.learning.manifest import check_manifest
 from edgefl.wire import Contact, Message
-from edgefl.wire.application import Advert, Manifest
+from edgefl.wire.application import Advert, AppState, Manifest
 from edgefl.wire.blob import BlobRef
 
 if TYPE_CHECKING:
@@ -66,8 +66,11 @@ class Learning:
         known = self.applications.get(manifest.app_id)
         if known is not None:
             known.on_advert(advert, now)
-            return
+            if not known.helper:
+                return
         decision = self.policy(manifest)
+        if known is not None and decision.part is Part.IGNORE:
+            return
         if decision.part is Part.IGNORE:
             self._ignore(advert, decision.reason)
         else:
@@ -80,17 +83,23 @@ class Learning:
         *,
         observer: bool = False,
         owner: bool = False,
+        helper: bool = False,
         progress: Progress | None = None,
     ) -> Application | None:
         """Start with an application: decided by the policy, asked for by the user, or remembered from before a restart.
+        Who only helped with it so far becomes what is asked now.
 
         Returns None when the device has its fill of applications.
         """
         from edgefl.learning.application import Application  # numpy comes with it: only when there is something to do
 
-        app = Application(advert, self.forest, self.effects, observer=observer, owner=owner, progress=progress)
-        if app.id in self.applications:
-            return self.applications[app.id]
+        app = Application(
+            advert, self.forest, self.effects, observer=observer, owner=owner, helper=helper, progress=progress
+        )
+        known = self.applications.get(app.id)
+        if known is not None and (helper or not known.helper):
+            return known
+        self.drop(app.id, now)
         if len(self.applications) >= MAX_APPLICATIONS:
             self._ignore(advert, f"this device takes part in {MAX_APPLICATIONS} applications already")
             return None
@@ -106,6 +115,26 @@ class Learning:
         if app is not None:
             self.effects.cancel_timer(("learning", app_id, "publish"))
             app.stop(now)
+
+    def on_help_wanted(self, app_id: int, now: float) -> None:
+        """This device volunteers, and the application's members do not have places enough in their tree."""
+        for advert in self.forest.adverts():
+            if advert.state is AppState.STOPPED:
+                continue
+            try:
+                manifest = advert.decode_manifest()
+                if manifest.app_id == app_id:
+                    check_manifest(manifest)
+                    self.take_part(advert, now, helper=True)
+                    return
+            except EdgeflError:
+                continue
+
+    def on_dismissed(self, app_id: int, now: float) -> None:
+        """This device is not needed as a helper any more."""
+        app = self.applications.get(app_id)
+        if app is not None and app.helper:
+            self.drop(app_id, now)
 
     def _ignore(self, advert: Advert, reason: str) -> None:
         try:
@@ -179,6 +208,8 @@ class Learning:
     def on_prepared(self, app: int, prepared: Prepared, now: float) -> None:
         if app in self.applications:
             self.applications[app].on_prepared(prepared, now)
+            if prepared.model is None and not prepared.retry:
+                self.on_dismissed(app, now)  # a helper that cannot even read the application is none
 
     def on_trained(self, app: int, tag: Tag, result: TrainResult | None, now: float) -> None:
         if app in self.applications:

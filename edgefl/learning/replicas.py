@@ -25,7 +25,7 @@ class Replicas:
         app, tree = self.app, self.app.tree
         # A dethroned root that finishes its round is no longer the root of the tree, but still that of the epoch.
         finishes = message.epoch == app.worker.newest[0] and made_by(message.epoch, sender.node_id)
-        if app.observer or tree is None or not (sender.node_id == tree.root or finishes):
+        if not app.trains or tree is None or not (sender.node_id == tree.root or finishes):
             app.count("replica_not_from_root")
             return
         if message.epoch < app.ledger.epoch or not app.credible(message.epoch, message.round, message.model):

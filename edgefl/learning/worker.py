@@ -1,6 +1,7 @@
 """A member's part of a round: take the model, train, add what the children send, pass the sum on.
 
-Every device runs this, the root too (its sum goes to the Coordinator instead of a parent). States of an open round:
+Every device runs this, the root too (its sum goes to the Coordinator instead of a parent), and helpers, which have no
+part of their own. States of an open round:
 
     state       event                                   next
     COLLECTING  own work done, every child delivered    SEALING
@@ -116,7 +117,7 @@ class Worker:
         self.close_silently()
         self.newest = tag
         app.ledger.epoch = max(app.ledger.epoch, tag[0])
-        works = not app.observer and kind is not RoundKind.DONE
+        works = app.trains and kind is not RoundKind.DONE
         round_ = OpenRound(
             tag=tag,
             kind=kind,
@@ -136,11 +137,11 @@ class Worker:
             app.forest.watch_tree(app.id, now + app.manifest.deadline_s, now)
         if works:
             round_.sum.expect(app.me.node_id)
-            if kind is RoundKind.TRAIN and not mine:
-                round_.memory_pending = app.feedback.recall(round_.tag)
+        if kind is RoundKind.TRAIN and not app.observer and not mine:
+            round_.memory_pending = app.feedback.recall(round_.tag)
         for child in app.children():
             self._invite(child.contact, child.observer, now)
-        if works or kind is not RoundKind.TRAIN:  # an observer waits for the final model
+        if works or app.helper or kind is not RoundKind.TRAIN:  # an observer waits for the final model
             self._fetch_model(round_, (source,) if source is not None else ())
         self._advance(round_, now)
         return round_

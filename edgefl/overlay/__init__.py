@@ -30,8 +30,10 @@
     candidates.py     possible parents
     attempt.py        finding a parent among them
     children.py       fan-out, eviction, counts
+    serving.py        who gets a place below a device
     rank_tree.py      one tree, as one device takes part in it
     forest.py         all trees of a device
+    volunteers.py     devices that carry what others train
     directory.py      signed adverts of applications, published, discovered and rumoured
     events.py         what the layers above hear
 

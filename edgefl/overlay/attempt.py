@@ -4,6 +4,10 @@
     WAITING WAITING    Attach sent to the best that answered     --Attached: the owner of this attempt takes over-->
                 over --Refused FULL: its children come first--> WAITING for the next
                --another refusal, or silence (reported and suspected)--> WAITING for the next; nobody left: over, failed
+               --in repair, no answer soon--> WAITING for the next as well; the first that accepts is taken
+
+Whose link must be dialled has a long time-out, and may be dead. In repair it is not waited for: it keeps its time, and
+the next one is asked meanwhile. Who accepts too late is told so by the owner of this attempt.
 
 It goes down only along rising ranks towards ours, and asks nobody twice, so it ends.
 """
@@ -33,6 +37,11 @@ MAX_ATTEMPTS = 24
 """Parents asked before giving up: twice the depth of the largest tree."""
 
 
+MAX_WAITING = 3
+"""Asked at the same time in repair, at most: as many as spare parents, which are dead all three with probability 10^-4
+when one device of twenty is."""
+
+
 class Attempt:
     """Ask candidates one after the other. `describe` makes the Attach; `on_failed(now)` is called if nobody accepts."""
 
@@ -54,13 +63,16 @@ class Attempt:
         self._queue: list[Contact] = []
         self._measuring: set[int] = set()
         self._tried: set[int] = set()
-        self._over = False
-        self._asked: Contact | None = None
+        self._over = self._urgent = False
+        self._waiting: dict[int, tuple[Contact, Attach]] = {}
         self.said: Attach = describe()
+        self.crowded = False
+        """Somebody was full."""
 
     def repair(self, targets: list[Contact], ready: set[int], now: float) -> None:
         """Go straight on: first with the spare parents that are `ready`, then with those that we know best, those of
         our zone before others."""
+        self._urgent = True
         own_zone = self._device.contact.zone
         self._device.random.shuffle(targets)  # all orphans to the same one would make a chain
         targets.sort(key=lambda c: (c.node_id not in ready, c.zone != own_zone, self._cost_s(c)))
@@ -80,29 +92,35 @@ class Attempt:
         if not self._measuring and not self._tried:
             self._choose(now)
 
-    @property
-    def waiting_for(self) -> int | None:
-        """The node id of the one that has been asked."""
-        return None if self._asked is None else self._asked.node_id
+    def waits_for(self, node_id: int) -> bool:
+        """This one has been asked, and may have accepted."""
+        return node_id in self._waiting
 
     def cancel(self) -> None:
         self._over = True
-        self._requests.cancel(self._question())
+        for node_id in self._waiting:
+            self._requests.cancel(self._question(node_id))
+        self._requests.cancel(self._patience())
 
     def accepted(self, sender: Contact, now: float) -> bool:
-        """The one that we wait for says yes. False for anybody else, or too late."""
-        opened_at = None if self._over else self._requests.close(self._question(), sender.node_id)
+        """One that we wait for says yes. False for anybody else, or too late."""
+        node_id = sender.node_id
+        opened_at = None if self._over else self._requests.close(self._question(node_id), node_id)
         if opened_at is None:
             return False
+        self.said = self._waiting[node_id][1]
+        self.cancel()
         self._liveness.measured(sender.node_id, now - opened_at)
         self._pool.has_answered(sender.node_id)
-        self._over = True
         return True
 
     def refused(self, sender: Contact, reason: Refusal, alternatives: tuple[Contact, ...], now: float) -> None:
-        """Somebody says no; if it is the one that we wait for, go on: its alternatives come first."""
-        if self._over or self._requests.close(self._question(), sender.node_id) is None:
+        """Somebody says no; if we wait for it, go on: its alternatives come first."""
+        node_id = sender.node_id
+        if self._over or self._requests.close(self._question(node_id), node_id) is None:
             return
+        del self._waiting[node_id]
+        self.crowded |= reason is Refusal.FULL
         if reason is Refusal.NOT_A_MEMBER:
             self._pool.report(sender, now)
         else:
@@ -129,27 +147,38 @@ class Attempt:
         return float("inf") if rtt_s is None else rtt_s - RANK_WORTH_S * rank(contact, self.said.app)[1]
 
     def _next(self, now: float) -> None:
-        """Ask the next candidate; give up when there is none."""
-        self._asked = None
+        """Ask the next candidate; give up when there is none and nobody can answer any more."""
         while self._queue and len(self._tried) < MAX_ATTEMPTS:
             contact = self._queue.pop(0)
             node_id = contact.node_id
             if node_id in self._tried or self._pool.is_shunned(node_id, now) or not self._pool.may_be_parent(contact):
                 continue
             self._tried.add(node_id)
-            timeout_s = self._liveness.timeout_s(node_id, now)
-            if self._requests.open(self._question(), node_id, now, timeout_s, self._no_answer):
-                self._asked, self.said = contact, self._describe()
-                self._device.send(contact, self.said)
+            timeout_s, patience_s = self._liveness.timeout_s(node_id, now), self._device.profile.rpc_timeout_s
+            if self._requests.open(self._question(node_id), node_id, now, timeout_s, partial(self._no_answer, node_id)):
+                said = self._describe()
+                self._waiting[node_id] = (contact, said)
+                self._device.send(contact, said)
+                if self._urgent and timeout_s > patience_s:
+                    self._requests.open(self._patience(), node_id, now, patience_s, self._hurry)
                 return
-        self._over = True
-        self._on_failed(now)
+        if not self._waiting:
+            self._over = True
+            self._requests.cancel(self._patience())
+            self._on_failed(now)
 
-    def _no_answer(self, now: float) -> None:
-        if self._asked is not None and not self._over:
-            self._liveness.suspect(self._asked.node_id, now)
-            self._pool.report(self._asked, now)
+    def _hurry(self, now: float) -> None:
+        if len(self._waiting) < MAX_WAITING:
             self._next(now)
 
-    def _question(self) -> tuple[str, int]:
-        return ("attach", self.said.app)
+    def _no_answer(self, node_id: int, now: float) -> None:
+        contact, _ = self._waiting.pop(node_id)
+        self._liveness.suspect(node_id, now)
+        self._pool.report(contact, now)
+        self._next(now)
+
+    def _question(self, node_id: int) -> tuple[str, int, int]:
+        return ("attach", self.said.app, node_id)
+
+    def _patience(self) -> tuple[str, int]:
+        return ("hurry", self.said.app)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from edgefl.overlay.device import Device
 from edgefl.overlay.liveness import Liveness
 from edgefl.overlay.proposals import TOP
-from edgefl.overlay.rank import Rank, can_be_parent, rank
+from edgefl.overlay.rank import Rank, can_be_parent, is_helper, rank
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import MAX_FAILED, Scope
 
@@ -66,9 +66,14 @@ class CandidatePool:
         return own_zone or higher
 
     def highest(self, count: int, others: Iterable[Contact]) -> tuple[Contact, ...]:
-        """Of those known here and the `others`, the highest-ranked that are not known to be dead."""
+        """Of those known here and the `others`, the highest-ranked that are not known to be dead. Helpers, which may
+        leave, are none of them."""
         everybody = {**self._known, **{contact.node_id: contact for contact in others}}
-        live = [c for i, c in everybody.items() if i not in self._failed and not self._liveness.has_buried(i)]
+        live = [
+            c
+            for i, c in everybody.items()
+            if i not in self._failed and not self._liveness.has_buried(i) and not is_helper(rank(c, self._app))
+        ]
         return tuple(sorted(live, key=lambda contact: rank(contact, self._app), reverse=True)[:count])
 
     def proposed(self, members: Sequence[Contact]) -> None:

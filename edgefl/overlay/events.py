@@ -11,6 +11,7 @@ from edgefl.overlay.tree_view import TreeListener
 if TYPE_CHECKING:
     from edgefl.wire.application import Advert
     from edgefl.wire.contact import Contact
+    from edgefl.wire.overlay import Scope
 
 
 class Listener(TreeListener, Protocol):
@@ -28,12 +29,17 @@ class Listener(TreeListener, Protocol):
     def on_zone(self, zone: int, now: float) -> None:
         """This device belongs into another zone: call `set_contact` with it, and a higher incarnation."""
 
+    def on_help_wanted(self, app: int, scope: Scope, now: float) -> None:
+        """This device volunteers, and the application lacks places: it may join its tree as a helper."""
+
     def on_advert(self, advert: Advert, now: float) -> None:
         """A verified advert, new or newer than the one known."""
 
 
 class EventQueue:
     """A `Listener` that holds back events for another one."""
+
+    __slots__ = ("_listener", "waiting")
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -65,6 +71,12 @@ class EventQueue:
 
     def on_orphaned(self, app: int, now: float) -> None:
         self.waiting.append(partial(self._listener.on_orphaned, app, now))
+
+    def on_dismissed(self, app: int, now: float) -> None:
+        self.waiting.append(partial(self._listener.on_dismissed, app, now))
+
+    def on_help_wanted(self, app: int, scope: Scope, now: float) -> None:
+        self.waiting.append(partial(self._listener.on_help_wanted, app, scope, now))
 
     def on_child(self, app: int, child: Contact, observer: bool, now: float) -> None:
         self.waiting.append(partial(self._listener.on_child, app, child, observer, now))

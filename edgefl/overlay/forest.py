@@ -9,6 +9,7 @@ neighbours are watched more closely (watch.py).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgefl.errors import UsageError
@@ -21,7 +22,7 @@ from edgefl.overlay.routing import Router
 from edgefl.overlay.tree_view import TreeListener, TreeView
 from edgefl.overlay.watch import CLOSE
 from edgefl.overlay.watch import Watch as CloseWatch
-from edgefl.wire.contact import Contact
+from edgefl.wire.contact import Contact, Role
 from edgefl.wire.game import MoveAsk, PriceAsk
 from edgefl.wire.overlay import (
     MAX_BEAT_TREES,
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 MAX_TREES = 128
 """Applications that one device takes part in: two hundred times the planned mean; 13 neighbours and 48 contacts
 each."""
+
+MAX_HELPED = 16
+"""Of these, the ones that it is no member of: half of a small device's memory goes to models, and sixteen times 25 MB
+is that of one with 1 GB."""
 
 MAX_DETACHES = 8
 """Unknown edges answered per heartbeat: a forged one makes us send no more than it cost."""
@@ -71,29 +76,43 @@ class Forest:
         self._router = router
         self._game = game
         self._world = TreeWorld(
-            device, requests, liveness, game, listener, self._ask_tracker, self._renew_at, self._touched
+            device,
+            requests,
+            liveness,
+            game,
+            listener,
+            self._ask_tracker,
+            self._renew_at,
+            self._touched,
+            self._call_help,
+            self._dismiss,
         )
         self._close_watch = CloseWatch(device, liveness, requests)
         self._flushed_at = float("-inf")
         self._dirty: dict[int, RankTree] = {}
         self._left_behind: dict[int, float] = {}
+        self.call_help: Callable[[int, Scope, float], None] = lambda app, scope, now: None
         self._ticking = False
         self.trees: dict[int, RankTree] = {}
 
     # Life cycle
 
-    def join(self, app: int, now: float, *, observer: bool, scope: Scope) -> None:
-        """Take part in an application's tree. Raises UsageError beyond MAX_TREES."""
+    def join(self, app: int, now: float, *, observer: bool, helper: bool, scope: Scope) -> None:
+        """Take part in an application's tree. Raises UsageError beyond MAX_TREES. A helper that does not volunteer (any
+        more), or has its fill, is dismissed at once."""
         tree = self.trees.get(app)
         if tree is not None:
-            if (tree.observer, tree.scope) == (observer, scope):
+            if (tree.observer, tree.helper, tree.scope) == (observer, helper, scope):
                 return
             self.leave(app, now)
+        if helper and not self.may_help(app):
+            self._world.listener.on_dismissed(app, now)
+            return
         if len(self.trees) >= MAX_TREES:
             raise UsageError(
                 f"this device already takes part in {MAX_TREES} applications", hint="leave one of them first"
             )
-        tree = self.trees[app] = RankTree(self._world, app, scope, observer)
+        tree = self.trees[app] = RankTree(self._world, app, scope, observer, helper)
         if not observer:
             self._game.join(tree)
         if not self._ticking:
@@ -102,6 +121,12 @@ class Forest:
             self._device.set_timer(BEAT, now + profile.tree_beat_s * self._device.random.random())
             self._device.set_timer(WATCH, now + profile.tree_silence_s)
         tree.renew(now)
+
+    def may_help(self, app: int) -> bool:
+        """We volunteer, have room, and are not in this tree already."""
+        helped = sum(tree.helper for tree in self.trees.values())
+        room = helped < MAX_HELPED and len(self.trees) < MAX_TREES
+        return self._device.contact.role is Role.HELPER and room and app not in self.trees
 
     def leave(self, app: int, now: float) -> None:
         """Leave a tree; unknown ones are fine."""
@@ -153,6 +178,13 @@ class Forest:
 
     def _renew_at(self, tree: RankTree, at: float) -> None:
         self._device.set_timer((*RENEW, tree.app), at)
+
+    def _call_help(self, tree: RankTree, now: float) -> None:
+        self.call_help(tree.app, tree.scope, now)
+
+    def _dismiss(self, tree: RankTree, now: float) -> None:
+        self.leave(tree.app, now)
+        self._world.listener.on_dismissed(tree.app, now)
 
     def _touched(self, tree: RankTree, now: float) -> None:
         if not self._dirty:
@@ -229,8 +261,11 @@ class Forest:
         the farewell stays inside."""
         until = now + self._device.profile.tree_edge_lifetime_s
         self._left_behind = {app: end for app, end in self._left_behind.items() if end > now}
-        for app in [app for app, tree in self.trees.items() if tree.scope is Scope.ZONE]:
-            self.leave(app, now)
+        for app, tree in [(app, tree) for app, tree in self.trees.items() if tree.scope is Scope.ZONE]:
+            if tree.helper:
+                self._dismiss(tree, now)
+            else:
+                self.leave(app, now)
             self._left_behind[app] = until  # an answer may be on its way that must not be answered across the border
         while len(self._left_behind) > MAX_TREES:
             del self._left_behind[next(iter(self._left_behind))]

@@ -63,6 +63,11 @@ def zone_key(zone: int) -> int:
     return _hash64(b"edgefl zone", zone.to_bytes(2, "big"))
 
 
+def volunteers_key(zone: int) -> int:
+    """Where a zone's volunteers (volunteers.py) are registered."""
+    return _hash64(b"edgefl helpers", zone.to_bytes(2, "big"))
+
+
 def directory_key(zone: int | None = None) -> int:
     """Where applications are advertised: the fleet's key, or that of one zone."""
     return _hash64(b"edgefl directory", b"" if zone is None else zone.to_bytes(2, "big"))

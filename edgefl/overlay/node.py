@@ -33,6 +33,7 @@ from edgefl.overlay.routing import Router
 from edgefl.overlay.search import RowQueries
 from edgefl.overlay.tracker import Tracker
 from edgefl.overlay.tree_view import TreeView
+from edgefl.overlay.volunteers import Volunteers
 from edgefl.overlay.zones import ZoneMethod, ZoneReport, Zones
 from edgefl.wire import overlay as wire
 from edgefl.wire.application import Advert
@@ -94,6 +95,7 @@ class Overlay:
         self._game = game = Game(device, requests, liveness, rule)
         self._forest = Forest(device, requests, liveness, router, game, events)
         self._directory = Directory(device, requests, membership, router, verify, events.on_advert)
+        self._volunteers = Volunteers(device, router, self._tracker, self._forest, events.on_help_wanted)
         self._zones = Zones(device, requests, liveness, router, zones)
         self._connect()
 
@@ -104,6 +106,7 @@ class Overlay:
         self._membership.on_self_join = self._track_zone
         self._membership.on_adopted = self._adopted
         self._membership.zone_members = self._tracker.zone_members
+        self._forest.call_help = self._volunteers.call
         self._router.deliver = self._deliver
         self._router.on_lookup = self._looked_up
         self._zones.on_zone = self._leave_zone
@@ -200,6 +203,7 @@ class Overlay:
             **self._forest.sizes(),
             **self._directory.sizes(),
             **self._zones.sizes(),
+            **self._volunteers.sizes(),
         }
 
     # What the owner asks for
@@ -257,9 +261,12 @@ class Overlay:
         """Measure the RTT to a device now: `then` is called once, with seconds, or None without an answer in time."""
         self._liveness.ping(contact, now, lambda peer, at: then(None if peer is None else at - now))
 
-    def join_tree(self, app: int, now: float, *, observer: bool = False, scope: Scope = Scope.GLOBAL) -> None:
-        """Take part in an application's tree, or change the part taken. UsageError beyond forest.MAX_TREES."""
-        self._forest.join(app, now, observer=observer, scope=scope)
+    def join_tree(
+        self, app: int, now: float, *, observer: bool = False, helper: bool = False, scope: Scope = Scope.GLOBAL
+    ) -> None:
+        """Take part in an application's tree, or change the part taken. A `helper` carries its models without being a
+        member, and is dismissed at once if this device does not volunteer. UsageError beyond forest.MAX_TREES."""
+        self._forest.join(app, now, observer=observer, helper=helper, scope=scope)
         self._drain(now)
 
     def leave_tree(self, app: int, now: float) -> None:
@@ -402,6 +409,7 @@ class Overlay:
         self._device.set_timer(ZONE_TRACK, now + self._device.jittered(self._device.profile.renewal_s))
         key = zone_key(self._device.contact.zone)
         self._router.route(key, Track(key), now)
+        self._volunteers.register(now)
 
     def _on_ping(self, sender: Contact, message: wire.Ping, now: float) -> None:
         self._liveness.on_ping(sender, message, now)
@@ -428,6 +436,8 @@ class Overlay:
             self._tracker.on_track(route, body, now)
         elif isinstance(body, wire.Untrack):
             self._tracker.on_untrack(route, body, now)
+        elif isinstance(body, wire.SeekHelpers):
+            self._volunteers.on_seek(route, body, now)
         elif isinstance(body, wire.ZoneQuery):
             self._tracker.on_zone_query(route, body, now)
         elif isinstance(body, wire.Publish):
@@ -451,7 +461,7 @@ class Overlay:
             self._draining = False
 
 
-_BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover, wire.ZoneQuery)
+_BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover, wire.ZoneQuery, wire.SeekHelpers)
 
 _Handler = Callable[[Contact, Any, float], None]
 
@@ -469,6 +479,7 @@ _HANDLERS: dict[type[Message], Callable[[Overlay], _Handler]] = {
     wire.Found: lambda overlay: overlay._router.on_found,
     wire.Candidates: lambda overlay: overlay._on_candidates,
     wire.TrackerCopy: lambda overlay: overlay._tracker.on_copy,
+    wire.HelpWanted: lambda overlay: overlay._volunteers.on_help_wanted,
     wire.Attach: lambda overlay: overlay._forest.on_attach,
     wire.Attached: lambda overlay: overlay._forest.on_attached,
     wire.Refused: lambda overlay: overlay._forest.on_refused,

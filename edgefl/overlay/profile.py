@@ -81,6 +81,8 @@ class Profile:
     watch_timeout_s: float = 1.5  # and answers, or is suspected: a device in training gets round to it late
     spare_fresh_s: float = 15.0  # a round is open: spare parents that are silent for so long are asked
     seek_s: tuple[float, ...] = (2.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # asking the tracker again while without a parent
+    help_pause_s: float = 6.0  # between two calls for volunteers: one takes 2-3 s to arrive, and to be found
+    help_idle_s: float = 180.0  # a volunteer without children leaves: longer than a subtree takes to find back
     avoid_s: float = 20.0  # a parent that did not answer or refused is left alone
 
     # Directory

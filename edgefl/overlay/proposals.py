@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.ids import clockwise
-from edgefl.overlay.rank import WEIGHTS, Rank, can_be_parent, rank
+from edgefl.overlay.rank import WEIGHTS, Rank, can_be_parent, is_helper, rank
 from edgefl.overlay.zone_rule import ANCHORS
 from edgefl.wire.contact import Contact
 
@@ -92,12 +92,15 @@ def population(members: list[Contact], key: int, limit: int) -> int:
 
     -ln U / w is exponential with rate w, so a member of weight w is among those below the highest value kept, t, with
     probability 1 - exp(-w t); the sum of the inverse probabilities is unbiased (Horvitz-Thompson, as in priority
-    sampling), and off by about 9 % with 128 kept. Members that cannot be dialled are counted while there is room.
+    sampling), and off by about 9 % with 128 kept. Those of the lower tiers, who cannot be dialled or volunteer, are
+    counted while there is room.
     """
     if len(members) < limit:
         return len(members)
     kept = sorted(
-        (2.0 ** -place[1], WEIGHTS[member.capacity]) for member in members if can_be_parent(place := rank(member, key))
+        (2.0 ** -place[1], WEIGHTS[member.capacity])
+        for member in members
+        if can_be_parent(place := rank(member, key)) and not is_helper(place)
     )
     if len(kept) < 2:
         return len(members)

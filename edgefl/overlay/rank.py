@@ -6,7 +6,8 @@ log2(m) + O(1) levels, and strong devices stand higher in proportion to their we
 
 Law: a parent outranks its child. Hence no cycle, whatever messages are lost; hence one root, the highest member, and
 one head per zone, the highest of its zone, without an election. Devices that cannot be dialled stand below all that
-can, observers below everybody, and neither is ever a parent.
+can, observers below everybody, and neither is ever a parent. Between those that cannot be dialled and those that can
+stand volunteers (volunteers.py): parents of the former, never above a member that has no need of them.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import hashlib
 import math
 from functools import lru_cache
 
-from edgefl.wire.contact import Capacity, Contact
+from edgefl.wire.contact import Capacity, Contact, Role
 
 Rank = tuple[int, float, int]
-"""Tier (observer, not dialable, dialable), rank within the tier, node id as the tie-break."""
+"""Tier (observer, not dialable, helper, dialable), rank within the tier, node id as the tie-break."""
 
 WEIGHTS = {Capacity.CONSTRAINED: 1 / 16, Capacity.NORMAL: 1.0, Capacity.STRONG: 4.0, Capacity.GATEWAY: 16.0}
 
-_OBSERVER, _UNDIALABLE, _PARENT = 0, 1, 2
+_OBSERVER, _UNDIALABLE, _HELPER, _PARENT = 0, 1, 2, 3
+_TIERS = {Role.LEAF: _UNDIALABLE, Role.HELPER: _HELPER, Role.NODE: _PARENT}
 _HASH_BITS = 52  # so that (hash + 1/2) / 2^52 is exact in a double: U is never 0 or 1
 
 
@@ -36,13 +38,18 @@ def _value(node_id: int, capacity: int, app: int) -> float:
 
 def rank(contact: Contact, app: int, observer: bool = False) -> Rank:
     """The place of a device in the order of an application; the higher tuple is the higher rank."""
-    tier = _OBSERVER if observer else _PARENT if contact.dialable else _UNDIALABLE
+    tier = _OBSERVER if observer else _TIERS[contact.role]
     return (tier, _value(contact.node_id, int(contact.capacity), app), contact.node_id)
 
 
 def can_be_parent(standing: Rank) -> bool:
-    """Only dialable members carry children."""
-    return standing[0] == _PARENT
+    """Only devices that can be dialled carry children."""
+    return standing[0] >= _HELPER
+
+
+def is_helper(standing: Rank) -> bool:
+    """A volunteer, or a member that volunteers elsewhere."""
+    return standing[0] == _HELPER
 
 
 def level(standing: Rank) -> int:

@@ -16,30 +16,30 @@ the zone exists; else it is its zone's head and attaches across zones; if nobody
 Beside the position there may be an attempt to find a parent (attempt.py), so that an edge is made before the old one is
 broken. When it fails, the failed candidates are reported to the tracker, and it is asked again.
 
-A parent serves 8 children of its zone and 4 of others. Full, it lets its lowest-ranked child go for a newcomer of
-higher rank (which else could be stuck), and names the newcomer to it; a newcomer of lower rank is sent down to the
-children. Subtree height and members ride up with the heartbeats, depth and root ride down. Observers attach below
-members, have no children and are not counted.
+What it does for its children stands in serving.py. Subtree height and members ride up with the heartbeats, depth and
+root ride down. Observers attach below members, have no children and are not counted. Helpers (volunteers.py) have
+children and are not counted; one that would be the root, or has had no children for long, leaves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from edgefl.overlay.attempt import Attempt
 from edgefl.overlay.candidates import CandidatePool
-from edgefl.overlay.children import MAX_HEIGHT, MAX_MEMBERS, Child, Children
+from edgefl.overlay.children import MAX_HEIGHT, MAX_MEMBERS, Children
 from edgefl.overlay.device import Device
 from edgefl.overlay.game.game import Game
 from edgefl.overlay.liveness import Liveness
-from edgefl.overlay.rank import Rank, can_be_parent, rank
+from edgefl.overlay.rank import can_be_parent, is_helper, rank
 from edgefl.overlay.requests import Requests
+from edgefl.overlay.serving import Serving
 from edgefl.overlay.spares import Spares
 from edgefl.overlay.tree_view import Position, TreeListener, TreeView
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
-    MAX_ALTERNATIVES,
     Attach,
     Attached,
     Candidates,
@@ -50,6 +50,9 @@ from edgefl.wire.overlay import (
     Track,
     TreeEdge,
 )
+
+CROWDED = 2
+"""Attempts to find a parent that ended at devices without room, before a member calls for helpers."""
 
 
 @dataclass(slots=True)
@@ -64,12 +67,14 @@ class TreeWorld:
     ask_tracker: Callable[[RankTree, Track, float], None]
     renew_at: Callable[[RankTree, float], None]
     touched: Callable[[RankTree, float], None]
+    call_help: Callable[[RankTree, float], None]
+    dismiss: Callable[[RankTree, float], None]
 
 
 class RankTree:
     """This device in one tree."""
 
-    def __init__(self, world: TreeWorld, app: int, scope: Scope, observer: bool) -> None:
+    def __init__(self, world: TreeWorld, app: int, scope: Scope, observer: bool, helper: bool) -> None:
         self._world = world
         self._device = world.device
         self._pool = CandidatePool(world.device, world.liveness, app, scope, observer)
@@ -79,23 +84,38 @@ class RankTree:
         self._asked_at = self._spares_seen_at = float("-inf")
         self._parent_heard_at = 0.0
         self._told: tuple[int, int] | None = None
-        self._seeks = 0
+        self._seeks = self._crowded = 0
+        self._childless_since: float | None = None
         self._kept = True
         self.app = app
         self.scope = scope
         self.observer = observer
+        self.helper = helper
         self.position = Position.SEEKING
         self.parent: Contact | None = None
-        self.children = Children(app)
+        self.serving = Serving(
+            world.device,
+            world.game,
+            world.listener,
+            app,
+            scope,
+            self._pool.standing,
+            self._down,
+            partial(world.touched, self),
+        )
         self.depth = 0
         self.root = 0
 
     # What others may see
 
     @property
+    def children(self) -> Children:
+        return self.serving.children
+
+    @property
     def members(self) -> int:
-        """In our subtree, with ourselves."""
-        return min(MAX_MEMBERS, self.children.members + (not self.observer))
+        """In our subtree, with ourselves if we are one."""
+        return min(MAX_MEMBERS, self.children.members + (not self.observer and not self.helper))
 
     def view(self) -> TreeView:
         return TreeView(
@@ -108,6 +128,7 @@ class RankTree:
             self.members,
             self.depth,
             self.root,
+            self.helper,
         )
 
     def top_ranked(self, count: int) -> tuple[Contact, ...]:
@@ -129,6 +150,9 @@ class RankTree:
     def renew(self, now: float, *, content: bool = True) -> None:
         """Tell the tracker that we are here, and when to do so again; who is not `content` hears of more members."""
         profile, failed = self._device.profile, self._pool.failed(now)
+        if self.helper and self._is_idle(now):
+            self._world.dismiss(self, now)
+            return
         content = content and self.position is not Position.SEEKING and not failed
         if not content:
             self._asked_at = now
@@ -140,6 +164,14 @@ class RankTree:
             self._renew_in(profile.root_renewal_s, now)
         else:
             self._renew_in(profile.renewal_s if self._kept else profile.unkept_renewal_s, now)
+
+    def _is_idle(self, now: float) -> bool:
+        """A helper has had nobody to help for long."""
+        if self.children:
+            self._childless_since = None
+        elif self._childless_since is None:
+            self._childless_since = now
+        return self._childless_since is not None and now - self._childless_since >= self._device.profile.help_idle_s
 
     def _renew_in(self, wait_s: float, now: float) -> None:
         self._world.renew_at(self, now + self._device.jittered(wait_s))
@@ -176,6 +208,9 @@ class RankTree:
             self._begin(targets, now)
 
     def _become_root(self, now: float) -> None:
+        if self.helper:
+            self._world.dismiss(self, now)
+            return
         self.position = Position.ROOT
         self.depth, self.root = 0, self._device.node_id
         self._seeks, self._orphaned = 0, False
@@ -227,17 +262,28 @@ class RankTree:
         return Attach(self.app, self.observer, self.children.height, self.members)
 
     def _attempt_failed(self, now: float) -> None:
-        self._attempt = None
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None and self.position is Position.SEEKING:
+            self._no_room(attempt.crowded, now)
         self._succeed(now)
-        if self.position is Position.SEEKING:
+        if self.position is Position.SEEKING and self._orphaned and self._pool.failed(now):
+            self.renew(now)  # the sooner the tracker hears of the dead, the sooner it finds out who is the next root
+        elif self.position is Position.SEEKING:
             self._renew_in(self._seek_s() / 2, now)
         elif self.position is Position.ROOT:
             self._renew_in(self._device.profile.seek_s[0] / 2, now)
 
+    def _no_room(self, crowded: bool, now: float) -> None:
+        """Nobody has a place. Once may be chance: members that bring places may be on their way. Who can be dialled
+        needs no help, since everybody gives way to it who cannot."""
+        self._crowded = self._crowded + 1 if crowded else 0
+        if self._crowded >= CROWDED and not self.observer and not self._device.contact.dialable:
+            self._world.call_help(self, now)
+
     def _succeed(self, now: float) -> None:
         """Whoever comes next in rank is the root, without waiting for the tracker to find out."""
         seeks = self.position is Position.SEEKING and self._attempt is None and not self.observer
-        if self._orphaned and seeks and self._pool.is_next():
+        if self._orphaned and seeks and not self.helper and self._pool.is_next():
             self._become_root(now)
             self.renew(now)
 
@@ -262,7 +308,7 @@ class RankTree:
         self._world.touched(self, now)  # children may have come or gone since we asked
         self._heard_from_parent(answer.depth, answer.root, now)
         self._keep_spares(now)
-        self._seeks = 0
+        self._seeks = self._crowded = 0
         profile = self._device.profile
         # Those that failed us are reported soon, so that others need not try them.
         self._renew_in(profile.tree_flush_s if self._pool.failed(now) else profile.renewal_s, now)
@@ -271,6 +317,14 @@ class RankTree:
     def on_refused(self, sender: Contact, message: Refused, now: float) -> None:
         if self._attempt is not None:
             self._attempt.refused(sender, message.reason, message.alternatives, now)
+
+    def on_attach(self, sender: Contact, message: Attach, now: float) -> None:
+        """A helper that has nobody above it may have to leave: a root must not be drawn below it."""
+        uncertain = self.helper and self.position is not Position.ATTACHED
+        if uncertain and can_be_parent(rank(sender, self.app, message.observer)):
+            self._device.send(sender, Refused(self.app, Refusal.FULL))
+        else:
+            self.serving.on_attach(sender, message, now)
 
     # Losing neighbours
 
@@ -293,7 +347,7 @@ class RankTree:
     def on_gone(self, node_id: int, now: float) -> None:
         """A device is dead or has left."""
         self._pool.forget(node_id)
-        self._drop_child(node_id, now)
+        self.serving.drop(node_id, now)
         if self.parent is not None and self._is_parent(node_id):
             self._pool.report(self.parent, now)
             self._lose_parent(now)
@@ -301,7 +355,7 @@ class RankTree:
 
     def on_detach(self, sender: Contact, message: Detach, now: float) -> None:
         node_id = sender.node_id
-        self._drop_child(node_id, now)
+        self.serving.drop(node_id, now)
         lost_edge = message.reason is Refusal.SWITCHED  # it does not know us, or has forgotten us: no refusal
         if self._is_parent(node_id):
             if message.reason in (Refusal.NOT_A_MEMBER, Refusal.LEAVING):
@@ -312,74 +366,17 @@ class RankTree:
         elif self._attempt is not None and not lost_edge:
             self._attempt.refused(sender, message.reason, message.alternatives, now)
 
-    # Serving children
-
-    def on_attach(self, sender: Contact, message: Attach, now: float) -> None:
-        device, own = self._device, self._pool.standing()
-        standing = rank(sender, self.app, message.observer)
-        if not can_be_parent(own):
-            device.send(sender, Refused(self.app, Refusal.NOT_A_MEMBER))
-        elif standing >= own:
-            device.send(sender, Refused(self.app, Refusal.RANK))
-        elif sender.node_id in self.children or self._make_room(sender, standing, now):
-            self._adopt(sender, message, now)
-        else:
-            device.send(sender, Refused(self.app, Refusal.FULL, self.children.above(standing)))
-
-    def _adopt(self, sender: Contact, message: Attach, now: float) -> None:
-        down = self._down()
-        height, members = (0, 0) if message.observer else (message.height, message.members)
-        self.children.put(Child(sender, message.observer, height, members, now, told=down))
-        self._device.send(sender, Attached(self.app, *down))
-        self._device.counters["adoptions"] += 1
-        if not message.observer:
-            self._world.game.on_child(self.app, sender.node_id)
-        self._world.touched(self, now)
-        self._world.listener.on_child(self.app, sender, message.observer, now)
-
-    def _make_room(self, newcomer: Contact, standing: Rank, now: float) -> bool:
-        """True when there is a place of its kind for the newcomer, if need be the place of a lower-ranked child."""
-        own_zone = self._device.contact.zone
-        if not self.children.is_full_for(newcomer, own_zone):
-            return True
-        lowest = self.children.lowest(newcomer, own_zone)
-        place = self.children.rank_of(lowest)
-        if place >= standing:
-            return False
-        onward = (newcomer, *self.children.above(place, without=lowest.contact.node_id))
-        self._let_go(lowest, Refusal.EVICTED, now, onward[:MAX_ALTERNATIVES])
-        return True
-
-    def _let_go(self, child: Child, reason: Refusal, now: float, onward: tuple[Contact, ...] = ()) -> None:
-        self._device.send(child.contact, Detach(self.app, reason, onward))
-        self._device.counters["evictions"] += 1
-        self._drop_child(child.contact.node_id, now)
-
-    def _drop_child(self, node_id: int, now: float) -> None:
-        if self.children.remove(node_id):
-            self._world.game.on_child_gone(self.app, node_id)
-            self._world.touched(self, now)
-            self._world.listener.on_child_gone(self.app, node_id, now)
-
     # Heartbeats
 
     def on_edge(self, sender: Contact, edge: TreeEdge, now: float) -> bool:
         """A neighbour's view of our common edge. False when we know no such edge."""
         if edge.upwards:
-            child = self.children.get(sender.node_id)
-            if child is None:
-                return False
-            child.heard_at = now
-            if edge.epsilon is not None:
-                self._world.game.on_epsilon(self.app, sender.node_id, edge.epsilon)
-            if not child.observer and (child.height, child.members) != (edge.height, edge.members):
-                child.height, child.members = edge.height, edge.members
-                self._world.touched(self, now)
-        elif self._is_parent(sender.node_id):
+            return self.serving.on_edge(sender, edge, now)
+        if self._is_parent(sender.node_id):
             self._heard_from_parent(edge.depth, edge.root, now)
-        else:  # or its acceptance is still on the way
-            return self._attempt is not None and self._attempt.waiting_for == sender.node_id
-        return True
+            return True
+        # Or its acceptance is still on the way.
+        return self._attempt is not None and self._attempt.waits_for(sender.node_id)
 
     def _heard_from_parent(self, depth: int, root: int, now: float) -> None:
         self._parent_heard_at = now
@@ -394,17 +391,13 @@ class RankTree:
     def edges(self, *, changed_only: bool) -> list[tuple[Contact, TreeEdge]]:
         """What the neighbours should hear from us, and remember that they have been told."""
         said = []
-        up, down = (self.children.height, self.members), self._down()
+        up = (self.children.height, self.members)
         if self.parent is not None and not (changed_only and up == self._told):
             self._told = up
             epsilon = None if changed_only else self._world.game.epsilon_sum(self.app)
             edge = TreeEdge(self.app, True, height=up[0], members=up[1], epsilon=epsilon)
             said.append((self.parent, edge))
-        for child in self.children:
-            if not (changed_only and down == child.told):
-                child.told = down
-                said.append((child.contact, TreeEdge(self.app, False, depth=down[0], root=down[1])))
-        return said
+        return said + self.serving.edges(changed_only=changed_only)
 
     def silent_since(self) -> list[tuple[int, float]]:
         """When each neighbour last said something about our edge."""
@@ -415,7 +408,7 @@ class RankTree:
 
     def on_silence(self, node_id: int, now: float) -> None:
         """Alive, but it has not spoken of this edge for too long: it does not keep it."""
-        self._drop_child(node_id, now)
+        self.serving.drop(node_id, now)
         if self.parent is not None and self.parent.node_id == node_id:
             self._device.send(self.parent, Detach(self.app, Refusal.SWITCHED))
             self._pool.shun(self.parent, now)
@@ -426,11 +419,7 @@ class RankTree:
     def on_peer_changed(self, contact: Contact, now: float) -> None:
         """A device has a new address, zone or class: are the edges still right?"""
         self._pool.update(contact)
-        child = self.children.get(contact.node_id)
-        if child is not None:
-            child.contact = contact
-            self._check_child(child, now)
-            self._let_excess_go(now)
+        self.serving.on_peer_changed(contact, now)
         if self.parent is not None and self._is_parent(contact.node_id):
             self.parent = contact
             if self._check_parent(now):
@@ -438,23 +427,12 @@ class RankTree:
 
     def on_own_contact_changed(self, now: float) -> None:
         """Our own rank or zone may have changed: re-check both sides, children first, then ask the tracker."""
-        for child in self.children:
-            self._check_child(child, now)
-        self._let_excess_go(now)
+        if self.helper and not is_helper(self._pool.standing()):
+            self._world.dismiss(self, now)
+            return
+        self.serving.on_own_contact_changed(now)
         if self._check_parent(now):
             self.renew(now)
-
-    def _check_child(self, child: Child, now: float) -> None:
-        if self.children.rank_of(child) >= self._pool.standing():
-            self._let_go(child, Refusal.RANK, now)
-        elif self.scope is Scope.ZONE and child.contact.zone != self._device.contact.zone:
-            self._drop_child(child.contact.node_id, now)  # no word: it would cross the border
-
-    def _let_excess_go(self, now: float) -> None:
-        """Who has changed sides in a move takes no place that is not there; it learns who might have one."""
-        for child in self.children.excess(self._device.contact.zone):
-            onward = self.children.above(self.children.rank_of(child), without=child.contact.node_id)
-            self._let_go(child, Refusal.EVICTED, now, onward)
 
     def _check_parent(self, now: float) -> bool:
         """Leave a parent that may not be ours any more. False when it was left."""
@@ -470,11 +448,7 @@ class RankTree:
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
-        above = () if self.parent is None else (self.parent,)
-        for child in self.children:
-            onward = above + self.children.above(self.children.rank_of(child), without=child.contact.node_id)
-            self._device.send(child.contact, Detach(self.app, Refusal.LEAVING, onward[:MAX_ALTERNATIVES]))
+        self.serving.leave(self.parent)
         if self.parent is not None:
             self._device.send(self.parent, Detach(self.app, Refusal.LEAVING))
-        self.children.clear()
         self.parent = None

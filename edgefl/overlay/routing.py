@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from edgefl.errors import WireError
 from edgefl.overlay.device import Device
-from edgefl.overlay.ids import DIGIT_BITS, ID_BITS, shared_digits
+from edgefl.overlay.ids import ID_BITS, shared_digits
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.membership import Membership
 from edgefl.overlay.requests import Requests
@@ -276,7 +276,8 @@ class Router:
         a shorter path beats nearer hops, and tables hold near contacts anyway."""
         own = self._device.contact
         zone, own_id = own.zone, own.node_id
-        slot = max(0, ID_BITS - (shared_digits(own_id, key) + 1) * DIGIT_BITS)  # bits that may differ within a slot
+        bits = self._membership.table.digit_bits
+        slot = max(0, ID_BITS - (shared_digits(own_id, key, bits) + 1) * bits)  # bits that may differ within a slot
         nearer = (
             peer
             for peer in self._membership.members()

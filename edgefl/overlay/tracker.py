@@ -11,7 +11,8 @@ highest. That is enough for any number of members, because a full parent names i
 place downwards from the top. It also tells a root, or the head of a zone, when a newcomer outranks it; otherwise the
 newcomer would begin a second tree.
 
-The members of a zone find each other the same way, under the zone's key; there ids matter, not ranks.
+The members of a zone find each other the same way, under the zone's key; there ids matter, not ranks. So do those who
+look for a zone's volunteers, under a key of their own.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
-from edgefl.overlay.ids import zone_key
+from edgefl.overlay.ids import volunteers_key, zone_key
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.membership import Membership
 from edgefl.overlay.proposals import anchors, highest, least_needed, population, propose, zone_seeds
 from edgefl.overlay.rank import rank
-from edgefl.wire.contact import Contact
+from edgefl.wire.contact import Contact, Role
 from edgefl.wire.overlay import (
     MAX_TRACKER_ENTRIES,
     Candidates,
@@ -95,6 +96,11 @@ class _Accuser:
     observer: bool
 
 
+def _is_register(app: int, zone: int) -> bool:
+    """A key of a zone and not of an application: whoever is tracked there has no place in a tree."""
+    return app in (zone_key(zone), volunteers_key(zone))
+
+
 class Tracker:
     """The applications whose members this device remembers."""
 
@@ -134,6 +140,10 @@ class Tracker:
     def on_track(self, route: Route, message: Track, now: float) -> None:
         origin, app = route.origin, message.app
         tracked = self._serve(app, route.scope, now)
+        if app == volunteers_key(origin.zone):
+            if tracked is not None and origin.role is Role.HELPER:
+                self._keep(app, tracked, origin, now)
+            return
         kept = False
         before: list[Contact] = []
         if tracked is not None:
@@ -189,7 +199,7 @@ class Tracker:
                 continue
             zones = (entry.member.zone, contact.zone)
             entry.member = contact
-            if app not in map(zone_key, zones) and self._owns(app, tracked, now):
+            if not any(_is_register(app, zone) for zone in zones) and self._owns(app, tracked, now):
                 members = self.members(app)
                 self._tell_outranked(app, members, contact, members)  # its renewal will be no news to us
 
@@ -203,15 +213,18 @@ class Tracker:
             if len(self._accused) >= MAX_ACCUSED:
                 return
             accusers = self._accused[node_id] = {}
-            self._liveness.ping(entry.member, now, partial(self._first_verdict, node_id, entry.member))
+            # Together they take the time of one: members without a parent are waiting for the verdict.
+            half_s = self._liveness.timeout_s(node_id, now) / 2
+            first = partial(self._first_verdict, node_id, entry.member, half_s)
+            self._liveness.ping(entry.member, now, first, timeout_s=half_s)
         if len(accusers) < MAX_ACCUSERS:
             accusers[accuser.app, accuser.contact.node_id] = accuser
 
-    def _first_verdict(self, node_id: int, member: Contact, peer: Peer | None, now: float) -> None:
+    def _first_verdict(self, node_id: int, member: Contact, half_s: float, peer: Peer | None, now: float) -> None:
         if peer is not None:
             self._verdict(node_id, peer, now)
         else:
-            self._liveness.ping(member, now, partial(self._verdict, node_id))
+            self._liveness.ping(member, now, partial(self._verdict, node_id), timeout_s=half_s)
 
     def _verdict(self, node_id: int, peer: Peer | None, now: float) -> None:
         """Alive: nothing happens. Dead: forget it, and tell those who were waiting for this to know whom to turn to."""
@@ -250,7 +263,7 @@ class Tracker:
         before = self.members(message.app)
         for copied in message.entries:
             self._merge(message.app, tracked, copied, now)
-        if before and message.app != zone_key(self._device.contact.zone):
+        if before and not _is_register(message.app, self._device.contact.zone):
             handed_over = self._device.node_id ^ message.app < sender.node_id ^ message.app
             self._compare(message.app, ours, before, told=handed_over)
         self._forget_if_empty(message.app, tracked)

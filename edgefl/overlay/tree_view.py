@@ -29,7 +29,8 @@ class ChildView:
 
 @dataclass(frozen=True, slots=True)
 class TreeView:
-    """A device's place in a tree. `members` counts its subtree with itself, `depth` is its distance from the root."""
+    """A device's place in a tree. `members` counts its subtree, with itself if it is one; `depth` is its distance from
+    the root."""
 
     app: int
     position: Position
@@ -41,6 +42,8 @@ class TreeView:
     depth: int
     root: int
     """Node id; 0 while it is not known. While a device seeks a parent, depth and root are those of before."""
+    helper: bool = False
+    """It carries the application's models without being a member."""
 
     @property
     def is_root(self) -> bool:
@@ -59,6 +62,9 @@ class TreeListener(Protocol):
 
     def on_orphaned(self, app: int, now: float) -> None:
         """The parent is lost; another one is being looked for."""
+
+    def on_dismissed(self, app: int, now: float) -> None:
+        """This device is not needed as a helper any more, and has left the tree."""
 
     def on_child(self, app: int, child: Contact, observer: bool, now: float) -> None:
         """A child has attached, perhaps not for the first time (it may have restarted)."""

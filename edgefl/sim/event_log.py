@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from edgefl.overlay import Listener
     from edgefl.wire import Contact
     from edgefl.wire.application import Advert
+    from edgefl.wire.overlay import Scope
 
 
 class EventLog:
@@ -51,6 +52,13 @@ class EventLog:
     def on_orphaned(self, app: int, now: float) -> None:
         self._on_tree_change(app)
         self._note("orphaned", now, app)
+
+    def on_dismissed(self, app: int, now: float) -> None:
+        self._on_tree_change(app)
+        self._note("dismissed", now, app)
+
+    def on_help_wanted(self, app: int, scope: Scope, now: float) -> None:
+        self._note("help_wanted", now, app, scope)
 
     def on_child(self, app: int, child: Contact, observer: bool, now: float) -> None:
         self._note("child", now, app, child, observer)

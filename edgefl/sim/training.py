@@ -152,6 +152,12 @@ class LearningDevice:
     def on_orphaned(self, app: int, now: float) -> None:
         self.learning.on_orphaned(app, now)
 
+    def on_dismissed(self, app: int, now: float) -> None:
+        self.learning.on_dismissed(app, now)
+
+    def on_help_wanted(self, app: int, scope: Scope, now: float) -> None:
+        self.learning.on_help_wanted(app, now)
+
     def on_child(self, app: int, child: Contact, observer: bool, now: float) -> None:
         self.learning.on_child(app, child, observer, now)
 

@@ -263,7 +263,7 @@ class World:
 
     def right(self, asked: Iterable[tuple[Member, int, int]]) -> int:
         """How many of these lookups (who asked, its number, the key) were answered with the owner of the key."""
-        joined = [member.node_id for member in self.alive() if member.overlay.joined]
+        joined = [m.node_id for m in self.alive() if m.overlay.joined and m.overlay.contact.dialable]
         right = 0
         for member, request, key in asked:
             answer, _ = member.log.lookups.get(request, (None, 0))
@@ -271,8 +271,8 @@ class World:
         return right
 
     def tree(self, app: int, among: Sequence[Member] | None = None) -> TreeReport:
-        """Follow every member's parents up to a root, along edges that both ends know. `among` spares looking for the
-        members in the whole fleet."""
+        """Follow every member's parents up to a root, along edges that both ends know, helpers included. `among` spares
+        looking for the members in the whole fleet."""
         views = {}
         for member in self.alive() if among is None else among:
             view = member.overlay.tree(app)
@@ -285,14 +285,15 @@ class World:
                 parents[node_id] = view.parent.node_id  # type: ignore[union-attr]
         roots = [node_id for node_id, view in views.items() if view.is_root]
         depths = []
-        for node_id in views:
+        members = [node_id for node_id, view in views.items() if not view.helper]
+        for node_id in members:
             at, depth = node_id, 0
             while at in parents and depth <= len(views):
                 at, depth = parents[at], depth + 1
             if views[at].is_root:
                 depths.append(depth)
         counted = sum(views[root].members for root in roots)
-        return TreeReport(app, len(views), len(depths), len(roots), tuple(depths), counted)
+        return TreeReport(app, len(members), len(depths), len(roots), tuple(depths), counted)
 
     def _check_for_cycle(self, member: Member, app: int) -> None:
         """After every change of a parent: walking up from it must not come back."""

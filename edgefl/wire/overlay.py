@@ -251,6 +251,24 @@ class TrackerCopy(Message):
     scope: Annotated[Scope, 3, choice(Scope)] = Scope.GLOBAL
 
 
+@message(34)
+@dataclass(frozen=True, slots=True)
+class SeekHelpers(Message):
+    """Body of a Route to the register of the origin's zone: every place in the tree of `app` is taken."""
+
+    app: Annotated[int, 1, U64]
+    scope: Annotated[Scope, 2, choice(Scope)] = Scope.GLOBAL
+
+
+@message(35)
+@dataclass(frozen=True, slots=True)
+class HelpWanted(Message):
+    """The register asks a volunteer to carry the models of `app`, of which it is no member."""
+
+    app: Annotated[int, 1, U64]
+    scope: Annotated[Scope, 2, choice(Scope)] = Scope.GLOBAL
+
+
 # Trees
 
 
@@ -263,6 +281,7 @@ class Attach(Message):
     observer: Annotated[bool, 2, BOOL] = False
     height: Annotated[int, 3, U8] = 0
     members: Annotated[int, 4, U32] = 1
+    """In the subtree, with the sender if it is a member."""
 
 
 @message(41)

@@ -23,17 +23,18 @@ from edgefl.overlay import (
     rings,
     routing,
     tracker,
+    volunteers,
     zone_table,
 )
-from edgefl.overlay.ids import directory_key, zone_key
+from edgefl.overlay.ids import directory_key, volunteers_key, zone_key
 from edgefl.overlay.profile import NODE, PROFILES
 from edgefl.wire import Capacity, Contact, Message, Role, encode, message_types
 from edgefl.wire import codec as codec_module
 from edgefl.wire.application import AppState, pack_advert
-from edgefl.wire.overlay import Discover, Lookup, Publish, Scope, Track, Untrack
+from edgefl.wire.overlay import Discover, Lookup, Publish, Scope, SeekHelpers, Track, Untrack
 
 OWN = 1 << 63
-APPS = [zone_key(0), directory_key(), directory_key(0), 5, OWN, OWN + 1, OWN - 1]
+APPS = [zone_key(0), volunteers_key(0), directory_key(), directory_key(0), 5, OWN, OWN + 1, OWN - 1]
 
 BOUNDS = {
     "peers": liveness.MAX_PEERS + 500,  # and those that tables refer to
@@ -60,6 +61,7 @@ BOUNDS = {
     "pool": candidates.MAX_POOL,
     "adverts": directory.MAX_ADVERTS,
     "unpublished": 0,
+    "help_calls": volunteers.MAX_CALLS,
 }
 
 
@@ -131,6 +133,7 @@ class Mallory:
             )
         )
         bodies = [Lookup(), self._record(Track), self._record(Untrack), self._record(Discover), Publish(packed)]
+        bodies.append(self._record(SeekHelpers))
         return random.choice((packed, encode(random.choice(bodies)), encode(self.message())[:8192]))
 
 

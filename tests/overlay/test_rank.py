@@ -31,20 +31,21 @@ def test_ranks_are_a_strict_total_order(members: list[Contact], app: int) -> Non
 
 
 @given(contacts, contacts, apps)
-def test_observers_stand_below_everybody_and_undialable_devices_below_all_others(
+def test_observers_stand_below_everybody_then_undialable_devices_then_helpers_then_all_others(
     a: Contact, b: Contact, app: int
 ) -> None:
     assert not can_be_parent(rank(a, app, observer=True))
     assert rank(a, app, observer=True) < rank(b, app)
     assert can_be_parent(rank(a, app)) == a.dialable
-    if a.dialable and not b.dialable:
+    order = [Role.LEAF, Role.HELPER, Role.NODE]
+    if order.index(a.role) > order.index(b.role):
         assert rank(a, app) > rank(b, app)
 
 
 def test_every_release_computes_the_same_rank() -> None:
     contact = Contact(0x0123456789ABCDEF, "10.0.0.1", 7000)
     strong = Contact(0x0123456789ABCDEF, "10.0.0.1", 7000, capacity=Capacity.STRONG)
-    assert rank(contact, 42) == (2, pytest.approx(0.8448182457417648), contact.node_id)
+    assert rank(contact, 42) == (3, pytest.approx(0.8448182457417648), contact.node_id)
     assert rank(strong, 42)[1] == pytest.approx(rank(contact, 42)[1] + 2)  # four times the weight: two levels
 
 

@@ -14,7 +14,7 @@ from support.solo import SoloOverlay
 
 from edgefl.errors import UsageError
 from edgefl.overlay import Position, TreeView
-from edgefl.overlay.attempt import MAX_ATTEMPTS
+from edgefl.overlay.attempt import MAX_ATTEMPTS, MAX_WAITING
 from edgefl.overlay.candidates import MAX_POOL
 from edgefl.overlay.children import OTHER_CHILDREN, ZONE_CHILDREN
 from edgefl.overlay.forest import MAX_DETACHES, MAX_TREES
@@ -701,6 +701,87 @@ def test_an_orphan_goes_to_a_spare_parent_that_lives_without_the_tracker() -> No
     asked = {contact.node_id for contact, message in member.sent if isinstance(message, Attach)}
     assert asked
     assert asked <= {c.node_id for c in spares}
+
+
+def orphan_of(cold: list[Contact]) -> Member:
+    """Its parent is gone, and it only knows these, to which it has no link."""
+    member = Member().attached_to(HIGHER[0])
+    member.told(HIGHER[0], *cold)
+    member.asks()
+    member.receive(HIGHER[0], Detach(APP, Refusal.RANK))
+    return member
+
+
+def asked_by(member: Member) -> list[Contact]:
+    asked = [contact for contact, message in member.sent if isinstance(message, Attach)]
+    member.take(Attach)
+    return asked
+
+
+def test_an_orphan_does_not_wait_for_who_must_be_dialled_first() -> None:
+    member = orphan_of(HIGHER[1:9])
+    (first,) = asked_by(member)
+    member.advance(WAN.rpc_timeout_s - 0.01)
+    assert asked_by(member) == []
+    member.advance(0.02)
+    (second,) = asked_by(member)
+    assert member.receive(second, Attached(APP, 1, second.node_id))
+    assert member.view().parent == second
+    member.receive(first, TreeBeat((TreeEdge(APP, False, depth=1, root=HIGHER[0].node_id),)))
+    member.receive(first, Attached(APP, 1, first.node_id))
+    assert member.view().parent == second
+    assert [message.reason for message in member.take(Detach, first)] == [Refusal.SWITCHED] * 2, "it knows where it is"
+    member.advance(WAN.cold_timeout_s + 1)
+    assert asked_by(member) == []
+    assert all(first.node_id not in track.failed for track in member.asks()), "slow is not dead"
+
+
+def test_the_slow_one_may_still_be_the_first_to_accept() -> None:
+    member = orphan_of(HIGHER[1:9])
+    (first,) = asked_by(member)
+    member.advance(WAN.rpc_timeout_s + 0.01)
+    (second,) = asked_by(member)
+    member.receive(first, Attached(APP, 1, first.node_id))
+    assert member.view().parent == first
+    member.receive(second, Refused(APP, Refusal.FULL, (HIGHER[9],)))
+    assert asked_by(member) == [], "what it was asked is over"
+    member.receive(second, Attached(APP, 1, second.node_id))
+    assert member.take(Detach, second) == [Detach(APP, Refusal.SWITCHED)]
+
+
+def test_an_orphan_asks_few_at_the_same_time_and_everybody_has_its_time() -> None:
+    member = orphan_of(HIGHER[1:9])
+    asked = asked_by(member)
+    member.advance(WAN.cold_timeout_s - 0.01)
+    asked += asked_by(member)
+    assert len(asked) == MAX_WAITING
+    assert all(not track.failed for track in member.asks())
+    member.advance(0.02)
+    asked += asked_by(member)
+    assert len(asked) == MAX_WAITING + 1
+    member.advance(20.0)
+    asked += asked_by(member)
+    assert len(asked) == len(set(asked)) == 8, "nobody is asked twice"
+
+
+def test_a_refusal_does_not_end_the_wait_for_others() -> None:
+    member = orphan_of(HIGHER[1:3])
+    (first,) = asked_by(member)
+    member.advance(WAN.rpc_timeout_s + 0.01)
+    (second,) = asked_by(member)
+    member.receive(second, Refused(APP, Refusal.FULL))
+    member.advance(1.0)
+    member.receive(first, Attached(APP, 1, first.node_id))
+    assert member.view().parent == first
+
+
+def test_in_quiet_times_one_is_asked_after_the_other() -> None:
+    member = Member()
+    member.reachable |= {c.node_id: c for c in HIGHER[:3]}
+    member.told(*HIGHER[:3])
+    assert len(asked_by(member)) == 1
+    member.advance(WAN.rpc_timeout_s - 0.1)
+    assert asked_by(member) == []
 
 
 def test_few_spare_parents_are_a_reason_to_ask_the_tracker_but_not_often() -> None:

@@ -50,7 +50,7 @@ class ReferenceDevice:
         self.known = list({peer.node_id: peer for peer in known}.values())
         self._router: Any = SimpleNamespace(
             _device=SimpleNamespace(contact=Contact(own_id, "10.0.0.1", 7000, zone)),
-            _membership=SimpleNamespace(members=lambda: self.known),
+            _membership=SimpleNamespace(members=lambda: self.known, table=self.table),
         )
 
     def next_hop(self, key: int, tried: list[int]) -> int | None:

@@ -117,7 +117,9 @@ class Device:
         others = [d for d in self.world.members(app) if d.alive and d is not self and not d.app.observer]
         return tuple(d.contact for d in sorted(others, key=lambda d: d.contact.node_id)[:count])
 
-    def join_tree(self, app: int, now: float, *, observer: bool = False, scope: Any = None) -> None:
+    def join_tree(
+        self, app: int, now: float, *, observer: bool = False, helper: bool = False, scope: Any = None
+    ) -> None:
         self.joined[app] = observer
 
     def leave_tree(self, app: int, now: float) -> None:

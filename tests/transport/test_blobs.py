@@ -348,7 +348,7 @@ def test_an_assembly_keeps_only_right_chunks() -> None:
     chunks = [memoryview(SMALL)[at : at + CHUNK_BYTES] for at in range(0, len(SMALL), CHUNK_BYTES)]
     assert assembly.put(0, chunks[0], 0.0) is Stored.WRONG, "no header yet"
     assert not assembly.set_header(hashes[:-1])
-    assert not assembly.set_header(hashes[:-1] + b"x")
+    assert not assembly.set_header(hashes[:-1] + bytes([hashes[-1] ^ 1]))
     assert assembly.set_header(hashes)
     heard: list[int] = []
     assembly.listen(lambda _, index: heard.append(index))
