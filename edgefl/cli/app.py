@@ -23,7 +23,13 @@ def app() -> None:
 @click.option("--name", required=True, help="Name of the application.")
 @click.option("--data", required=True, metavar="NAME", help="Data source that a device must have to take part.")
 @click.option("--topology", default="forest", help="How the devices work together: forest.")
-@click.option("--strategy", default="fedavg", help="How updates become the next model: fedavg.")
+@click.option(
+    "--strategy",
+    default="fedavg",
+    metavar="NAME[:KEY=VALUE,…]",
+    help="How updates become the next model: fedavg, fedprox, fedavgm, fedadagrad, fedadam or fedyogi, "
+    "for example fedadam:lr=0.1,tau=0.01.",
+)
 @click.option("--rounds", default=10, help="Rounds of training.")
 @click.option("--target", metavar="METRIC>=VALUE", help="Stop early, for example accuracy>=0.95.")
 @click.option("--quorum", default=0.5, help="Share of the devices whose updates a round needs.")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgefl.errors import DataError, EdgeflError, ModelError
 from edgefl.learning.effects import TrainJob, TrainResult
+from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.wire.application import Manifest
 from edgefl.wire.learning import Metric, RoundKind
 
@@ -116,7 +117,12 @@ class Training:
         result = train_local(
             place.session,
             place.train,
-            LocalSpec(spec.local_epochs, spec.batch, spec.learning_rate),
+            LocalSpec(
+                spec.local_epochs,
+                spec.batch,
+                spec.learning_rate,
+                proximal=parse_strategy(spec.strategy).proximal,
+            ),
             seed=job.seed,
             should_stop=obsolete,
         )

@@ -14,7 +14,7 @@
     coordinator.py  the root's part: start rounds, next model, replicate, take over, hand over
     objections.py   a member that is further than its root says so
     aggregate.py    the running weighted sum of one open round, every chunk with its own weight
-    strategy.py     how the mean delta becomes the next model
+    strategies/     how the mean delta becomes the next model
     epoch.py        which root's word counts
     history.py      one record per round
     metrics.py      weighted sums on their way up

@@ -35,7 +35,7 @@ from edgefl.learning.epoch import next_epoch
 from edgefl.learning.ledger import Position, position
 from edgefl.learning.metrics import TRAIN_PREFIX, mean, merge
 from edgefl.learning.round import OpenRound
-from edgefl.learning.strategy import STRATEGIES
+from edgefl.learning.strategies.server import State, strategy_of
 from edgefl.learning.worker import BYTES_METRIC
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
@@ -117,6 +117,9 @@ class Coordinator:
         self._target_reached = False
         self._next: tuple[int, BlobRef, float] | None = None  # the model to commit, and since when
         self._asked: set[int] = set()
+        self._strategy = strategy_of(app.manifest.strategy)
+        self._memory: tuple[BlobRef, State] | None = None  # the strategy's, as of this model
+        self._next_memory: State = ()
 
     def on_root(self, now: float) -> None:
         self._dethroned = False
@@ -143,6 +146,7 @@ class Coordinator:
         self.phase = Phase.MEMBER
         self._dethroned = False
         self._next = None
+        self._memory, self._next_memory = None, ()
         self._standings.clear()
         for name in self.TIMERS:
             self.app.cancel_timer(name)
@@ -315,10 +319,17 @@ class Coordinator:
             self._try_again(f"{participants} of {self._expected} devices delivered, {quorum} are needed", now)
             return
         model = np.frombuffer(round_.model_data, dtype="<f4")
-        new = STRATEGIES[self.app.manifest.strategy](model, round_.sum.total).astype(np.float32, copy=False)
+        new, self._next_memory = self._strategy.step(model, round_.sum.total, self._remembered())
         self._record_training(round_, now)
         self.phase = Phase.KEEPING
         self.app.effects.keep(self.app.id, ("model", round_.tag), new)
+
+    def _remembered(self) -> State:
+        """The strategy's state, if it belongs to the model that the next step starts from. It stays with the root that
+        made it: a root that took over, or was restarted, begins afresh, as in the first round."""
+        if self._memory is not None and self._memory[0] == self.app.ledger.model:
+            return self._memory[1]
+        return ()
 
     def _members(self) -> int:
         """Devices that are in the tree now, or were in the last round."""
@@ -434,6 +445,7 @@ class Coordinator:
         app = self.app
         number, blob, _ = self._next
         self._next = None
+        self._memory, self._next_memory = (blob, self._next_memory), ()
         self.attempt = 1
         app.cancel_timer("replicate")
         app.advance(number, blob)

@@ -6,11 +6,10 @@ import math
 
 from edgefl.errors import ConfigError, UsageError
 from edgefl.learning.encoding.spec import parse_spec
+from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest, Topology
 from edgefl.wire.blob import MAX_BLOB_BYTES
 from edgefl.wire.codec import encode_record
-
-STRATEGY_NAMES = ("fedavg",)
 
 MAX_PARAMETERS = MAX_BLOB_BYTES // 4
 """float32 values in one blob."""
@@ -54,7 +53,6 @@ def check_manifest(manifest: Manifest) -> None:
     need(bool(manifest.name.strip()) and manifest.name.isprintable(), "name", "must be readable text")
     need(bool(manifest.data.strip()) and manifest.data.isprintable(), "data", "must name a data source")
     need(manifest.topology is Topology.FOREST, "topology", "this release knows forest alone")
-    need(manifest.strategy in STRATEGY_NAMES, "strategy", f"must be one of {', '.join(STRATEGY_NAMES)}")
     need(1 <= manifest.parameters <= MAX_PARAMETERS, "parameters", f"must be 1 to {MAX_PARAMETERS}")
     need(1 <= manifest.rounds <= MAX_ROUNDS, "rounds", f"must be 1 to {MAX_ROUNDS}")
     need(0 < manifest.quorum <= 1, "quorum", "must be a fraction above 0 and at most 1")
@@ -78,10 +76,11 @@ def check_manifest(manifest: Manifest) -> None:
         "target",
         "must name a metric and a finite value",
     )
-    try:
-        parse_spec(manifest.compress)
-    except UsageError as error:
-        raise ManifestError(f"compress: {error.cause}", hint=error.hint) from None
+    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy)):
+        try:
+            parse(getattr(manifest, field))
+        except UsageError as error:
+            raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
     names = [artifact.name for artifact in manifest.artifacts]
     need(
         frozenset(names) == REQUIRED_ARTIFACTS and len(names) == len(REQUIRED_ARTIFACTS),

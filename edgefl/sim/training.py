@@ -53,6 +53,7 @@ def make_application(
     zone: int | None = None,
     parameters: int = PARAMETERS,
     deadline_s: float = 120.0,
+    strategy: str = "fedavg",
 ) -> Manifest:
     """A manifest for simulated devices: artifacts in name only. With `zone`, it is of that zone alone."""
     artifacts = tuple(Artifact(file, ref_of(file.encode())) for file in sorted(REQUIRED_ARTIFACTS))
@@ -64,6 +65,7 @@ def make_application(
         data=data,
         parameters=parameters,
         rounds=rounds,
+        strategy=strategy,
         quorum=quorum,
         deadline_s=deadline_s,
         min_members=min_members,

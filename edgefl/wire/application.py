@@ -69,7 +69,7 @@ class Manifest(Record):
     parameters: Annotated[int, 6, U64]
     rounds: Annotated[int, 7, U32]
     topology: Annotated[Topology, 8, choice(Topology)] = Topology.FOREST
-    strategy: Annotated[str, 9, text(32)] = "fedavg"
+    strategy: Annotated[str, 9, text(128)] = "fedavg"
     target: Annotated[Target | None, 10, optional(nested(Target))] = None
     quorum: Annotated[float, 11, F64] = 0.5
     deadline_s: Annotated[float, 12, F64] = 600.0

@@ -1,0 +1,102 @@
+"""Server optimisers: the mean delta of a round is a pseudo-gradient, and the root takes one step along it.
+
+Source, for all but FedAvg, FedProx and FedAvgM: Reddi et al., Adaptive Federated Optimization, ICLR 2021, algorithm 2.
+There is no correction of the first steps' bias there, and none here. All vectors are float32 [parameters].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefl.learning.strategies.spec import parse_strategy
+
+Vector = NDArray[np.float32]
+State = tuple[Vector, ...]
+"""What a strategy remembers from round to round; () before the first. At most two vectors."""
+
+
+class Strategy(Protocol):
+    """Pure: changes none of its arguments."""
+
+    def step(self, model: Vector, delta: Vector, state: State) -> tuple[Vector, State]:
+        """The next model, and what to remember with it. `delta`: sum(n_i * delta_i) / sum(n_i)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FedAvg:
+    """x ← x + lr Δ. With lr 1, the average of the devices' models, weighted by their samples.
+
+    Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017. FedProx
+    (T. Li et al., 2020) is the same at the root: its proximal term is the devices' part.
+    """
+
+    lr: float
+
+    def step(self, model: Vector, delta: Vector, state: State) -> tuple[Vector, State]:
+        return _moved(model, delta, self.lr), ()
+
+
+@dataclass(frozen=True, slots=True)
+class FedAvgM:
+    """v ← momentum v + Δ;  x ← x + lr v.
+
+    Source: Hsu et al., Measuring the Effects of Non-Identical Data Distribution, 2019.
+    """
+
+    lr: float
+    momentum: float
+
+    def step(self, model: Vector, delta: Vector, state: State) -> tuple[Vector, State]:
+        velocity = np.float32(self.momentum) * state[0] + delta if state else delta.astype(np.float32)
+        return _moved(model, velocity, self.lr), (velocity,)
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """m ← beta1 m + (1 - beta1) Δ;  v ← second(v, Δ²);  x ← x + lr m / (√v + tau); at first m = 0 and v = tau²."""
+
+    lr: float
+    beta1: float
+    tau: float
+    second: Callable[[Vector, Vector], Vector]
+
+    def step(self, model: Vector, delta: Vector, state: State) -> tuple[Vector, State]:
+        m, v = state or (np.zeros_like(model), np.full_like(model, self.tau * self.tau))
+        m = np.float32(self.beta1) * m + np.float32(1 - self.beta1) * delta
+        v = self.second(v, delta * delta)
+        return _moved(model, m / (np.sqrt(v) + np.float32(self.tau)), self.lr), (m, v)
+
+
+def _moved(model: Vector, direction: Vector, lr: float) -> Vector:
+    step = direction if lr == 1 else np.float32(lr) * direction
+    return (model + step).astype(np.float32, copy=False)
+
+
+def _adagrad(v: Vector, square: Vector) -> Vector:
+    return v + square
+
+
+def _adam(beta2: float) -> Callable[[Vector, Vector], Vector]:
+    return lambda v, square: np.float32(beta2) * v + np.float32(1 - beta2) * square
+
+
+def _yogi(beta2: float) -> Callable[[Vector, Vector], Vector]:
+    return lambda v, square: v - np.float32(1 - beta2) * square * np.sign(v - square)
+
+
+def strategy_of(text: str) -> Strategy:
+    """The strategy that a manifest names. Raises UsageError, see parse_strategy."""
+    spec = parse_strategy(text)
+    options = spec.options
+    if spec.name == "fedavgm":
+        return FedAvgM(options["lr"], options["momentum"])
+    if spec.name in ("fedavg", "fedprox"):
+        return FedAvg(options["lr"])
+    second = {"fedadagrad": lambda _: _adagrad, "fedadam": _adam, "fedyogi": _yogi}[spec.name]
+    return Adaptive(options["lr"], options["beta1"], options["tau"], second(options.get("beta2", 0.0)))

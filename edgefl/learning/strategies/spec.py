@@ -1,0 +1,87 @@
+"""The names of strategies and their options, as they stand in a manifest and behind `--strategy`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from edgefl.errors import UsageError
+
+MAX_STRATEGY_BYTES = 128
+"""Four options with a dozen digits each, and their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A number with its default; `low` itself is allowed if `closed`, `high` always is."""
+
+    default: float
+    low: float
+    high: float
+    closed: bool = False
+
+    def fits(self, value: float) -> bool:
+        return math.isfinite(value) and value <= self.high and (value > self.low or (self.closed and value == self.low))
+
+    @property
+    def rule(self) -> str:
+        return f"{self.low:g} to {self.high:g}" if self.closed else f"above {self.low:g} and at most {self.high:g}"
+
+
+MAX_DECAY = 0.9999
+"""Of a moving average: ten thousand rounds of memory. At 1 it would never move."""
+
+RATE = Option(1.0, 0, 10)
+ADAPTIVE_RATE = Option(0.03, 0, 10)
+BETA1 = Option(0.9, 0, MAX_DECAY, closed=True)
+BETA2 = Option(0.99, 0, MAX_DECAY, closed=True)
+TAU = Option(1e-3, 1e-8, 1, closed=True)
+"""Below 1e-8, tau squared vanishes beside any delta in float32."""
+
+STRATEGY_OPTIONS: dict[str, dict[str, Option]] = {
+    "fedavg": {"lr": RATE},
+    "fedprox": {"mu": Option(0.01, 0, 100), "lr": RATE},
+    "fedavgm": {"lr": RATE, "momentum": BETA1},
+    "fedadagrad": {"lr": ADAPTIVE_RATE, "beta1": Option(0.0, 0, MAX_DECAY, closed=True), "tau": TAU},
+    "fedadam": {"lr": ADAPTIVE_RATE, "beta1": BETA1, "beta2": BETA2, "tau": TAU},
+    "fedyogi": {"lr": ADAPTIVE_RATE, "beta1": BETA1, "beta2": BETA2, "tau": TAU},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StrategySpec:
+    """A strategy's name with the value of each of its options, defaults filled in."""
+
+    name: str
+    options: dict[str, float]
+
+    @property
+    def proximal(self) -> float:
+        """The weight of FedProx's proximal term in local training; 0 for the other strategies."""
+        return self.options.get("mu", 0.0)
+
+
+def parse_strategy(text: str) -> StrategySpec:
+    """Take NAME[:key=value,…] apart. Raises UsageError for a name, a key or a value that no strategy has."""
+    name, colon, rest = text.partition(":")
+    known = STRATEGY_OPTIONS.get(name)
+    if known is None:
+        raise UsageError(f"no strategy is called {name!r}", hint=f"use one of {', '.join(STRATEGY_OPTIONS)}")
+    hint = f"the options of {name} are {', '.join(known)}, written as {name}:{next(iter(known))}=0.5"
+    if len(text.encode()) > MAX_STRATEGY_BYTES:
+        raise UsageError(f"the strategy takes more than {MAX_STRATEGY_BYTES} bytes", hint="write shorter numbers")
+    given: dict[str, float] = {}
+    for part in rest.split(",") if colon else ():
+        key, _, number = part.partition("=")
+        option = known.get(key)
+        if option is None:
+            raise UsageError(f"{name} has no option {key!r}", hint=hint)
+        if key in given:
+            raise UsageError(f"{name} has {key} twice", hint="give each option once")
+        try:
+            given[key] = float(number)
+        except ValueError:
+            raise UsageError(f"{key} of {name} is {number!r}, but must be a number", hint=hint) from None
+        if not option.fits(given[key]):
+            raise UsageError(f"{key} of {name} is {number}, but must be {option.rule}", hint=hint)
+    return StrategySpec(name, {key: given.get(key, option.default) for key, option in known.items()})
