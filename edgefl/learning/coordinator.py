@@ -319,7 +319,10 @@ class Coordinator:
             self._try_again(f"{participants} of {self._expected} devices delivered, {quorum} are needed", now)
             return
         model = np.frombuffer(round_.model_data, dtype="<f4")
-        new, self._next_memory = self._strategy.step(model, round_.sum.total, self._remembered())
+        state = self._remembered()
+        new, self._next_memory = self._strategy.step(model, round_.sum.total, state)
+        if self._next_memory and not state and self.app.ledger.round:
+            self.app.count("strategy_restarted")
         self._record_training(round_, now)
         self.phase = Phase.KEEPING
         self.app.effects.keep(self.app.id, ("model", round_.tag), new)

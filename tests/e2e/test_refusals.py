@@ -265,6 +265,7 @@ def test_manifests_that_no_device_would_run(task: Task) -> None:
         ({"quorum": 1.5}, "quorum"),
         ({"rounds": 0}, "rounds"),
         ({"strategy": "magic"}, "strategy"),
+        ({"strategy": "fedadam:beta1=1"}, "strategy"),
         ({"topology": "ring"}, "topology"),
         ({"deadline_s": 0.0}, "deadline_s"),
     ):

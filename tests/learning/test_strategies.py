@@ -170,6 +170,9 @@ def test_a_successor_goes_on_from_the_same_model_with_the_state_afresh(text: str
     survivors = world.expected_model(1, [2, 3, 4, 5, 6]) / world.pull
     expected = follow(text, [everybody] * 3 + [survivors] * 3, world.pull, fresh_at=3)
     np.testing.assert_allclose(world.model_of(2), expected, rtol=1e-3, atol=1e-4)
+    stateful = parse_strategy(text).name not in ("fedavg", "fedprox")
+    assert world.devices[2].app.counters.get("strategy_restarted", 0) == stateful
+    assert root.counters.get("strategy_restarted", 0) == 0
 
 
 @pytest.mark.parametrize("dies", [Phase.KEEPING, Phase.REPLICATING])
