@@ -53,7 +53,7 @@ async def test_a_helper_carries_the_rounds_of_members_that_nobody_can_dial(fleet
     finally:
         children.ZONE_CHILDREN = before
     assert app not in bystander.learning.applications, "it does not volunteer"
-    assert below(helper, app) < {leaf.keys.node_id for leaf in leaves}
+    assert below(helper, app) <= {leaf.keys.node_id for leaf in leaves}  # both, if the other finds it cheaper, too
     mine = helper.learning.applications[app]
     await fleet.until(lambda: mine.ledger.finished, "the end")
     assert mine.stage is Stage.HELPER
