@@ -135,12 +135,11 @@ class Player:
             self._ask(parent, now)
 
     def _learn(self, parent: int, waited_s: float, predicted_s: float) -> None:
-        """What our own link takes is the same below every parent, and no surprise: it is the least that any wait has
-        been longer than predicted."""
-        surprise_s = waited_s - predicted_s
-        own_s = surprise_s if self._own_s is None else min(surprise_s, self._own_s + OWN_DRIFT * abs(self._own_s))
+        """What our own link takes is the same below every parent, and no surprise. No wait was ever shorter than that;
+        nor is the shortest wait ever taken for longer than it was, whatever the parent had predicted."""
+        own_s = waited_s if self._own_s is None else min(waited_s, self._own_s + OWN_DRIFT * self._own_s)
         self._own_s = own_s
-        self._residuals.learn(parent, predicted_s + surprise_s - own_s, predicted_s)
+        self._residuals.learn(parent, waited_s, predicted_s + own_s)
 
     def reset(self) -> None:
         """The parent is lost: what was going on has no meaning any more."""
@@ -245,7 +244,9 @@ class Player:
         if parent is None or parent.node_id not in self._told:
             return
         here_s = self._expected_s(parent.node_id)
-        self.delay_s = here_s + (1 - self._parameters.delay_weight) * self._told[parent.node_id].delay_s
+        above_s = self._told[parent.node_id].delay_s
+        # Chunks flow: the slower of our own link and the parent decides.
+        self.delay_s = above_s + max(here_s - self._parameters.delay_weight * above_s, self._own_s or 0.0)
         others = [node_id for node_id in self._candidates if node_id != parent.node_id]
         best = min(others, key=self._expected_s, default=None)
         there_s = float("inf") if best is None else self._expected_s(best)
