@@ -75,8 +75,3 @@ def static(seed: int, parents: dict[int, int | None]) -> float:
         fleet.arrange(parents)
         fleet.world.run(2.0)
     return last_s(fleet.train())
-
-
-if __name__ == "__main__":
-    for one in simulate(range(int(sys.argv[1]), int(sys.argv[2]))):
-        print(one, round(one.game_s / one.static_s, 3), flush=True)

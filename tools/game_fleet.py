@@ -1,6 +1,6 @@
 """The routing game among real daemons: processes on this machine whose uplinks are limited to different rates.
 
-One application on one fleet, so that root and rates are the same: half of its rounds under one rule, then all daemons
+One application on one fleet, so that root and rates are the same: some rounds under one rule, then all daemons
 are stopped and started again under the other, and the application goes on.
 """
 
@@ -22,14 +22,14 @@ from edgefl.errors import EdgeflError, TryAgainError
 from edgefl.overlay.game.rules import Rule
 from edgefl.trainer import build
 
-DEVICES, ROUNDS, LAST = 12, 10, 5
+DEVICES, NEAREST_ROUNDS, GAME_ROUNDS, LAST = 12, 5, 10, 4
 """Rounds under each rule, of which the last count."""
 
 HIDDEN = 8192
 """Units of the one hidden layer: 2.4 MB a model."""
 
-SLOWEST, FASTEST = 5.7, 7.0
-"""Powers of ten (log-uniform), bytes a second: 0.5 to 10 MB/s."""
+SLOWEST, FASTEST = 6.0, 7.0
+"""Powers of ten (log-uniform), bytes a second: 1 to 10 MB/s."""
 
 PATIENCE_S = 600.0
 
@@ -59,24 +59,25 @@ def measure(seed: int) -> Measured:
             _configure(fleet, rates, Rule.RTT)
             fleet.start()
             app = _create(fleet, seed)
-            _wait(fleet, app, ROUNDS)
+            seconds: dict[int, tuple[float, int]] = {}
+            _wait(fleet, app, NEAREST_ROUNDS, seconds)
             fleet.stop()
             _configure(fleet, rates, Rule.ACBR)
             for number in range(DEVICES):
                 fleet.launch(number)
             for number in range(DEVICES):
                 fleet.wait_ready(number)
-            history = _wait(fleet, app, 2 * ROUNDS)
+            _wait(fleet, app, NEAREST_ROUNDS + GAME_ROUNDS, seconds)
             statuses = fleet.statuses()
-    seconds = {record["round"]: record["seconds"] for record in history if record["round"]}
-    nearest = tuple(seconds[number] for number in range(1, ROUNDS) if number in seconds)
-    game = tuple(seconds[number] for number in range(ROUNDS + 2, 2 * ROUNDS + 1) if number in seconds)
+    # The round in which the daemons stop and the one in which they come back belong to neither rule.
+    nearest = tuple(seconds[number][0] for number in sorted(seconds) if 1 <= number < NEAREST_ROUNDS)
+    game = tuple(seconds[number][0] for number in sorted(seconds) if number > NEAREST_ROUNDS + 2)
     root = next(number for number, status in statuses.items() if _application(status, app)["is_root"])
     return Measured(
         median(nearest[-LAST:]),
         median(game[-LAST:]),
         sum(status["counters"].get("game_moves", 0) for status in statuses.values()),
-        sum(record["attempts"] > 1 for record in history if record["round"] > ROUNDS + 1),
+        sum(attempts > 1 for number, (_, attempts) in seconds.items() if number > NEAREST_ROUNDS + 2),
         rates[root],
         nearest,
         game,
@@ -95,7 +96,7 @@ def _create(fleet: LocalFleet, seed: int) -> str:
         directory=str(fleet.directory / "artifacts"),
         name="game",
         data="digits",
-        rounds=2 * ROUNDS + 1,
+        rounds=NEAREST_ROUNDS + GAME_ROUNDS + 1,
         local_epochs=1,
         batch=32,
         learning_rate=0.01,
@@ -112,14 +113,15 @@ def _application(status: dict[str, Any], app: str) -> dict[str, Any]:
     return next((one for one in status["applications"] if one["id"] == app), {"is_root": False})
 
 
-def _wait(fleet: LocalFleet, app: str, rounds: int) -> list[dict[str, Any]]:
+def _wait(fleet: LocalFleet, app: str, rounds: int, seconds: dict[int, tuple[float, int]]) -> None:
+    """Until so many rounds are done; of each its time and attempts are noted."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
             found = fleet.client(0).call("app.show", app=app)
+            seconds.update({one["round"]: (one["seconds"], one["attempts"]) for one in found["history"]})
             if found["round"] >= rounds:
-                history: list[dict[str, Any]] = found["history"]
-                return history
+                return
         except EdgeflError:
             pass  # it has not found its application again yet
         time.sleep(0.5)
