@@ -41,6 +41,8 @@ STATE_MACHINES = (
     ("The own update on its way out", "edgefl.learning.outflow"),
     ("What lossy updates leave out", "edgefl.learning.feedback"),
     ("The root's part", "edgefl.learning.coordinator"),
+    ("A device of a sampled application", "edgefl.learning.sampled.device"),
+    ("A device of a consensus application", "edgefl.learning.consensus.device"),
     ("The door", "edgefl.transport.door_exchange"),
     ("A connection", "edgefl.transport.dial"),
     ("Pushing blobs", "edgefl.transport.broadcast"),

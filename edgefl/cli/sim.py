@@ -12,6 +12,7 @@ from edgefl.cli.progress import end_progress, reporter
 from edgefl.cli.sim_fleet import show_fleet
 from edgefl.cli.sim_game import game
 from edgefl.cli.sim_repair import repair_run
+from edgefl.cli.sim_train import train
 
 rtt_option = click.option(
     "--rtt",
@@ -26,6 +27,7 @@ def sim() -> None:
 
 
 sim.add_command(game)
+sim.add_command(train)
 
 
 @sim.command()

@@ -19,6 +19,8 @@
     history.py      one record per round
     metrics.py      weighted sums on their way up
     manifest.py     what a manifest must fulfil
+    sampled/        samples chosen by a hash, rotating aggregators (MoDeST, Plexus)
+    consensus/      averaging with neighbours alone (P2PL, D-PSGD, gossip)
     effects.py      what this room asks of the world
 
 Knows no sockets, no clocks, and not how a gradient is computed.

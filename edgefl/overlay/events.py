@@ -39,6 +39,8 @@ class Listener(TreeListener, Protocol):
 class EventQueue:
     """A `Listener` that holds back events for another one."""
 
+    __slots__ = ("_listener", "waiting")
+
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self.waiting: list[Callable[[], None]] = []

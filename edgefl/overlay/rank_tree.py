@@ -266,7 +266,9 @@ class RankTree:
         if attempt is not None and self.position is Position.SEEKING:
             self._no_room(attempt.crowded, now)
         self._succeed(now)
-        if self.position is Position.SEEKING:
+        if self.position is Position.SEEKING and self._orphaned and self._pool.failed(now):
+            self.renew(now)  # the sooner the tracker hears of the dead, the sooner it finds out who is the next root
+        elif self.position is Position.SEEKING:
             self._renew_in(self._seek_s() / 2, now)
         elif self.position is Position.ROOT:
             self._renew_in(self._device.profile.seek_s[0] / 2, now)

@@ -213,15 +213,18 @@ class Tracker:
             if len(self._accused) >= MAX_ACCUSED:
                 return
             accusers = self._accused[node_id] = {}
-            self._liveness.ping(entry.member, now, partial(self._first_verdict, node_id, entry.member))
+            # Together they take the time of one: members without a parent are waiting for the verdict.
+            half_s = self._liveness.timeout_s(node_id, now) / 2
+            first = partial(self._first_verdict, node_id, entry.member, half_s)
+            self._liveness.ping(entry.member, now, first, timeout_s=half_s)
         if len(accusers) < MAX_ACCUSERS:
             accusers[accuser.app, accuser.contact.node_id] = accuser
 
-    def _first_verdict(self, node_id: int, member: Contact, peer: Peer | None, now: float) -> None:
+    def _first_verdict(self, node_id: int, member: Contact, half_s: float, peer: Peer | None, now: float) -> None:
         if peer is not None:
             self._verdict(node_id, peer, now)
         else:
-            self._liveness.ping(member, now, partial(self._verdict, node_id))
+            self._liveness.ping(member, now, partial(self._verdict, node_id), timeout_s=half_s)
 
     def _verdict(self, node_id: int, peer: Peer | None, now: float) -> None:
         """Alive: nothing happens. Dead: forget it, and tell those who were waiting for this to know whom to turn to."""

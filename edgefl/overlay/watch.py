@@ -34,6 +34,8 @@ LEAST_WAIT = 0.1
 class Watch:
     """The trees of one device in which a round is open, and until when."""
 
+    __slots__ = ("_device", "_liveness", "_requests", "_until")
+
     def __init__(self, device: Device, liveness: Liveness, requests: Requests) -> None:
         self._device = device
         self._liveness = liveness

@@ -8,12 +8,14 @@
     game.py         prices of parents, and moves                                    (types 45-48)
     learning.py     rounds                                                          (types 60-69)
     link.py         greeting, chunks, revocations                                   (types 70-79)
+    sampled.py      samples, their models, views of who takes part                  (types 81-88)
+    consensus.py    models between neighbours, agreement on a start                (types 91-92)
     application.py  manifests and adverts
 
 This room knows no sockets and no state.
 """
 
-from edgefl.wire import game, learning, link, overlay
+from edgefl.wire import consensus, game, learning, link, overlay, sampled
 from edgefl.wire.codec import (
     MAX_MESSAGE_BYTES,
     Message,
@@ -31,6 +33,7 @@ __all__ = [
     "Contact",
     "Message",
     "Role",
+    "consensus",
     "decode",
     "decode_record",
     "encode",
@@ -42,4 +45,5 @@ __all__ = [
     "node_name",
     "overlay",
     "parse_node_name",
+    "sampled",
 ]

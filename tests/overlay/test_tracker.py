@@ -187,7 +187,7 @@ def test_a_member_that_answers_the_second_ping_stays() -> None:
     world.track(member)
     world.track(reporter, failed=(member.node_id,))
     world.take(Ping, member)
-    world.advance(2.1)
+    world.advance(1.1)
     (ping,) = world.take(Ping, member)
     world.receive(member, Pong(ping.request, True))
     world.advance(5)

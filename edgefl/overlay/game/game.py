@@ -31,6 +31,18 @@ class Host(Seat, Protocol):
 class Game:
     """All players of a device, by application."""
 
+    __slots__ = (
+        "_below",
+        "_device",
+        "_liveness",
+        "_parameters",
+        "_players",
+        "_requests",
+        "_residuals",
+        "_rule",
+        "ledger",
+    )
+
     def __init__(
         self,
         device: Device,

@@ -1,0 +1,28 @@
+"""Weights of one consensus step, over the neighbours that were heard. Every rule sums to 1 (row-stochastic).
+
+`samples` (P2PL): in proportion to local data; converges to a mean in which well-connected devices count more.
+`metropolis`: 1 / (1 + max degree) to each neighbour, the rest to itself; on an undirected graph where everybody is
+heard it is doubly stochastic and keeps the plain mean exactly. `equal`: all the same (D-PSGD on regular graphs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+RULES = ("samples", "metropolis", "equal")
+
+
+def weights(
+    rule: str, own_samples: int, own_degree: int, samples: Sequence[int], degrees: Sequence[int]
+) -> tuple[float, list[float]]:
+    """(this device's weight, one for each neighbour heard). Raises ValueError for an unknown rule."""
+    if rule == "equal":
+        share = 1 / (1 + len(samples))
+        return share, [share] * len(samples)
+    if rule == "samples":
+        total = max(1, own_samples + sum(samples))
+        return 1 - sum(samples) / total, [count / total for count in samples]
+    if rule == "metropolis":
+        shares = [1 / (1 + max(own_degree, degree, len(degrees))) for degree in degrees]
+        return 1 - sum(shares), shares
+    raise ValueError(f"no mixing rule {rule!r}: one of {', '.join(RULES)}")

@@ -1,0 +1,58 @@
+"""What an application may choose for the topology `sampled`, by name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from edgefl.learning.sampled.sampling import MAX_TIMEOUT_S
+
+MAX_SAMPLE = 100
+"""The sample: one aggregator takes that many models in a row. The papers advise about 10."""
+
+MAX_AGGREGATORS = 5
+MAX_WINDOW = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class SampledOptions:
+    """`sample`: devices that train in a round (s); `aggregators` (a): how many make the next model, the first one
+    counts; `success`: share of the sample whose models are waited for (sf); `by_uplink`: the fastest of the sample
+    aggregates (Plexus), else the first (MoDeST); `window`: rounds of silence after which a device is not sampled;
+    `timeout_s`: how long an aggregator waits for models. Defaults: Plexus."""
+
+    sample: int = 13
+    aggregators: int = 1
+    success: float = 0.8
+    by_uplink: bool = True
+    window: int = 1000
+    timeout_s: float = 300.0
+
+    def objection(self) -> str | None:
+        """Why no device could run this, or None."""
+        if not 1 <= self.sample <= MAX_SAMPLE:
+            return f"sample is {self.sample}, but must be 1 to {MAX_SAMPLE}"
+        if not 1 <= self.aggregators <= min(self.sample, MAX_AGGREGATORS):
+            return f"aggregators is {self.aggregators}, but must be 1 to {MAX_AGGREGATORS} and at most the sample"
+        if not 0 < self.success <= 1:
+            return f"success is {self.success}, but must be a fraction above 0 and at most 1"
+        if self.sample * self.success < 1:
+            return f"success {self.success} of a sample of {self.sample} is not even one model"
+        if not 1 <= self.window <= MAX_WINDOW:
+            return f"window is {self.window}, but must be 1 to {MAX_WINDOW} rounds"
+        return None
+
+    def threshold(self, sampled: int) -> int:
+        """Models that end a session early, when `sampled` devices got the task (0: not said)."""
+        size = min(self.sample, sampled) if sampled else self.sample
+        return max(1, math.floor(size * self.success + 1e-9))
+
+    @property
+    def ack_s(self) -> float:
+        """How long a trainer waits for its aggregator before it looks for another one."""
+        return self.timeout_s + 2 * MAX_TIMEOUT_S
+
+    @property
+    def watch_s(self) -> float:
+        """No progress for that long, at two looks in a row: a standstill."""
+        return 2 * self.ack_s

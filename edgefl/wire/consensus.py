@@ -1,0 +1,33 @@
+"""Messages of the topology `consensus` (P2PL, D-PSGD, gossip), between neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from edgefl.wire.blob import BLOB, BlobRef
+from edgefl.wire.codec import Message, message
+from edgefl.wire.fields import F64, U8, U16, U32, U64
+
+
+@message(91)
+@dataclass(frozen=True, slots=True)
+class NormShare(Message):
+    """The start with the largest norm that the sender knows of: its seed is enough to make it."""
+
+    app: Annotated[int, 1, U64]
+    norm: Annotated[float, 2, F64]
+    seed: Annotated[int, 3, U64]
+
+
+@message(92)
+@dataclass(frozen=True, slots=True)
+class NeighbourModel(Message):
+    """The sender's model in consensus step `step` of `round`, for the neighbour to fetch."""
+
+    app: Annotated[int, 1, U64]
+    round: Annotated[int, 2, U32]
+    step: Annotated[int, 3, U8]
+    model: Annotated[BlobRef, 4, BLOB]
+    samples: Annotated[int, 5, U32]
+    degree: Annotated[int, 6, U16]
