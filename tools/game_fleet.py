@@ -6,7 +6,6 @@ are stopped and started again under the other, and the application goes on.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from edgefl.errors import EdgeflError, TryAgainError
 from edgefl.overlay.game.rules import Rule
 from edgefl.trainer import build
 
-DEVICES, NEAREST_ROUNDS, GAME_ROUNDS, LAST = 12, 5, 10, 4
+DEVICES, NEAREST_ROUNDS, GAME_ROUNDS, LAST = 12, 5, 10, 3
 """Rounds under each rule, of which the last count."""
 
 HIDDEN = 8192
@@ -126,7 +125,3 @@ def _wait(fleet: LocalFleet, app: str, rounds: int, seconds: dict[int, tuple[flo
             pass  # it has not found its application again yet
         time.sleep(0.5)
     raise TryAgainError(f"{rounds} rounds were not done in {PATIENCE_S:g} s", hint="this machine may be too busy")
-
-
-if __name__ == "__main__":
-    print(measure(int(sys.argv[1])))
