@@ -18,6 +18,11 @@ from typing import Any
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import game_bench
+import game_fleet
+
 from edgefl.demo.local_fleet import LocalFleet
 
 SEEDS = range(5)
@@ -166,6 +171,27 @@ def measure_overlay() -> None:
     judge("overlay, digests of one run under three hash seeds", len(digests), 1)
 
 
+def measure_game() -> None:
+    """The routing game beside the best static tree of a search (simulated), and beside the nearest parent (real)."""
+    ratios = []
+    for run in game_bench.simulate(range(1, 4)):
+        print(
+            f"      seed {run.seed}: a round {run.game_s:.1f} s, best static tree {run.static_s:.1f} s, nearest "
+            f"{run.nearest_s:.1f} s; {run.early_moves} moves in the first half of the rounds, {run.late_moves} after",
+            flush=True,
+        )
+        ratios.append(run.game_s / run.static_s)
+    judge("game, simulated: a round over that of the best static tree, median", statistics.median(ratios), 1.15)
+    real = game_fleet.measure(1)
+    print(
+        f"      {game_fleet.DEVICES} daemons, root of {real.root_bytes_s / 1e6:.1f} MB/s: rounds of "
+        f"{real.nearest_s:.1f} s below the nearest, {real.game_s:.1f} s in the game, {real.moves} moves",
+        flush=True,
+    )
+    judge("game, real: a round over that below the nearest", real.game_s / real.nearest_s, 1.0)
+    judge("game, real: rounds that were lost", real.lost_rounds, 0)
+
+
 MEASUREMENTS: dict[str, Callable[[], None]] = {
     "help": measure_help,
     "idle": measure_idle,
@@ -173,6 +199,7 @@ MEASUREMENTS: dict[str, Callable[[], None]] = {
     "apps": measure_apps,
     "sim": measure_sim,
     "overlay": measure_overlay,
+    "game": measure_game,
 }
 
 

@@ -447,7 +447,8 @@ class Daemon:
             if self.effects.now - sampled_at >= SAMPLE_S - 0.1:
                 sampled_at = self.effects.now
                 self.load = sensor.sample(sampled_at)
-                self.overlay.set_price(price_of(self.load, self.transport.serving_rate()))
+                known = self.transport.serving_rate() or self.transport.uplink.limit_bytes_s
+                self.overlay.set_price(price_of(self.load, known))
                 self.supervisor.notify(STATUS=self._summary())
 
     def _summary(self) -> str:

@@ -58,6 +58,8 @@ class LocalFleet:
         self._host = host
         self.pythons: dict[int, str] = {}
         """Interpreters of devices that run another release than this one."""
+        self.configs: dict[int, Path] = {}
+        """Configuration files of devices that have their own."""
 
     def __enter__(self) -> LocalFleet:
         return self
@@ -104,6 +106,8 @@ class LocalFleet:
         sources = self.data[number] if number < len(self.data) else {}
         known = (self.state(number) / "device.key").exists()
         arguments = [] if known else ["--listen", f"{self._host}:0", *options]
+        if number in self.configs:
+            arguments += ["--config", str(self.configs[number])]
         for name, source in sources.items():
             arguments += ["--data", f"{name}={source}"]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGEFL_")}

@@ -8,7 +8,7 @@ from edgefl.overlay.game.equilibrium import Epsilon, total
 from edgefl.overlay.game.ledger import Ledger, Price
 from edgefl.overlay.game.player import Player, Seat
 from edgefl.overlay.game.residuals import Residuals
-from edgefl.overlay.game.rules import DEFAULT, Parameters, Rule
+from edgefl.overlay.game.rules import DEVICE, Parameters, Rule
 from edgefl.wire.game import EpsilonSum, MoveAsk, MoveTold, PriceAsk, PriceTold
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Game:
         requests: Requests,
         liveness: Liveness,
         rule: Rule = Rule.ACBR,
-        parameters: Parameters = DEFAULT,
+        parameters: Parameters = DEVICE,
     ) -> None:
         self._device = device
         self._requests = requests

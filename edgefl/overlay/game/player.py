@@ -3,10 +3,10 @@
 An epoch is a round of the application; whatever is decided within one is carried out when it is over, so that a round
 never has two parents.
 
-    IDLE     a round is over: with probability rho (more for who gained much when it last looked) ask the candidates and
-             the parent for their prices                                                                    --> ASKING
-    ASKING   all have answered or the time is over; the best is worth a move: ask it whether we may come    --> MOVING
-             nothing is worth a move                                                                        --> IDLE
+    IDLE     a round is over: ask the candidates and the parent for their prices                            --> ASKING
+    ASKING   all have answered or the time is over; the best is worth a move, and with probability rho (more for who
+             gains much) this is our turn: ask it whether we may come                                       --> MOVING
+             nothing is worth a move, or it is not our turn                                                 --> IDLE
     MOVING   it re-checks with its load of this moment. Yes                                                 --> GRANTED
              no, or silence                                                                                 --> IDLE
     GRANTED  the round is over: attach there, then leave the old parent (make before break)                 --> IDLE
@@ -94,7 +94,6 @@ class Player:
         self._told: dict[int, PriceTold] = {}
         self._waiting: set[int] = set()
         self._target: Contact | None = None
-        self._gain_share = 0.0
         self._own_s: float | None = None
         self._epoch = 0
         self._bandit: OnePlayer | None = None
@@ -106,7 +105,8 @@ class Player:
         self.size_bytes = 0
         self.epsilon = Epsilon()
         self.delay_s = 0.0
-        """To the root, as of the last look at it: what we advertise ourselves."""
+        """To the root, as of the last round: what we advertise ourselves. It is looked at in every round, or those who
+        choose by it would follow adverts of trees that are no more."""
 
     # A round is over
 
@@ -125,22 +125,21 @@ class Player:
         if self.stage is Stage.GRANTED and target is not None:
             self.stage, self._target = Stage.IDLE, None
             self._device.counters["game_moves"] += 1
+            self._set_delay(target.node_id)
             self._seat.switch(target, now)
             return
         self._refresh_candidates(now)
         if self._bandit is not None:
             self._play(self._bandit, parent, waited_s, now)
-        chance = self._parameters.revise + self._parameters.urge * self._gain_share
-        if self.stage is Stage.IDLE and (self._rule in BANDITS or self._device.random.random() < chance):
+        if self.stage is Stage.IDLE:
             self._ask(parent, now)
 
     def _learn(self, parent: int, waited_s: float, predicted_s: float) -> None:
-        """What our own link takes is the same below every parent, and no surprise: it is the least that any wait has
-        been longer than predicted."""
-        surprise_s = waited_s - predicted_s
-        own_s = surprise_s if self._own_s is None else min(surprise_s, self._own_s + OWN_DRIFT * abs(self._own_s))
+        """What our own link takes is the same below every parent, and no surprise. No wait was ever shorter than that;
+        nor is the shortest wait ever taken for longer than it was, whatever the parent had predicted."""
+        own_s = waited_s if self._own_s is None else min(waited_s, self._own_s + OWN_DRIFT * self._own_s)
         self._own_s = own_s
-        self._residuals.learn(parent, predicted_s + surprise_s - own_s, predicted_s)
+        self._residuals.learn(parent, waited_s, predicted_s + own_s)
 
     def reset(self) -> None:
         """The parent is lost: what was going on has no meaning any more."""
@@ -238,6 +237,13 @@ class Player:
         )
         return expected
 
+    def _set_delay(self, parent: int) -> None:
+        """Ours to the root through this parent. Chunks flow, so the slower of our own link and the parent decides."""
+        told = self._told.get(parent)
+        if told is not None:
+            here_s = self._expected_s(parent) - self._parameters.delay_weight * told.delay_s
+            self.delay_s = told.delay_s + max(here_s if here_s < float("inf") else 0.0, self._own_s or 0.0)
+
     # Decisions
 
     def _decide(self, now: float) -> None:
@@ -245,21 +251,23 @@ class Player:
         if parent is None or parent.node_id not in self._told:
             return
         here_s = self._expected_s(parent.node_id)
-        self.delay_s = here_s + (1 - self._parameters.delay_weight) * self._told[parent.node_id].delay_s
+        self._set_delay(parent.node_id)
         others = [node_id for node_id in self._candidates if node_id != parent.node_id]
         best = min(others, key=self._expected_s, default=None)
         there_s = float("inf") if best is None else self._expected_s(best)
         self.epsilon = of_player(here_s - there_s, here_s, self.size_bytes)
-        self._gain_share = max(0.0, 1 - there_s / here_s) if here_s > 0 else 0.0
+        gain_share = max(0.0, 1 - there_s / here_s) if here_s > 0 else 0.0
         margin = margin_s(here_s, self._parameters.eta_s, self._parameters.eta_share)
         if best is None or self._rule in (Rule.RTT, *BANDITS) or there_s >= here_s - margin:
+            return
+        if self._device.random.random() >= self._parameters.revise + self._parameters.urge * gain_share:
             return
         target = next((contact for contact in self._seat.options(now) if contact.node_id == best), None)
         if target is None:
             return
         self._target = target
         if self._rule is Rule.SMOOTH:
-            if self._device.random.random() < self._parameters.alpha * self._gain_share:
+            if self._device.random.random() < self._parameters.alpha * gain_share:
                 self.stage = Stage.GRANTED
             else:
                 self._target = None
