@@ -1,0 +1,35 @@
+"""What an application may choose for sampled training, and why not."""
+
+import pytest
+
+from edgefl.learning.sampled.options import MAX_AGGREGATORS, MAX_SAMPLE, MAX_WINDOW, SampledOptions
+
+
+def test_the_defaults_are_those_of_plexus():
+    options = SampledOptions()
+    assert options.objection() is None
+    assert options.threshold(0) == options.threshold(13) == 10
+    assert options.threshold(1) == 1
+    assert options.watch_s > options.ack_s > options.timeout_s
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"sample": 0}, "sample"),
+        ({"sample": MAX_SAMPLE + 1}, "sample"),
+        ({"aggregators": 0}, "aggregators"),
+        ({"aggregators": MAX_AGGREGATORS + 1}, "aggregators"),
+        ({"sample": 2, "aggregators": 3}, "aggregators"),
+        ({"success": 0.0}, "success"),
+        ({"success": 1.1}, "success"),
+        ({"sample": 1, "success": 0.5}, "success"),
+        ({"window": 0}, "window"),
+        ({"window": MAX_WINDOW + 1}, "window"),
+    ],
+    ids=str,
+)
+def test_an_impossible_choice_names_itself(wrong, name):
+    objection = SampledOptions(**wrong).objection()
+    assert objection is not None
+    assert objection.startswith(name)
