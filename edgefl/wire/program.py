@@ -79,6 +79,8 @@ class ProgramSum(Message):
     contributors: Annotated[tuple[int, ...], 6, many(U64, MAX_CONTRIBUTORS)]
     values: Annotated[bytes, 7, raw(MAX_VALUES * FLOAT_BYTES)]
     again: Annotated[bool, 8, BOOL] = False
+    age_ms: Annotated[int, 9, U32] = 0
+    """How long the round has been open at the sender."""
 
 
 @message(99)

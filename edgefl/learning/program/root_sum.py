@@ -50,10 +50,12 @@ class Sum:
 
 @dataclass(slots=True)
 class OpenRound:
-    """A round that is open at this device. `closes`: when what is there is passed on, `ends`: when it is forgotten."""
+    """A round that is open at this device, since `opened`, or below it. `closes`: when what is there is passed on,
+    `ends`: when it is forgotten."""
 
     round: int
     sum: Accumulator
+    opened: float
     closes: float
     ends: float
     own: bool = False

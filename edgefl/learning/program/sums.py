@@ -3,13 +3,13 @@
 A round opens at a device with its own vector or the first of a child, and is:
 
     COLLECTING  until the whole subtree has delivered, or its share of the deadline is over
-    sealed      the sum goes to the parent as one batch, until it is acknowledged; what comes later is passed on as it is
+    sealed      the sum goes to the parent as one batch, until it is acknowledged; what comes later follows as it is
     closed      the root has handed it to the program, and everybody hears that it is over
 
 At the root COLLECTING ends when as many have delivered as the tree has members (and that number has stood still for
-SETTLE_S), or at the deadline. The deadline runs from when the round opened at each device, so no clock is shared; a
-device of height h and depth d waits for h / (h + d) of it. A vector that comes when its round is over is counted and
-dropped.
+SETTLE_S), or at the deadline. The deadline runs from when the round opened below: each batch says how old it is, so no
+clock is shared. A device of height h and depth d waits for h / (h + d) of it. A vector that comes when its round is over
+is counted and dropped.
 
 A change of parent while a round is open: root_sum.py. A device that becomes the root collects what it has sealed once
 more, and what the others send again.
@@ -48,7 +48,15 @@ MAX_REMEMBERED = 64
 SETTLE_S = 1.0
 """A root does not close a round early before the number of members has stood still for this long."""
 
+TAKE_OVER_S = 5.0
+"""Nor before it has been the root for this long: devices of the old root's subtrees are on their way to it."""
+
 RESEND_S = 2.0
+
+LIFETIME = 2
+"""Deadlines until a round that nobody has closed is forgotten: as long as another root may need to close it."""
+
+MAX_AGE_MS = (1 << 32) - 1
 
 
 class Sums:
@@ -63,6 +71,7 @@ class Sums:
         self._batches = 0
         self._resend_at = float("inf")
         self._members = (0, 0.0)  # how many, and since when
+        self._took_over_at = float("-inf")
         self._last = 0  # participants of the round closed last
 
     def closed(self) -> tuple[int, ...]:
@@ -75,19 +84,20 @@ class Sums:
         """Add this device's vector (float32 [values]); False when the round is over. Raises UsageError."""
         if round_ in self._closed:
             return False
-        if vector.shape != (self.tree.values,) or not is_finite(vector):
-            raise UsageError(
-                f"a vector of shape {vector.shape}, or with values that are not finite",
-                hint=f"the sums of this tree take {self.tree.values} finite values",
-            )
         if not 1 <= weight <= MAX_WEIGHT:
             raise UsageError(f"weight {weight}, but a device may have 1 to {MAX_WEIGHT}", hint="give another weight")
+        weighted = vector * np.float32(weight)
+        if vector.shape != (self.tree.values,) or not is_finite(weighted):
+            raise UsageError(
+                f"a vector of shape {vector.shape}, or with values that are not finite (or far too large)",
+                hint=f"the sums of this tree take {self.tree.values} finite values",
+            )
         open_ = self._opened(round_, now, mine=True)
         if open_ is None or open_.own:
             cause = f"{MAX_OPEN} rounds are open" if open_ is None else f"round {round_} has a vector of this device"
             raise UsageError(f"{cause} already", hint="give one vector for a round, and wait until rounds are over")
         open_.own = True
-        batch = self._batch(vector * np.float32(weight), weight, 1, (self.tree.me.node_id,))
+        batch = self._batch(weighted, weight, 1, (self.tree.me.node_id,))
         if open_.sealed:
             open_.batches.append(batch)
             self._send(open_, batch, now)
@@ -99,7 +109,7 @@ class Sums:
         self._look(now)
         return True
 
-    def _opened(self, round_: int, now: float, *, mine: bool) -> OpenRound | None:
+    def _opened(self, round_: int, now: float, *, mine: bool, age_s: float = 0.0) -> OpenRound | None:
         """The round, opened if need be; this device's own go before those of which only children have spoken."""
         open_ = self.open.get(round_)
         if open_ is not None:
@@ -113,7 +123,10 @@ class Sums:
         deadline_s = self.tree.deadline_s
         height, depth = self.tree.height, self.tree.depth
         share_s = deadline_s * height / max(1, height + depth) if depth else deadline_s
-        open_ = self.open[round_] = OpenRound(round_, self._sum(), now + share_s, now + 2 * deadline_s)
+        opened = now - min(age_s, deadline_s)
+        open_ = self.open[round_] = OpenRound(
+            round_, self._sum(), opened, opened + share_s, opened + LIFETIME * deadline_s
+        )
         self.tree.watch(open_.closes, now)
         return open_
 
@@ -139,7 +152,7 @@ class Sums:
             self.tree.count("sum_refused")
             self._acknowledge(sender, message)
         else:
-            open_ = self._opened(message.round, now, mine=False)
+            open_ = self._opened(message.round, now, mine=False, age_s=message.age_ms / 1000)
             if open_ is None:
                 self.tree.count("sum_crowded_out")  # it comes again
             elif self._accept(open_, sender, message, now):
@@ -209,6 +222,7 @@ class Sums:
                 batch.contributors,
                 batch.values.astype("<f4", copy=False).tobytes(),
                 batch.again,
+                min(int((now - open_.opened) * 1000), MAX_AGE_MS),
             ),
         )
         self._resend_at = min(self._resend_at, now + RESEND_S)
@@ -248,6 +262,7 @@ class Sums:
 
     def on_root(self, now: float) -> None:
         """Nobody has closed the rounds that are open here: they are collected again, what is sealed with the rest."""
+        self._took_over_at = now
         for open_ in self.open.values():
             if open_.sealed or open_.batches:
                 open_.held += open_.batches
@@ -279,8 +294,11 @@ class Sums:
         self._set_timer(now)
 
     def _complete(self, open_: OpenRound, now: float) -> bool:
-        members, since = self._members
-        return open_.delivered >= max(members, self._last) and now - since >= SETTLE_S
+        return now >= self._settled_at() and open_.delivered >= max(self._members[0], self._last)
+
+    def _settled_at(self) -> float:
+        """When the number of members can be believed."""
+        return max(self._members[1] + SETTLE_S, self._took_over_at + TAKE_OVER_S)
 
     def _seal(self, open_: OpenRound, now: float) -> None:
         open_.sealed = True
@@ -314,13 +332,12 @@ class Sums:
 
     def _set_timer(self, now: float) -> None:
         """Wake up for whatever is due first."""
-        due = [self._resend_at] if self.open else []
+        due = [self._resend_at]
         for open_ in self.open.values():
             due.append(open_.closes if self.tree.is_root or not open_.sealed else open_.ends)
-            if self.tree.is_root:
-                due.append(self._members[1] + SETTLE_S)
-        at = min((one for one in due if one > now), default=float("inf"))
-        if at < float("inf"):
-            self.tree.set_timer("sums", at)
+            if self.tree.is_root and self._settled_at() > now:
+                due.append(self._settled_at())
+        if self.open and min(due) < float("inf"):
+            self.tree.set_timer("sums", max(now, min(due)))
         else:
             self.tree.cancel_timer("sums")
