@@ -225,9 +225,7 @@ class Broadcasts:
                     neighbour.sent = one.position
                     self.tree.send(contact, self._message(one, before))
             before = one.position
-        if not self._resending:
-            self._resending = True
-            self.tree.set_timer("resend", now + RESEND_S)
+        self._resend_later(now)
 
     def _message(self, one: Broadcast, after: Position) -> ProgramBroadcast:
         return ProgramBroadcast(
@@ -255,9 +253,10 @@ class Broadcasts:
         elif position > self.newest:
             self.tree.send_standing(sender)
 
-    def on_child(self, child: Contact) -> None:
-        """A child has attached; it will say how far it is, perhaps less far than before."""
+    def on_child(self, child: Contact, now: float) -> None:
+        """A child has attached; it will say how far it is, perhaps less far than before. If not, it is asked."""
         self._neighbours.pop(child.node_id, None)
+        self._resend_later(now)
 
     def on_gone(self, node_id: int) -> None:
         self._neighbours.pop(node_id, None)
@@ -268,14 +267,10 @@ class Broadcasts:
         self.tree.cancel_timer("recover")
         children = {child.node_id for child in self.tree.children()}
         self._neighbours = {node: known for node, known in self._neighbours.items() if node in children}
-        self._ask(parent, now)
+        self.tree.send_standing(parent, ask=True)
+        self._resend_later(now)
         self._retry_s = RETRY_MIN_S
         self._push(now)
-
-    def _ask(self, parent: Contact, now: float) -> None:
-        self.tree.send_standing(parent, ask=True)
-        self._resending = True
-        self.tree.set_timer("resend", now + RESEND_S)
 
     def on_root(self, now: float) -> None:
         if not self._epoch:
@@ -296,15 +291,21 @@ class Broadcasts:
         elif name == "resend":
             self._resend(now)
 
+    def _resend_later(self, now: float) -> None:
+        if not self._resending:
+            self._resending = True
+            self.tree.set_timer("resend", now + RESEND_S)
+
     def _resend(self, now: float) -> None:
+        """Ask those who have not said how far they are; send again what is not acknowledged."""
         self._resending = False
-        parent = self.tree.parent
-        if parent is not None and parent.node_id not in self._neighbours:
-            self._ask(parent, now)
         for contact in self.tree.neighbours():
             neighbour = self._neighbours.get(contact.node_id)
-            if neighbour is not None:
-                if not neighbour.moved:
-                    neighbour.sent = neighbour.acked
-                neighbour.moved = False
-                self._catch_up(contact, now)
+            if neighbour is None:
+                self.tree.send_standing(contact, ask=True)
+                self._resend_later(now)
+                continue
+            if not neighbour.moved:
+                neighbour.sent = neighbour.acked
+            neighbour.moved = False
+            self._catch_up(contact, now)

@@ -8,8 +8,8 @@ A round opens at a device with its own vector or the first of a child, and is:
 
 At the root COLLECTING ends when as many have delivered as the tree has members (and that number has stood still for
 SETTLE_S), or at the deadline. The deadline runs from when the round opened below: each batch says how old it is, so no
-clock is shared. A device of height h and depth d waits for h / (h + d) of it. A vector that comes when its round is over
-is counted and dropped.
+clock is shared. A device of height h and depth d waits for h / (h + d) of it. A vector that comes when its round is
+over is counted and dropped.
 
 A change of parent while a round is open: root_sum.py. A device that becomes the root collects what it has sealed once
 more, and what the others send again.

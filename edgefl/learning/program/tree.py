@@ -190,7 +190,7 @@ class ProgramTree:
         self.sums.on_parent(now)
 
     def on_child(self, child: Contact, now: float) -> None:
-        self.broadcasts.on_child(child)
+        self.broadcasts.on_child(child, now)
         self.sums.on_members(now)
 
     def on_child_gone(self, child: int, now: float) -> None:
