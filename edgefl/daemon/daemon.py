@@ -96,16 +96,18 @@ class Daemon:
         self._lookups: dict[int, asyncio.Future[tuple[Contact, int]]] = {}
         self._last_contacts: list[Contact] = []
         self._contacts_saved_at = float("-inf")
-
-    async def run(self, *, first: bool = False) -> None:
-        """Start, serve until stopped, stop. Raises EdgeflError when the daemon cannot start or may not take part."""
-        self.loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self.joined, self.isolated = asyncio.Event(), asyncio.Event()
+
+    async def run(self, *, first: bool = False, signals: bool = True) -> None:
+        """Start, serve until stopped, stop; `signals`: SIGTERM and SIGINT stop, SIGHUP reloads. Raises EdgeflError when
+        the daemon cannot start or may not take part."""
+        self.loop = asyncio.get_running_loop()
         self._started_at = self.loop.time()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.add_signal_handler(number, self._stopping.set)
-        self.loop.add_signal_handler(signal.SIGHUP, self.guard, self.reload)
+        if signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.loop.add_signal_handler(number, self.stop)
+            self.loop.add_signal_handler(signal.SIGHUP, self.guard, self.reload)
         self.supervisor = Supervisor()
         self.disk = Disk(self.store)
         self.training = Training(self.store.directory / "tried", provider=self.settings.provider)
@@ -242,6 +244,10 @@ class Daemon:
         log.info("data sources: %s", ", ".join(self.effects.data) or "none")
         for advert in self.overlay.adverts():
             self.guard(self.on_advert, advert, self.effects.now)
+
+    def stop(self) -> None:
+        """Let `run` say goodbye and return."""
+        self._stopping.set()
 
     def fail(self, error: EdgeflError) -> None:
         """The daemon cannot go on: `run` raises this error."""

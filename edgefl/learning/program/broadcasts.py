@@ -4,8 +4,9 @@
     the root   ProgramPublish     -> numbered (epoch, sequence), into the log, to all children
     anybody    ProgramBroadcast   -> handed to the program, into the log, to all other neighbours, acknowledged
 
-The epoch is the root's (edgefl/learning/epoch.py): a new root listens for a second how far its children are, takes in
-what they have and it has not, and goes on in an epoch above. The order of broadcasts is that of (epoch, sequence).
+The epoch is the root's (edgefl/learning/forest/epoch.py): a new root listens for a second how far its children are,
+takes in what they have and it has not, and goes on in an epoch above. The order of broadcasts is that of (epoch,
+sequence).
 
 Each device keeps the newest KEPT broadcasts. Neighbours tell each other how far they are (ProgramStanding), when an
 edge is new and after each broadcast, and whoever is further sends what the other one lacks, in order. So a lost message
@@ -23,8 +24,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgefl.learning.epoch import NODE_BITS, next_epoch, plausible
-from edgefl.wire import Contact
+from edgefl.learning.forest.epoch import NODE_BITS, next_epoch, plausible
+from edgefl.wire import Contact, node_name
 from edgefl.wire.program import ProgramBroadcast, ProgramPublish
 
 if TYPE_CHECKING:
@@ -75,6 +76,11 @@ class Broadcast:
     def position(self) -> Position:
         return self.epoch, self.sequence
 
+    @property
+    def sender(self) -> str:
+        """The origin as people read it."""
+        return node_name(self.origin)
+
 
 @dataclass(slots=True)
 class _Pending:
@@ -105,7 +111,7 @@ class Broadcasts:
         self._neighbours: dict[int, _Neighbour] = {}
         self._pending: deque[_Pending] = deque()
         self._incarnation = incarnation
-        self._next_serial = (incarnation << SERIAL_BITS) + 1
+        self.next_serial = (incarnation << SERIAL_BITS) + 1
         self._epoch = 0  # of this device as the root; 0 otherwise
         self._heard = 0  # the highest epoch of all
         self._retry_s = RETRY_MIN_S
@@ -123,8 +129,8 @@ class Broadcasts:
         """The serial under which the program hears whether it went out; None when too many are waiting."""
         if len(self._pending) >= MAX_PENDING:
             return None
-        serial = self._next_serial
-        self._next_serial += 1
+        serial = self.next_serial
+        self.next_serial += 1
         self._pending.append(_Pending(serial, payload, now + patience_s))
         if len(self._pending) == 1:
             self._retry_s = RETRY_MIN_S

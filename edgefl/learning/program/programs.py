@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING
 from edgefl.errors import UsageError
 from edgefl.learning.program.tree import Listener, ProgramTree, Trees
 from edgefl.wire import Contact, Message
-from edgefl.wire.program import MAX_VALUES
+from edgefl.wire.program import (
+    MAX_VALUES,
+    ProgramBroadcast,
+    ProgramPublish,
+    ProgramStanding,
+    ProgramSum,
+    ProgramSumAck,
+)
 
 if TYPE_CHECKING:
     from edgefl.effects import Effects, TimerKey
 
 MAX_TREES = 8
 """Of one program; each holds 3 MiB at the most."""
+
+MESSAGES = (ProgramBroadcast, ProgramPublish, ProgramStanding, ProgramSum, ProgramSumAck)
 
 MAX_NAME_BYTES = 64
 MIN_DEADLINE_S, MAX_DEADLINE_S = 1.0, 24 * 3600.0
@@ -72,11 +81,12 @@ class Programs:
             self.trees[app].on_child_gone(child, now)
 
     def on_message(self, sender: Contact, message: Message, now: float) -> bool:
-        """False when the message belongs to no tree here."""
-        tree = self.trees.get(getattr(message, "app", -1))
-        if tree is None:
+        """False when the message is not a program's: those of the overlay name the same trees."""
+        if not isinstance(message, MESSAGES):
             return False
-        tree.on_message(sender, message, now)
+        tree = self.trees.get(message.app)
+        if tree is not None:
+            tree.on_message(sender, message, now)
         return True
 
     def on_timer(self, key: TimerKey, now: float) -> bool:

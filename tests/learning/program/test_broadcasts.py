@@ -11,6 +11,7 @@ from edgefl.learning.program.broadcasts import KEPT, MAX_NUMBERED_S, MAX_PENDING
 from edgefl.learning.program.programs import MAX_TREES
 from edgefl.learning.program.tree import tree_id
 from edgefl.wire import Contact, Message
+from edgefl.wire.overlay import Detach, Refusal
 from edgefl.wire.program import MAX_PAYLOAD_BYTES, ProgramBroadcast, ProgramPublish, ProgramStanding
 
 CHAIN = {2: 1, 3: 2, 4: 3}
@@ -223,6 +224,12 @@ def test_a_root_that_was_started_again_does_not_take_its_old_numbers(incarnation
     world.devices[2].publish(b"second life")
     world.run(3.0)
     assert world.devices[1].payloads == world.devices[2].payloads == [b"first life", b"second life"]
+
+
+def test_what_the_overlay_says_of_the_same_tree_is_left_to_it() -> None:
+    device = ProgramWorld(1).devices[1]
+    assert not device.programs.on_message(device.contact, Detach(device.tree_.id, Refusal.SWITCHED), 0.0)
+    assert device.programs.on_message(device.contact, ProgramStanding(12345), 0.0)  # of a tree that was left
 
 
 def test_names_make_keys_and_a_program_has_a_few_trees() -> None:
