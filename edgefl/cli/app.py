@@ -47,6 +47,13 @@ def app() -> None:
     metavar="HOW",
     help="How updates travel: none, fp16, bf16, int8, int4, topk:F, randk:F, lowrank:R, each with +zstd if wanted.",
 )
+@click.option(
+    "--policies",
+    default="",
+    metavar="HOOK=NAME,…",
+    help="Policies of the devices' owners that a device must have: select, privacy, compress, aggregate, for example "
+    "privacy=clip_and_noise.",
+)
 @click.option("--held-back", default=0.2, help="Share of the local data kept for evaluation.")
 @click.option("--min-members", default=1, help="Devices that must be there before the first round.")
 @click.option(

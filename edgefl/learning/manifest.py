@@ -6,9 +6,10 @@ import math
 
 from edgefl.errors import ConfigError, UsageError
 from edgefl.learning.encoding.spec import parse_spec
+from edgefl.learning.policies import parse_policies
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.learning.topologies import check_topology
-from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest
+from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest, Topology
 from edgefl.wire.blob import MAX_BLOB_BYTES
 from edgefl.wire.codec import encode_record
 
@@ -21,6 +22,12 @@ MIN_DEADLINE_S = 1.0
 MAX_DEADLINE_S = 7 * 24 * 3600.0
 MAX_HELD_BACK = 0.9
 MAX_LEARNING_RATE = 1000.0
+
+FOREST_HOOKS = frozenset({"select", "aggregate"})
+"""Policies that need a root."""
+
+PLAIN_STRATEGIES = ("fedavg", "fedprox")
+"""Those that leave the step at the root to a policy: the others would do nothing beside one."""
 
 REQUIRED_ARTIFACTS = frozenset(
     {
@@ -76,11 +83,22 @@ def check_manifest(manifest: Manifest) -> None:
         "target",
         "must name a metric and a finite value",
     )
-    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy)):
+    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy), ("policies", parse_policies)):
         try:
             parse(getattr(manifest, field))
         except UsageError as error:
             raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
+    policies = parse_policies(manifest.policies)
+    need(
+        manifest.topology is Topology.FOREST or not policies.keys() & FOREST_HOOKS,
+        "policies",
+        f"{' and '.join(sorted(FOREST_HOOKS))} are of the topology forest alone",
+    )
+    need(
+        "aggregate" not in policies or manifest.strategy in PLAIN_STRATEGIES,
+        "strategy",
+        f"with a policy that aggregates it must be {' or '.join(PLAIN_STRATEGIES)}",
+    )
     try:
         check_topology(manifest)
     except UsageError as error:

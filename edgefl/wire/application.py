@@ -88,6 +88,7 @@ class Manifest(Record):
     max_samples: Annotated[int, 20, U32] = 1_000_000
     seed: Annotated[int, 21, U64] = 0
     compress: Annotated[str, 22, text(32)] = "none"
+    policies: Annotated[str, 31, text(128)] = ""
     topology_options: Annotated[str, 32, text(128)] = ""
 
     @property

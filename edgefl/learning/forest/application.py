@@ -144,3 +144,6 @@ class ForestApplication(Application):
 
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
         self.coordinator.on_kept(token, blob, now)
+
+    def on_not_kept(self, token: Token, problem: str, now: float) -> None:
+        self.coordinator.on_not_kept(token, problem, now)

@@ -11,6 +11,7 @@ What it needs to go on is on the other devices, since each of them holds the mod
     GATHERING    paused by the owner                          GATHERING
     RUNNING      the round closed with a quorum               KEEPING
     RUNNING      the round closed without                     GATHERING    next attempt, after a pause
+    KEEPING      the owner's policy made no model             GATHERING    next attempt, after a pause
     RUNNING      final evaluation closed                      FINISHED
     RUNNING      somebody is further than this root           RECOVERING
     KEEPING      the next model has a name (blob)             REPLICATING
@@ -36,6 +37,7 @@ from edgefl.learning.forest.round import OpenRound
 from edgefl.learning.forest.worker import BYTES_METRIC
 from edgefl.learning.ledger import Position, position
 from edgefl.learning.metrics import TRAIN_PREFIX, mean, merge
+from edgefl.learning.policies import parse_policies
 from edgefl.learning.strategies.server import State, strategy_of
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
@@ -120,6 +122,7 @@ class Coordinator:
         self._strategy = strategy_of(app.manifest.strategy)
         self._memory: tuple[BlobRef, State] | None = None  # the strategy's, as of this model
         self._next_memory: State = ()
+        self._renewing: OpenRound | None = None  # whose sum the owner's policy is working on
 
     def on_root(self, now: float) -> None:
         self._dethroned = False
@@ -147,6 +150,7 @@ class Coordinator:
         self._dethroned = False
         self._next = None
         self._memory, self._next_memory = None, ()
+        self._renewing = None
         self._standings.clear()
         for name in self.TIMERS:
             self.app.cancel_timer(name)
@@ -318,6 +322,11 @@ class Coordinator:
         if participants < quorum or round_.model_data is None or round_.sum.total is None:
             self._try_again(f"{participants} of {self._expected} devices delivered, {quorum} are needed", now)
             return
+        if "aggregate" in parse_policies(self.app.manifest.policies):
+            self.phase, self._renewing = Phase.KEEPING, round_
+            token = ("model", round_.tag)
+            self.app.effects.renew(self.app.id, token, round_.model, round_.model_data, round_.sum.total)
+            return
         model = np.frombuffer(round_.model_data, dtype="<f4")
         state = self._remembered()
         new, self._next_memory = self._strategy.step(model, round_.sum.total, state)
@@ -411,10 +420,21 @@ class Coordinator:
         if self.phase is not Phase.KEEPING or token[1] != tag:
             app.effects.discard(app.id, blob)
             return
+        if self._renewing is not None:
+            self._record_training(self._renewing, now)
+            self._renewing = None
         self.phase = Phase.REPLICATING
         app.effects.broadcast(app.id, blob)
         self._next = (app.ledger.round + 1, blob, now)
         self._replicate(now)
+
+    def on_not_kept(self, token: Token, problem: str, now: float) -> None:
+        """The device owner's policy has not made a model: the round is tried again."""
+        tag = (self.app.ledger.epoch, self.app.ledger.round + 1, self.attempt)
+        if self.phase is Phase.KEEPING and token[1] == tag:
+            self._renewing = None
+            self.app.count("training_failed")
+            self._try_again(problem, now)
 
     def _replicate(self, now: float) -> None:
         if self._next is None:
