@@ -43,6 +43,8 @@ STATE_MACHINES = (
     ("The root's part", "edgefl.learning.forest.coordinator"),
     ("A device of a sampled application", "edgefl.learning.sampled.device"),
     ("A device of a consensus application", "edgefl.learning.consensus.device"),
+    ("Broadcasts of a program's tree", "edgefl.learning.program.broadcasts"),
+    ("Sums of a program's tree", "edgefl.learning.program.sums"),
     ("The door", "edgefl.transport.door_exchange"),
     ("A connection", "edgefl.transport.dial"),
     ("Pushing blobs", "edgefl.transport.broadcast"),

@@ -16,6 +16,7 @@ from edgefl.learning.encoding import open_encoding
 from edgefl.learning.forest.coordinator import Coordinator
 from edgefl.learning.forest.epoch import plausible
 from edgefl.learning.forest.feedback import Feedback
+from edgefl.learning.forest.gaps import Gaps
 from edgefl.learning.forest.objections import Objections
 from edgefl.learning.forest.replicas import Replicas
 from edgefl.learning.forest.worker import Worker
@@ -58,6 +59,7 @@ class ForestApplication(Application):
         self.feedback = Feedback(self)
         self.objections = Objections(self)
         self.worker = Worker(self)
+        self.gaps = Gaps(self)
         self.replicas = Replicas(self)
         self.coordinator = Coordinator(self)
 

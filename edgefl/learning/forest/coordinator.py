@@ -449,13 +449,17 @@ class Coordinator:
                 app.count("replica_unanswered")
             self._commit(now)
             return
-        message = Replica(app.id, app.ledger.epoch, number, blob, False, app.ledger.history.tail(ROUND_RECORDS))
         self._asked = set(holders)
-        for contact in holders.values():
-            app.effects.send(contact, message)
+        for node_id, contact in holders.items():
+            records = app.gaps.records_for(node_id)
+            app.effects.send(
+                contact, Replica(app.id, app.ledger.epoch, number, blob, False, records, lacks=app.gaps.lacks)
+            )
         app.set_timer("replicate", now + REPLICA_RESEND_S)
 
     def on_replica_ack(self, sender: Contact, message: ReplicaAck, now: float) -> None:
+        if sender.node_id in self._asked and message.epoch == self.app.ledger.epoch:
+            self.app.gaps.on_ack(sender.node_id, message, self._asked)
         if self.phase is not Phase.REPLICATING or self._next is None or sender.node_id not in self._asked:
             return
         if (message.epoch, message.round) == (self.app.ledger.epoch, self._next[0]):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefl.learning.forest.epoch import made_by
 from edgefl.wire import Contact
-from edgefl.wire.learning import Replica, ReplicaAck
+from edgefl.wire.learning import Replica
 
 if TYPE_CHECKING:
     from edgefl.learning.effects import Token
@@ -49,4 +49,4 @@ class Replicas:
             ledger.epoch = message.epoch
             app.advance(message.round, blob, finished=message.finished)
             app.effects.save(app.id, ledger.progress())
-        app.effects.send(sender, ReplicaAck(app.id, message.epoch, message.round))
+        app.effects.send(sender, app.gaps.acknowledgement(message))
