@@ -59,7 +59,9 @@ def zones_document(report: ZoneReport) -> dict[str, Any]:
 
 def record_document(record: RoundRecord) -> dict[str, Any]:
     """One row of the history. Metrics are weighted means: `loss` and `accuracy` of the round's model on held-back data,
-    `train_loss` of the training that led to it."""
+    `train_loss` of the training that led to it. `epsilon`: what devices could still have gained by other parents, as a
+    share of what their uplinks cost."""
+    found = {name: round(value, 6) for name, value in means(record.metrics).items()}
     return {
         "round": record.round,
         "epoch": epoch_number(record.epoch),
@@ -68,7 +70,8 @@ def record_document(record: RoundRecord) -> dict[str, Any]:
         "seconds": round(record.seconds, 3),
         "bytes": record.bytes,
         "attempts": record.attempts,
-        **{name: round(value, 6) for name, value in means(record.metrics).items()},
+        **found,
+        **({"epsilon": found["train_epsilon"]} if "train_epsilon" in found else {}),
     }
 
 
