@@ -72,8 +72,8 @@ class Node:
         `fleet`: as of edgefl join. `settings` are the fields of edgefl.config.Settings, which stand over the files:
         token="file:token", bootstrap=["192.168.1.20:7321"], listen="0.0.0.0:0", data={"digits": "/data/digits.npz"} …
 
-        Raises UsageError for a setting that there is not. Entering raises what edgefl join would say: ConfigError,
-        NotAdmittedError, a daemon of this state directory runs already (ConfigError); TryAgainError when nobody has
+        Raises UsageError for a setting that there is not. Entering raises what ends edgefl join: ConfigError (also when
+        a daemon uses this state directory already), NotAdmittedError, StorageError; and TryAgainError when nobody has
         let the device in after `timeout_s` seconds.
         """
         known = {item.name for item in fields(Settings)}
@@ -87,7 +87,7 @@ class Node:
             return merge(from_memory(kept), read_files(file), settings)
 
         def daemon_of(node: Node) -> EmbeddedDaemon:
-            return EmbeddedDaemon(place or default_state(), control_socket(place), read, node)
+            return EmbeddedDaemon(place or default_state(), control_socket(place), read, Mail(node._trees))
 
         return cls(daemon_of, first=first, fleet=Path(fleet or default_config()), timeout_s=timeout_s)
 
@@ -142,7 +142,7 @@ class Node:
             raise UsageError("this node has not joined", hint="async with Node.join(…) as node")
         await asyncio.shield(self._running)
 
-    # Trees and timers
+    # Trees
 
     async def create_tree(self, name: str, *, values: int = 1, deadline_s: float = DEADLINE_S) -> Tree:
         """The tree of this name, which is one and the same for all programs of the fleet that create it; nobody has to
@@ -154,9 +154,43 @@ class Node:
         if programs is None:
             raise UsageError("the device is not up", hint="wait until it has joined")
         made = programs.create(name, values=values, deadline_s=deadline_s)
-        self._trees = {key: tree for key, tree in self._trees.items() if key in programs.trees}
+        for left in self._trees.keys() - programs.trees.keys():
+            del self._trees[left]
         tree = self._trees[made.id] = Tree(self._entered, made)
         return tree
+
+    def tree(self, name: str) -> Tree:
+        """The tree of this name that this program has created. Raises UsageError."""
+        for tree in self._trees.values():
+            if tree.name == name:
+                return tree
+        raise UsageError(f"this program has no tree {name!r}", hint=f"await node.create_tree({name!r}) first")
+
+    # The same calls by the tree's name, as in Totoro's table 2
+
+    async def subscribe(self, name: str) -> Tree:
+        """See Tree.subscribe."""
+        tree = self.tree(name)
+        await tree.subscribe()
+        return tree
+
+    async def broadcast(self, name: str, payload: bytes) -> None:
+        """See Tree.broadcast."""
+        await self.tree(name).broadcast(payload)
+
+    def on_broadcast(self, name: str, callback: C) -> C:
+        """See Tree.on_broadcast."""
+        return self.tree(name).on_broadcast(callback)
+
+    def aggregate(self, name: str, round: int, vector: Any, weight: int = 1) -> bool:
+        """See Tree.aggregate."""
+        return self.tree(name).aggregate(round, vector, weight)
+
+    def on_aggregate(self, name: str, callback: C) -> C:
+        """See Tree.on_aggregate."""
+        return self.tree(name).on_aggregate(callback)
+
+    # Timers
 
     def on_timer(self, seconds: float, callback: C) -> C:
         """Call `callback()` every so many seconds, the first time after that long. One that takes longer is not called
@@ -197,7 +231,12 @@ class Node:
             raise UsageError("this node has not joined", hint="async with Node.join(…) as node")
         return self._daemon
 
-    # What the trees tell: `Listener` of edgefl.learning.program.tree
+
+class Mail:
+    """Brings what happens in trees to them: `Listener` of edgefl.learning.program.tree."""
+
+    def __init__(self, trees: dict[int, Tree]) -> None:
+        self._trees = trees
 
     def on_broadcast(self, tree: int, broadcast: Broadcast) -> None:
         if tree in self._trees:

@@ -73,7 +73,7 @@ class Tree:
 
     async def broadcast(self, payload: bytes, *, timeout_s: float = BROADCAST_S) -> None:
         """Send up to MAX_PAYLOAD_BYTES bytes to every member, this one included, through the root. Returns when the
-        root has given it its place in the order and this device has heard it.
+        root has given it its place in the order, and it has come down to this device.
 
         Raises UsageError for what cannot be sent, TryAgainError when the root has not answered in time (it may have
         gone out all the same), or when too many wait already.

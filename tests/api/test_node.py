@@ -54,10 +54,9 @@ def test_two_nodes_broadcast_and_add_up(tmp_path: Path) -> None:
                 await tree.subscribe()
                 trees.append(tree)
             await until(lambda: max(tree.members for tree in trees) == 2, "one tree of two")
-            assert sorted(tree.is_root for tree in trees) == [False, True]
+            await until(lambda: sorted(tree.is_root for tree in trees) == [False, True], "one root")
             for number, tree in enumerate(trees):
                 await tree.broadcast(b"from %d" % number)
-                assert heard[(a, b)[number].id][-1].payload == b"from %d" % number
             await until(lambda: len(heard[a.id]) == len(heard[b.id]) == 2, "both broadcasts on both")
             assert heard[a.id] == heard[b.id]
             assert [one.sender for one in heard[a.id]] == [a.id, b.id]
@@ -71,6 +70,25 @@ def test_two_nodes_broadcast_and_add_up(tmp_path: Path) -> None:
             with pytest.raises(ConfigError, match="another edgefl daemon"):
                 async with first(tmp_path):
                     pass
+
+    asyncio.run(main())
+
+
+def test_the_same_calls_by_the_name_of_the_tree(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with first(tmp_path) as node:
+            heard: list[Broadcast] = []
+            sums: list[Sum] = []
+            with pytest.raises(UsageError, match="no tree"):
+                await node.subscribe("t")
+            made = await node.create_tree("t", deadline_s=1)
+            node.on_broadcast("t", heard.append)
+            node.on_aggregate("t", sums.append)
+            assert await node.subscribe("t") is made is node.tree("t")
+            await node.broadcast("t", b"hello")
+            assert node.aggregate("t", 1, [2.5])
+            await until(lambda: heard and sums, "both callbacks")
+            assert (heard[0].payload, sums[0].mean.tolist()) == (b"hello", [2.5])
 
     asyncio.run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from edgefl.learning.program.programs import Programs
 from edgefl.learning.program.root_sum import Sum
 from edgefl.learning.program.tree import ProgramTree
 from edgefl.sim import World
+from edgefl.sim.network import SimNode
 from edgefl.sim.world import Member
 from edgefl.wire import Contact, Message
 
@@ -108,9 +110,19 @@ def test_a_quiet_fleet_adds_up_everybody_and_all_hear_the_same() -> None:
     check(result, members)
     tree = programs[members[7].node_id].tree
     assert tree is not None
+    sent: Counter[str] = Counter()
+    carry = world.network.send
+
+    def counted(origin: SimNode, to: Contact, message: Message) -> None:
+        sent[type(message).__name__] += 1
+        carry(origin, to, message)
+
+    world.network.send = counted  # type: ignore[method-assign]
     tree.publish(b"hello", members[7].now, 30.0)
     world.run(5.0)
     assert all([one.payload for one in program.heard] == [b"hello"] for program in programs.values())
+    assert sent["ProgramBroadcast"] == len(members) - 1  # each device is sent it once
+    assert sent["ProgramPublish"] == members[7].overlay.tree(tree.id).depth
 
 
 def test_a_bad_network_and_devices_that_vanish_in_the_middle() -> None:
