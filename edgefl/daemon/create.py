@@ -58,7 +58,7 @@ async def create_application(daemon: Daemon, directory: Path, options: dict[str,
     source = daemon.effects.data.get(manifest.data)
     if source is not None:
         await daemon.training.check_data(directory, source)
-        await daemon.policies.prepare(manifest.app_id, manifest)
+        await daemon.policies.find(manifest)
     advert = sign_advert(daemon.keys, manifest, 1, AppState.RUNNING, daemon.overlay.contact)
 
     def keep(store: Store) -> None:

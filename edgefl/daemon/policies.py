@@ -87,7 +87,11 @@ class Policies:
         return ""
 
     async def prepare(self, app: int, manifest: Manifest) -> None:
-        """Import what the application wants. Raises PolicyError."""
+        """Import what the application wants, for the rounds to come. Raises PolicyError."""
+        self._functions[app] = await self.find(manifest)
+
+    async def find(self, manifest: Manifest) -> dict[str, Callable[..., Any]]:
+        """{hook: function} of what the application wants. Raises PolicyError."""
         wanted = parse_policies(manifest.policies)
         problem = self.missing(manifest)
         if problem:
@@ -96,7 +100,8 @@ class Policies:
         def load() -> dict[str, Callable[..., Any]]:
             return {hook: resolve(name, self.references[name]) for hook, name in wanted.items()}
 
-        self._functions[app] = await self._call(app, "import", load) if wanted else {}
+        found: dict[str, Callable[..., Any]] = await self._call(manifest.app_id, "import", load) if wanted else {}
+        return found
 
     def release(self, app: int) -> None:
         """Forget an application."""
@@ -172,7 +177,7 @@ class Policies:
     async def _call(self, app: int, hook: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call it in a thread of its own, and wait for it as long as a policy may take. Raises PolicyError."""
         call = (app, hook)
-        if call in self._busy:
+        if call in self._busy and hook != "import":  # which an application may ask for twice
             raise self._nonsense(hook, "has not come back from an earlier call")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ noise = "{noise}"
 
 @pytest.fixture
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Task]:
-    """Devices 0 and 1 have policies; those of 1 differ behind the same names. Device 2 has none."""
+    """Devices 0 and 1 have policies; those of 1 differ behind the same names. Device 2 has none yet."""
     (tmp_path / "owner.py").write_text(OWNER)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OWNERS_NOTES", str(tmp_path / "notes"))
@@ -69,6 +70,8 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Task]:
     for number, (noise, select) in enumerate(zip(noises, ("select", "never"), strict=True)):
         task.fleet.configs[number] = tmp_path / f"policies-{number}.toml"
         task.fleet.configs[number].write_text(TABLE.format(noise=noise, select=select))
+    task.fleet.configs[2] = tmp_path / "policies-2.toml"
+    task.fleet.configs[2].write_text("")
     with task.fleet:
         task.fleet.start()
         yield task
@@ -99,6 +102,11 @@ def test_policies_in_every_round_and_the_reason_where_one_is_missing(task: Task,
     assert "no policy named" in found["problem"]
     shown = edgefl("app", "list", "--state", str(task.fleet.state(2)))
     assert "no policy named" in shown.stdout
+    # Its owner adds them, and it takes part: here in what is left of it, the final model.
+    task.fleet.configs[2].write_text(TABLE.format(noise="owner:broken", select="never"))
+    task.fleet.processes[2].send_signal(signal.SIGHUP)
+    finished(task, 2)
+    assert row(task, 2)["stage"] == "member"
     # The creating device is asked before anything is announced.
     refused = edgefl(
         "app", "create", str(tmp_path / "artifacts"), "--name", "x", "--data", "digits", "--policies",
@@ -129,3 +137,10 @@ def test_a_device_that_its_owner_does_not_select_delivers_nothing(task: Task, tm
     notes = (tmp_path / "notes").read_text().splitlines()
     assert [note.split()[:2] for note in notes] == [["select", "1"], ["select", "2"]]
     assert task.fleet.status(1)["problems"] == []
+
+
+def test_privacy_holds_where_there_is_no_root_either(task: Task, tmp_path: Path) -> None:
+    task.create(topology="sampled", rounds=4, min_members=2, policies="privacy=screen")
+    finished(task, 0, 1)
+    notes = (tmp_path / "notes").read_text().splitlines()
+    assert {note for note in notes if note.startswith("privacy")} == {f"privacy {round_}" for round_ in (1, 2, 3, 4)}

@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.program_world import Device, ProgramWorld
 
+from edgefl.errors import UsageError
 from edgefl.learning.program.broadcasts import KEPT, MAX_NUMBERED_S, MAX_PENDING
 from edgefl.learning.program.programs import MAX_TREES
 from edgefl.learning.program.tree import tree_id
 from edgefl.wire import Contact, Message
 from edgefl.wire.overlay import Detach, Refusal
-from edgefl.wire.program import MAX_PAYLOAD_BYTES, ProgramBroadcast, ProgramPublish, ProgramStanding
+from edgefl.wire.program import MAX_PAYLOAD_BYTES, MAX_VALUES, ProgramBroadcast, ProgramPublish, ProgramStanding
 
 CHAIN = {2: 1, 3: 2, 4: 3}
 BUSHY = {2: 1, 3: 1, 4: 2, 5: 2, 6: 3, 7: 6}
@@ -232,11 +233,32 @@ def test_what_the_overlay_says_of_the_same_tree_is_left_to_it() -> None:
     assert device.programs.on_message(device.contact, ProgramStanding(12345), 0.0)  # of a tree that was left
 
 
-def test_names_make_keys_and_a_program_has_a_few_trees() -> None:
-    assert tree_id("a") != tree_id("b")
+def test_names_make_keys() -> None:
+    assert tree_id("a") == tree_id("a") != tree_id("b")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "deadline_s", "complaint"),
+    [
+        ("", 1, 1.0, "name"),
+        ("a\nb", 1, 1.0, "name"),
+        ("x" * 65, 1, 1.0, "name"),
+        ("a", 0, 1.0, "values"),
+        ("a", MAX_VALUES + 1, 1.0, "values"),
+        ("a", 1, 0.5, "deadline"),
+        ("a", 1, float("nan"), "deadline"),
+        ("test", 1, 1.0, "exists"),
+    ],
+)
+def test_what_is_no_tree(name: str, values: int, deadline_s: float, complaint: str) -> None:
+    programs = ProgramWorld(1).devices[1].programs
+    with pytest.raises(UsageError, match=complaint):
+        programs.create(name, values=values, deadline_s=deadline_s)
+
+
+def test_a_program_has_a_few_trees() -> None:
     programs = ProgramWorld(1).devices[1].programs
     for number in range(1, MAX_TREES):
-        programs.create(f"tree {number}", values=1, deadline_s=1.0)
-    for name, values, deadline_s in (("one more", 1, 1.0), ("", 1, 1.0), ("a\nb", 1, 1.0), ("x" * 65, 1, 1.0)):
-        with pytest.raises(Exception, match="tree"):
-            programs.create(name, values=values, deadline_s=deadline_s)
+        programs.create(f"tree {number}", values=MAX_VALUES, deadline_s=1.0)
+    with pytest.raises(UsageError, match="trees already"):
+        programs.create("one more", values=1, deadline_s=1.0)
