@@ -62,9 +62,9 @@ class LoopEffects:
         on_timer: Callable[[TimerKey, float], None],
         guard: Callable[..., None],
         top_ranked: Callable[[int, int], tuple[Contact, ...]],
-        policies: Policies,
+        policies: Policies | None = None,
     ) -> None:
-        self._policies = policies
+        self._policies = policies or Policies({}, dict)
         self._top_ranked = top_ranked
         self.random = Random(seed)
         self.learning: Learning | None = None
