@@ -261,8 +261,8 @@ class LoopEffects:
         """Write the newest progress; what comes while the disk is busy replaces what waits."""
         while (progress := self._unsaved.get(app)) is not None:
             try:
-                model = await self._transport.fetch(progress.model, (), max_bytes=progress.model.size)
-                await self._disk.run(lambda store, p=progress, m=model: store.save_progress(app, p, m))  # type: ignore[misc]
+                blobs = [await self._transport.fetch(blob, (), max_bytes=blob.size) for blob in progress.blobs()]
+                await self._disk.run(lambda store, p=progress, b=blobs: store.save_progress(app, p, *b))  # type: ignore[misc]
             except StorageError:
                 pass  # the disk remembers and shows it; the next round is saved again
             except EdgeflError as error:
@@ -284,12 +284,14 @@ class LoopEffects:
             self._guard(self.learning.on_recalled, app, token, data, self.now)
 
     async def restore(self, app: int, progress: Progress) -> bool:
-        """Bring a saved model back among the blobs that can be fetched. False when it cannot be read."""
-        data = await self._disk.run(lambda store: store.read_blob(progress.model))
-        if data is None:
-            return False
-        await self._transport.add_blob(data)
-        self._users.setdefault(progress.model.id, set()).add(app)
+        """Bring a saved model, and what was saved with it, back among the blobs that can be fetched. False when
+        something cannot be read."""
+        for blob in progress.blobs():
+            data = await self._disk.run(lambda store, blob=blob: store.read_blob(blob))  # type: ignore[misc]
+            if data is None:
+                return False
+            await self._transport.add_blob(data)
+            self._users.setdefault(blob.id, set()).add(app)
         return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

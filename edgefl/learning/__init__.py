@@ -5,6 +5,7 @@
     ledger.py       how far it has come, as far as this device knows
     border.py       what must stay inside a zone, and what does
     worker.py       a member's part of a round: take the model, train, add the children's sums, pass on
+    next_model.py   the step of the strategy, and its memory
     round.py        what a device holds for the round that is open
     inflow.py       children's updates, chunk by chunk into the sum
     outflow.py      the sum, chunk by chunk to the parent

@@ -35,6 +35,7 @@ from edgefl.wire import Contact, Message
 from edgefl.wire.application import Advert, Manifest
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import (
+    Best,
     Replica,
     ReplicaAck,
     RoundStart,
@@ -142,7 +143,13 @@ class Application:
         self.ledger = Ledger()
         if progress is not None:
             self.ledger = Ledger(
-                progress.epoch, progress.round, progress.model, progress.finished, History(progress.records)
+                progress.epoch,
+                progress.round,
+                progress.model,
+                progress.finished,
+                History(progress.records),
+                progress.state,
+                progress.best,
             )
         self.encoding = open_encoding(self.manifest.compress, self.manifest.seed)
         self.feedback = Feedback(self)
@@ -186,9 +193,9 @@ class Application:
     def cancel_timer(self, name: str) -> None:
         self.effects.cancel_timer(("learning", self.id, name))
 
-    def credible(self, epoch: int, round_: int, model: BlobRef) -> bool:
-        """Whether a peer's word about a model can be true: its size, its round, its epoch."""
-        fits = model.size == self.manifest.parameters * FLOAT_BYTES
+    def credible(self, epoch: int, round_: int, *blobs: BlobRef) -> bool:
+        """Whether a peer's word about a model, and what belongs to it, can be true: size, round, epoch."""
+        fits = all(blob.size == self.manifest.parameters * FLOAT_BYTES for blob in blobs)
         return fits and round_ <= self.manifest.rounds and plausible(epoch, self.ledger.epoch)
 
     def standing(self, *, busy: bool = False) -> Standing | None:
@@ -197,17 +204,39 @@ class Application:
         if ledger.model is None:
             return None
         return Standing(
-            self.id, ledger.epoch, ledger.round, ledger.model, self.me, busy, ledger.finished, ledger.history.tail(2)
+            self.id,
+            ledger.epoch,
+            ledger.round,
+            ledger.model,
+            self.me,
+            busy,
+            ledger.finished,
+            ledger.history.tail(2),
+            ledger.state,
+            ledger.best,
         )
 
-    def advance(self, round_: int, model: BlobRef, *, finished: bool = False) -> None:
-        """This device now holds model `round_`; the one before is no longer needed."""
-        old = self.ledger.model
-        self.ledger.round = round_
-        self.ledger.model = model
-        self.ledger.finished = finished
-        if old is not None and old != model:
-            self.effects.discard(self.id, old)
+    def advance(
+        self,
+        round_: int,
+        model: BlobRef,
+        *,
+        finished: bool = False,
+        state: tuple[BlobRef, ...] | None = None,
+        best: Best | None = None,
+    ) -> None:
+        """This device now holds model `round_`, and with it `state` (None: what it had, if that belongs to this model)
+        and `best` (None: what it had). What was there before is no longer needed."""
+        ledger = self.ledger
+        before = ledger.blobs()
+        if state is None:
+            state = ledger.state if model == ledger.model else ()
+        ledger.round, ledger.model = round_, model
+        ledger.finished = finished
+        ledger.state = () if finished else state
+        ledger.best = best or ledger.best
+        for blob in sorted(before - ledger.blobs(), key=lambda blob: blob.id):
+            self.effects.discard(self.id, blob)
 
     def start(self, now: float) -> None:
         """Get the artifacts, from whoever holds them."""
@@ -235,7 +264,7 @@ class Application:
         self.refusal = ""
         if self.ledger.model is None:
             self.ledger.model = prepared.model
-        elif self.ledger.model != prepared.model:
+        elif prepared.model not in self.ledger.blobs():
             self.effects.discard(self.id, prepared.model)
         if self.stage is Stage.SEEKING and self.trains:
             self.forest.leave_tree(self.id, now)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgefl.effects import Effects
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef
-from edgefl.wire.learning import Metric, RoundKind, RoundRecord
+from edgefl.wire.learning import Best, Metric, RoundKind, RoundRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,13 +58,21 @@ class TrainResult:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What must survive a power cut: model `round` of `epoch`, and the history that led to it."""
+    """What must survive a power cut: model `round` of `epoch`, and the history that led to it. On a root and its
+    runners-up also what the strategy remembers as of this model, and the best model so far."""
 
     epoch: int
     round: int
     model: BlobRef
     finished: bool = False
     records: tuple[RoundRecord, ...] = ()
+    state: tuple[BlobRef, ...] = ()
+    best: Best | None = None
+
+    def blobs(self) -> tuple[BlobRef, ...]:
+        """Every blob named here, once, the model first."""
+        best = () if self.best is None else (self.best.model,)
+        return tuple(dict.fromkeys((self.model, *self.state, *best)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,5 +140,5 @@ class LearningEffects(Effects, Protocol):
         ...
 
     def save(self, app: int, progress: Progress) -> None:
-        """Make progress durable, its model included; the one saved before is no longer needed on disk."""
+        """Make progress durable, all its blobs included; those saved before are no longer needed on disk."""
         ...

@@ -190,7 +190,7 @@ class Worker:
     def _on_model(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         app, round_ = self.app, self.open
         if round_ is None or token[1] != round_.tag:
-            if blob != app.ledger.model and (round_ is None or round_.model != blob):
+            if blob not in app.ledger.blobs() and (round_ is None or round_.model != blob):
                 app.effects.discard(app.id, blob)
             return
         if data is None:

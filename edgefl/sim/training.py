@@ -271,7 +271,7 @@ class LearningDevice:
         return ref
 
     def discard(self, app: int, blob: BlobRef) -> None:
-        shared = any(other.id != app and other.ledger.model == blob for other in self.learning.applications.values())
+        shared = any(other.id != app and blob in other.ledger.blobs() for other in self.learning.applications.values())
         if not shared:
             self._blobs.pop(blob.id, None)
 

@@ -218,11 +218,12 @@ class Device:
         self.later(lambda now: self.learning.on_trained(app, job.tag, result, now), self.train_s)
 
     def save(self, app: int, progress: Progress) -> None:
-        assert progress.model.id in self.blobs, "saved progress names a model that this device does not hold"
+        for blob in progress.blobs():
+            assert blob.id in self.blobs, "saved progress names a blob that this device does not hold"
         earlier = self.saved.get(app)
         assert earlier is None or progress.epoch >= earlier.epoch, "epochs go backwards"
         self.saved[app] = progress
-        self.durable = {progress.model.id: self.blobs[progress.model.id]}
+        self.durable = {blob.id: self.blobs[blob.id] for blob in progress.blobs()}
 
     # Helpers
 

@@ -6,9 +6,9 @@ There is no correction of the first steps' bias there, and none here. All vector
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,25 @@ State = tuple[Vector, ...]
 """What a strategy remembers from round to round; () before the first. At most two vectors."""
 
 
-class Strategy(Protocol):
-    """Pure: changes none of its arguments."""
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a strategy may know of a round beside the mean delta. `share`: 0..1 of the members took part. `means`: the
+    weighted means of what the devices measured, by name."""
 
-    def step(self, model: Vector, delta: Vector, state: State) -> tuple[Vector, State]:
+    share: float = 1.0
+    means: Mapping[str, float] = field(default_factory=dict)
+
+
+NO_FACTS = Facts()
+
+
+class Strategy(Protocol):
+    """Pure: changes none of its arguments. `vectors`: how many it remembers, once it has taken a step."""
+
+    @property
+    def vectors(self) -> int: ...
+
+    def step(self, model: Vector, delta: Vector, state: State, facts: Facts = NO_FACTS) -> tuple[Vector, State]:
         """The next model, and what to remember with it. `delta`: sum(n_i * delta_i) / sum(n_i)."""
         ...
 
@@ -37,8 +52,9 @@ class FedAvg:
     """
 
     lr: float
+    vectors: ClassVar[int] = 0
 
-    def step(self, model: Vector, delta: Vector, state: State) -> tuple[Vector, State]:
+    def step(self, model: Vector, delta: Vector, state: State, facts: Facts = NO_FACTS) -> tuple[Vector, State]:
         return _moved(model, delta, self.lr), ()
 
 
@@ -51,8 +67,9 @@ class FedAvgM:
 
     lr: float
     momentum: float
+    vectors: ClassVar[int] = 1
 
-    def step(self, model: Vector, delta: Vector, state: State) -> tuple[Vector, State]:
+    def step(self, model: Vector, delta: Vector, state: State, facts: Facts = NO_FACTS) -> tuple[Vector, State]:
         velocity = np.float32(self.momentum) * state[0] + delta if state else delta.astype(np.float32)
         return _moved(model, velocity, self.lr), (velocity,)
 
@@ -65,8 +82,9 @@ class Adaptive:
     beta1: float
     tau: float
     second: Callable[[Vector, Vector], Vector]
+    vectors: ClassVar[int] = 2
 
-    def step(self, model: Vector, delta: Vector, state: State) -> tuple[Vector, State]:
+    def step(self, model: Vector, delta: Vector, state: State, facts: Facts = NO_FACTS) -> tuple[Vector, State]:
         m, v = state or (np.zeros_like(model), np.full_like(model, self.tau * self.tau))
         m = np.float32(self.beta1) * m + np.float32(1 - self.beta1) * delta
         v = self.second(v, delta * delta)
