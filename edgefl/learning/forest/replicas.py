@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgefl.learning.epoch import made_by
+from edgefl.learning.forest.epoch import made_by
 from edgefl.wire import Contact
 from edgefl.wire.learning import Replica, ReplicaAck
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
     from edgefl.learning.effects import Token
+    from edgefl.learning.forest.application import ForestApplication
     from edgefl.wire.blob import BlobRef
 
 
@@ -27,7 +27,7 @@ def blobs_of(message: Replica) -> tuple[BlobRef, ...]:
 class Replicas:
     """Takes the replicas that this device is asked to hold, one at a time."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self.app = app
         self._taking: Replica | None = None
         self._taken: set[BlobRef] = set()

@@ -21,9 +21,9 @@ from edgefl.learning.metrics import means
 from edgefl.learning.strategies.server import Facts, State, strategy_of
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
     from edgefl.learning.effects import Tag, Token
-    from edgefl.learning.round import OpenRound
+    from edgefl.learning.forest.application import ForestApplication
+    from edgefl.learning.forest.round import OpenRound
     from edgefl.wire.blob import BlobRef
 
 
@@ -39,7 +39,7 @@ class _Making:
 class NextModel:
     """One application's models in the making, and the strategy's memory as of the newest, as float32 vectors."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self.app = app
         self._strategy = strategy_of(app.manifest.strategy)
         self._memory: tuple[BlobRef, State] | None = None
