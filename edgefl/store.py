@@ -40,6 +40,10 @@ SCHEMA_VERSION = 1
 STATE, BEST = "state", "best"
 """What may be saved beside a model: vectors that the strategy remembers, and the best model so far."""
 
+FEEDBACK = "feedback"
+MEMORIES = (FEEDBACK, "kept")
+"""What an application may remember on this device alone."""
+
 MAX_CONTACTS = 64
 """Contacts to come back through after a restart."""
 
@@ -178,7 +182,8 @@ class Store:
             db.execute("delete from files where owner in (?, ?)", (_artifacts(app_id), _model(app_id)))
         self._records.pop(app_id, None)
         shutil.rmtree(self.artifact_path(app_id), ignore_errors=True)
-        self._feedback_path(app_id).unlink(missing_ok=True)
+        for name in MEMORIES:
+            self._memory_path(app_id, name).unlink(missing_ok=True)
         self._sweep()
 
     def applications(self) -> list[StoredApplication]:
@@ -315,22 +320,24 @@ class Store:
         with contextlib.suppress(OSError):
             (self._spill / blob_id.hex()).unlink(missing_ok=True)
 
-    def save_feedback(self, app_id: int, data: memoryview | bytes) -> None:
-        """Keep what an application's lossy updates have left out so far, in place of the one before."""
+    def save_memory(self, app_id: int, name: str, data: memoryview | bytes) -> None:
+        """Keep what an application remembers on this device alone, in place of the one before: what its lossy updates
+        have left out so far ("feedback"), what its training goes on from ("kept")."""
+        data = memoryview(data).cast("B")
         with _disk_errors(self.directory):
             self._feedback.mkdir(mode=0o700, exist_ok=True)
-        write_atomically(self._feedback_path(app_id), b"".join((ref_of(data).id, data)), mode=0o600)
+        write_atomically(self._memory_path(app_id, name), b"".join((ref_of(data).id, data)), mode=0o600)
 
-    def read_feedback(self, app_id: int) -> memoryview | None:
+    def read_memory(self, app_id: int, name: str) -> memoryview | None:
         """What was kept, mapped read-only; None when it is not (whole) there."""
-        view = _map(self._feedback_path(app_id))
+        view = _map(self._memory_path(app_id, name))
         if view is None or view.nbytes < HASH_BYTES:
             return None
         data = view[HASH_BYTES:]
         return data if ref_of(data).id == view[:HASH_BYTES] else None
 
-    def _feedback_path(self, app_id: int) -> Path:
-        return self._feedback / f"{app_id:016x}"
+    def _memory_path(self, app_id: int, name: str) -> Path:
+        return self._feedback / (f"{app_id:016x}" if name == FEEDBACK else f"{app_id:016x}-{name}")
 
     def _path(self, blob_id: bytes) -> Path:
         return self._blobs / blob_id.hex()

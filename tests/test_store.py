@@ -178,19 +178,19 @@ def test_empty_files_are_files_too(store: Store) -> None:
 
 
 def test_what_updates_left_out_survives_and_is_never_garbage(store: Store) -> None:
-    assert store.read_feedback(7) is None
-    store.save_feedback(7, b"first")
-    store.save_feedback(7, memoryview(b"second"))
-    store.save_feedback(8, b"another")
+    assert store.read_memory(7, "feedback") is None
+    store.save_memory(7, "feedback", b"first")
+    store.save_memory(7, "feedback", memoryview(b"second"))
+    store.save_memory(8, "feedback", b"another")
     store = reopen(store)
-    assert (store.read_feedback(7), store.read_feedback(8)) == (b"second", b"another")
+    assert (store.read_memory(7, "feedback"), store.read_memory(8, "feedback")) == (b"second", b"another")
     file = store.directory / "feedback" / f"{7:016x}"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
-    assert store.read_feedback(7) is None
+    assert store.read_memory(7, "feedback") is None
     file.write_bytes(b"short")
-    assert store.read_feedback(7) is None
+    assert store.read_memory(7, "feedback") is None
     store.forget_application(8)
-    assert store.read_feedback(8) is None
+    assert store.read_memory(8, "feedback") is None
 
 
 def test_what_a_crash_left_behind_is_swept_at_start(store: Store) -> None:

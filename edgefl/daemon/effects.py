@@ -24,6 +24,7 @@ from edgefl.errors import EdgeflError, StorageError
 from edgefl.learning.border import is_inside
 from edgefl.learning.effects import Prepared, Progress, Token, TrainJob
 from edgefl.learning.encoding import check_extra
+from edgefl.learning.manifest import travelling
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef
@@ -145,7 +146,7 @@ class LoopEffects:
     def subscribe(self, app: int, parent: Contact) -> None:
         manifest = self._manifests.get(app)
         if manifest is not None:
-            self._transport.subscribe(app, parent, manifest.parameters * FLOAT_BYTES)
+            self._transport.subscribe(app, parent, travelling(manifest) * FLOAT_BYTES)
 
     def unsubscribe(self, app: int) -> None:
         self._transport.unsubscribe(app)
@@ -270,16 +271,16 @@ class LoopEffects:
             if self._unsaved.get(app) is progress:
                 del self._unsaved[app]
 
-    def remember(self, app: int, data: Any) -> None:
-        self._disk.soon(lambda store: store.save_feedback(app, data))
+    def remember(self, app: int, data: Any, name: str = "feedback") -> None:
+        self._disk.soon(lambda store: store.save_memory(app, name, data))
 
     def recall(self, app: int, token: Token) -> None:
         self._spawn(self._recall(app, token))
 
     async def _recall(self, app: int, token: Token) -> None:
         data = None
-        with contextlib.suppress(StorageError):  # the disk remembers and shows it; what was left out is lost
-            data = await self._disk.run(lambda store: store.read_feedback(app))
+        with contextlib.suppress(StorageError):  # the disk remembers and shows it; what was remembered is lost
+            data = await self._disk.run(lambda store: store.read_memory(app, str(token[0])))
         if self.learning is not None:
             self._guard(self.learning.on_recalled, app, token, data, self.now)
 

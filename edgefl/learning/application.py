@@ -126,6 +126,8 @@ class Application(ABC):
         self.stage = Stage.PREPARING
         self.refusal = ""
         self.counters: dict[str, int] = {}
+        self.trained = 0
+        """Values of the model that are trained, 0 for all: see Prepared."""
         self.ledger = Ledger()
         if progress is not None:
             self.ledger = Ledger(
@@ -219,6 +221,7 @@ class Application(ABC):
             self.set_timer("prepare", now + RETRY_PREPARE_S)
             return
         self.refusal = ""
+        self.trained = prepared.trained
         if self.ledger.model is None:
             self.ledger.model = prepared.model
         elif prepared.model not in self.ledger.blobs():

@@ -34,6 +34,11 @@ REQUIRED_ARTIFACTS = frozenset(
 """The trainer's files; their names travel, so nothing but these is ever written on a device."""
 
 
+def travelling(manifest: Manifest) -> int:
+    """float32 values in the vector that travels, down and up."""
+    return manifest.parameters * parse_strategy(manifest.strategy).width
+
+
 class ManifestError(ConfigError):
     """An application that no device could run as asked."""
 
@@ -81,6 +86,7 @@ def check_manifest(manifest: Manifest) -> None:
             parse(getattr(manifest, field))
         except UsageError as error:
             raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
+    need(travelling(manifest) <= MAX_PARAMETERS, "parameters", f"{manifest.strategy} sends twice as many")
     names = [artifact.name for artifact in manifest.artifacts]
     need(
         frozenset(names) == REQUIRED_ARTIFACTS and len(names) == len(REQUIRED_ARTIFACTS),

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgefl.learning.aggregate import is_finite
 from edgefl.learning.metrics import means
-from edgefl.learning.strategies.server import Facts, State, strategy_of
+from edgefl.learning.strategies.server import Facts, State, step_with_buffers, strategy_of
 
 if TYPE_CHECKING:
     from edgefl.learning.effects import Tag, Token
@@ -54,7 +54,9 @@ class NextModel:
             raise ValueError("nobody took part")
         model = np.frombuffer(round_.model_data, dtype="<f4")
         state = self._remembered()
-        new, after = self._strategy.step(model, delta, state, Facts(share, means(round_.sum.metrics)))
+        buffers = slice(app.trained or app.manifest.parameters, app.manifest.parameters)
+        facts = Facts(share, means(round_.sum.metrics))
+        new, after = step_with_buffers(self._strategy, model, delta, state, facts, buffers)
         if after and not state and app.ledger.round:
             app.count("strategy_restarted")
         self._forget_making()

@@ -46,6 +46,7 @@ class OpenRound:
     mine: bool
     own_pending: bool
     memory_pending: bool = False
+    kept_pending: bool = False
     state: RoundState = RoundState.COLLECTING
     model_data: Any = None
     evaluated: int = 0

@@ -125,7 +125,7 @@ class Worker:
             records=records,
             started=now,
             closes=now + budget_s,
-            sum=Accumulator(app.manifest.parameters, app.manifest.max_samples),
+            sum=Accumulator(app.travelling, app.manifest.max_samples),
             mine=mine,
             own_pending=works,
         )
@@ -139,6 +139,8 @@ class Worker:
             round_.sum.expect(app.me.node_id)
         if kind is RoundKind.TRAIN and not app.observer and not mine:
             round_.memory_pending = app.feedback.recall(round_.tag)
+        if app.trains:
+            round_.kept_pending = app.kept.begin(round_.tag)
         for child in app.children():
             self._invite(child.contact, child.observer, now)
         if works or app.helper or kind is not RoundKind.TRAIN:  # an observer waits for the final model
@@ -180,6 +182,7 @@ class Worker:
             return
         if outflow is not None and outflow.ready and round_.state is not RoundState.CLOSED:
             self.app.feedback.forget()
+            self.app.kept.on_lost()
         self.open = self._outflow = None
         for name in self.TIMERS:
             self.app.cancel_timer(name)
@@ -205,8 +208,15 @@ class Worker:
         if finished:
             app.effects.save(app.id, app.ledger.progress())
             self._report(now)
-        elif round_.own_pending:
-            app.effects.train(app.id, TrainJob(round_.tag, round_.kind, blob, self._seed(round_.tag)))
+        else:
+            self._train(round_)
+
+    def _train(self, round_: OpenRound) -> None:
+        """Start this device's own work, once the model and what the last round left are both here."""
+        app = self.app
+        if round_.own_pending and round_.model_data is not None and not round_.kept_pending:
+            seed = self._seed(round_.tag)
+            app.effects.train(app.id, TrainJob(round_.tag, round_.kind, round_.model, seed, app.kept.held))
 
     def _seed(self, tag: Tag) -> int:
         """Different for every device and round, the same when a round is replayed."""
@@ -219,6 +229,8 @@ class Worker:
         if round_ is None or tag != round_.tag or not round_.own_pending:
             return
         round_.own_pending = False
+        if result is not None and not result.diverged:
+            self.app.kept.on_trained(tag, result.kept)
         if result is None or result.diverged:
             self.app.count("training_failed")
         elif round_.state is RoundState.COLLECTING:
@@ -226,9 +238,20 @@ class Worker:
                 round_.sum.add_own(result.delta, result.samples, result.metrics)
             except WireError:
                 self.app.count("training_failed")
+                self.app.kept.on_lost()
             if round_.kind is RoundKind.EVALUATE:
                 round_.evaluated += 1
+        else:
+            self.app.kept.on_lost()
         self._advance(round_, now)
+
+    def on_kept_recalled(self, tag: Tag, data: Any, now: float) -> None:
+        """What earlier rounds left on this device is here again (or nothing was)."""
+        round_ = self.open
+        if round_ is not None and round_.kept_pending and tag == round_.tag:
+            self.app.kept.on_recalled(data)
+            round_.kept_pending = False
+            self._train(round_)
 
     def on_recalled(self, tag: Tag, data: Any, now: float) -> None:
         """What earlier rounds left out is here again (or lost)."""
@@ -368,6 +391,7 @@ class Worker:
         else:
             self.app.count(f"own_update_{message.verdict.name.lower()}")
             self.app.feedback.forget()
+            self.app.kept.on_lost()
         round_.state = RoundState.CLOSED
         for name in self.TIMERS:
             self.app.cancel_timer(name)
