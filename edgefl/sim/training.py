@@ -203,6 +203,9 @@ class LearningDevice:
             lambda now: receiver.learning.on_bulk(sender, message, payload, now),
         )
 
+    def uplink_bytes_s(self) -> float | None:
+        return None
+
     def remember(self, app: int, data: Any, name: str = "feedback") -> None:
         self.memories[app, name] = bytes(data)
 

@@ -28,9 +28,14 @@ SALT_BYTES = 16
 
 
 class Topology(IntEnum):
-    """How an application's devices work together. Others are planned; a device refuses what it does not know."""
+    """How an application's devices work together; a device refuses what it does not know."""
 
     FOREST = 0
+    """One root at a time, models down and sums up the application's tree (Totoro)."""
+    SAMPLED = 1
+    """Samples chosen by a hash, an aggregator out of the next sample (MoDeST, Plexus)."""
+    CONSENSUS = 2
+    """Every device a model of its own, averaged with its neighbours (P2PL)."""
 
 
 class AppState(IntEnum):
@@ -87,6 +92,7 @@ class Manifest(Record):
     seed: Annotated[int, 21, U64] = 0
     compress: Annotated[str, 22, text(32)] = "none"
     personal: Annotated[tuple[str, ...], 23, many(text(128), MAX_PERSONAL)] = ()
+    topology_options: Annotated[str, 32, text(128)] = ""
 
     @property
     def app_id(self) -> int:

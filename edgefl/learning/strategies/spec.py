@@ -75,11 +75,6 @@ class StrategySpec:
         what it has sent."""
         return self.name == "scaffold"
 
-    @property
-    def plain(self) -> bool:
-        """Whether devices send their delta as it is, so that it can also be averaged without a root."""
-        return self.name not in ("scaffold", "fednova", "qfedavg", "trimmed")
-
 
 def parse_strategy(text: str) -> StrategySpec:
     """Take NAME[:key=value,…] apart. Raises UsageError for a name, a key or a value that no strategy has."""
