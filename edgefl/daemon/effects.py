@@ -113,10 +113,10 @@ class LoopEffects:
             check_extra(manifest.compress)
             directory = await self._fetch_artifacts(app, manifest, sources)
             source = None if observer else self.data[manifest.data]
-            initial = await self._training.prepare(app, directory, manifest, source)
+            initial, trained = await self._training.prepare(app, directory, manifest, source)
             model = await self._transport.add_blob(initial)
             self._users.setdefault(model.id, set()).add(app)
-            prepared = Prepared(model)
+            prepared = Prepared(model, trained=trained)
         except KeyError:
             prepared = Prepared(None, f"this device has no data source named {manifest.data!r}")
         except EdgeflError as error:

@@ -46,6 +46,15 @@ class ManifestError(ConfigError):
     name = "manifest"
 
 
+def check_choices(manifest: Manifest) -> None:
+    """Raises ManifestError for a text in the manifest that names nothing that there is."""
+    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy)):
+        try:
+            parse(getattr(manifest, field))
+        except UsageError as error:
+            raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
+
+
 def check_manifest(manifest: Manifest) -> None:
     """Raises ManifestError naming the first field that is out of its range."""
 
@@ -81,11 +90,12 @@ def check_manifest(manifest: Manifest) -> None:
         "target",
         "must name a metric and a finite value",
     )
-    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy)):
-        try:
-            parse(getattr(manifest, field))
-        except UsageError as error:
-            raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
+    need(
+        all(pattern.strip() and pattern.isprintable() for pattern in manifest.personal),
+        "personal",
+        "must name tensors",
+    )
+    check_choices(manifest)
     need(travelling(manifest) <= MAX_PARAMETERS, "parameters", f"{manifest.strategy} sends twice as many")
     try:
         check_topology(manifest)
