@@ -43,6 +43,9 @@ OPTIONS = frozenset(
         "compress",
         "seed",
         "personal",
+        "lr_schedule",
+        "patience",
+        "keep_best",
     }
 )
 """Fields of the manifest that an owner may set as they are."""

@@ -93,7 +93,8 @@ class RoundKind(IntEnum):
 @message(61)
 @dataclass(frozen=True, slots=True)
 class RoundStart(Message):
-    """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds."""
+    """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds. At the
+    end (RoundKind.DONE) `best` is the best model that there was, if the application keeps it."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -103,6 +104,7 @@ class RoundStart(Message):
     model: Annotated[BlobRef, 6, BLOB]
     budget_s: Annotated[float, 7, F64]
     records: Annotated[tuple[RoundRecord, ...], 8, many(nested(RoundRecord), MAX_RECORDS)] = ()
+    best: Annotated[Best | None, 16, optional(nested(Best))] = None
 
 
 CHUNK_PARAMETERS = 64 * 1024

@@ -95,6 +95,16 @@ class Phase(Enum):
 BUSY = frozenset({Phase.RUNNING, Phase.KEEPING, Phase.REPLICATING})
 
 
+def _extras(report: Standing) -> tuple[int, bool]:
+    """How much a device has that belongs to its model."""
+    return len(report.state), report.best is not None
+
+
+def _blobs(report: Standing) -> tuple[BlobRef, ...]:
+    best = () if report.best is None else (report.best.model,)
+    return (report.model, *report.state, *best)
+
+
 class Coordinator:
     """Does nothing until the overlay makes this device the root."""
 
@@ -109,7 +119,7 @@ class Coordinator:
         self._standings: dict[int, Standing] = {}
         self._heard = 0  # the highest epoch in any report, also of one whose model could not be had
         self._reported: Position = (0, False, 0)
-        self._reported_state = False
+        self._reported_extras = False
         self._wait_for_busy_until = 0.0
         self._members_seen = (0, 0.0)  # how many, and since when
         self._not_before = 0.0
@@ -127,7 +137,7 @@ class Coordinator:
 
     def on_parent(self, now: float) -> None:
         """This device has a parent: it is not the root (any more). A round in flight is finished first."""
-        self._reported, self._reported_state = (0, False, 0), False
+        self._reported, self._reported_extras = (0, False, 0), False
         if self.phase in BUSY:
             self._dethroned = True
             self._report_busy(now)
@@ -168,7 +178,7 @@ class Coordinator:
         if not any(child.contact.node_id == sender.node_id for child in app.children()):
             app.count("standing_not_from_child")
             return
-        if not app.credible(message.epoch, message.round, message.model, *message.state):
+        if not app.credible(message.epoch, message.round, *_blobs(message)):
             app.count("standing_invalid")
             return
         app.ledger.history.merge(message.records)
@@ -177,7 +187,7 @@ class Coordinator:
             news = message.busy or theirs > max(self._reported, app.ledger.position()) or self._completes(message)
             if app.parent is not None and news:
                 self._reported = max(self._reported, theirs)
-                self._reported_state |= bool(message.state)
+                self._reported_extras |= message.state != () or message.best is not None
                 app.effects.send(app.parent, message)
             return
         self._heard = max(self._heard, message.epoch)
@@ -222,27 +232,27 @@ class Coordinator:
     def _completes(self, message: Standing) -> bool:
         """Whether it comes from a device that holds what this device's own model lacks."""
         ledger = self.app.ledger
-        return bool(message.state and not ledger.state and not self._reported_state) and message.model == ledger.model
+        more = _extras(message) > (len(ledger.state), ledger.best is not None)
+        return more and not self._reported_extras and message.model == ledger.model
 
     def _furthest(self) -> Standing | None:
-        """Who to go on from: the furthest of those who are further than this device, with the strategy's state if
-        possible; or who has the state that belongs to this device's own model; or nobody."""
+        """Who to go on from: the furthest of those who are further than this device, with what belongs to the model
+        (the strategy's state, the best model so far) if possible; or who has more of that for this device's own model;
+        or nobody."""
         ledger, standings = self.app.ledger, self._standings.values()
-        model = ledger.model
+        model, extras = ledger.model, (len(ledger.state), ledger.best is not None)
         best = max(standings, key=position, default=None)
         if best is not None and position(best) > ledger.position():
-            model = best.model
-        elif ledger.state:
-            return None
+            model, extras = best.model, _extras(best)
         else:
             best = None
-        complete = [standing for standing in standings if standing.model == model and standing.state]
-        return max(complete, key=position, default=best)
+        complete = [one for one in standings if one.model == model and _extras(one) > extras]
+        return max(complete, key=lambda one: (_extras(one), position(one)), default=best)
 
     def _fetch_missing(self, best: Standing, now: float) -> None:
         """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none."""
         held = self.app.ledger.blobs() | self._fetched
-        for blob in (best.model, *best.state):
+        for blob in _blobs(best):
             if blob not in held:
                 self.app.effects.fetch(self.app.id, ("recover", best.holder.node_id), blob, (best.holder,))
                 return
@@ -255,7 +265,7 @@ class Coordinator:
                 self._take_over(now)
             return
         best = self._standings.get(holder) if isinstance(holder, int) else None
-        if self.phase is not Phase.RECOVERING or best is None or blob not in (best.model, *best.state):
+        if self.phase is not Phase.RECOVERING or best is None or blob not in _blobs(best):
             if data is not None and blob not in self.app.ledger.blobs():
                 self.app.effects.discard(self.app.id, blob)
         elif data is None:
@@ -269,7 +279,8 @@ class Coordinator:
     def _adopt(self, best: Standing, now: float) -> None:
         app = self.app
         app.ledger.epoch = max(app.ledger.epoch, best.epoch)
-        app.advance(best.round, best.model, finished=best.finished, state=best.state)
+        better = best.best if app.best.is_better(best.best, app.ledger.best) else None
+        app.advance(best.round, best.model, finished=best.finished, state=best.state or None, best=better)
         self._take_over(now)
 
     def _take_over(self, now: float) -> None:
@@ -323,7 +334,8 @@ class Coordinator:
         self.phase = Phase.RUNNING
         self.problem = ""
         self._expected = self._members()
-        last = self._target_reached or app.ledger.round >= app.manifest.rounds or app.advert.state is AppState.STOPPED
+        enough = self._target_reached or app.best.exhausted or app.ledger.round >= app.manifest.rounds
+        last = enough or app.advert.state is AppState.STOPPED
         kind = RoundKind.EVALUATE if last else RoundKind.TRAIN
         self._begin(kind, now)
 
@@ -333,7 +345,9 @@ class Coordinator:
             raise ValueError("a root holds a model")
         tag = (app.ledger.epoch, app.ledger.round + 1, self.attempt)
         records = app.ledger.history.tail(ROUND_RECORDS)
-        app.worker.begin(tag, kind, app.ledger.model, app.manifest.deadline_s, records, now, mine=True, source=None)
+        best = app.ledger.best if kind is RoundKind.DONE else None
+        budget_s = app.manifest.deadline_s
+        app.worker.begin(tag, kind, app.ledger.model, budget_s, records, now, mine=True, source=None, best=best)
 
     def on_closed(self, round_: OpenRound, now: float) -> None:
         """The root's own open round is complete, or its time is over."""
@@ -343,6 +357,8 @@ class Coordinator:
         # A subtree that moved as the round began was counted at both its parents for a moment.
         self._expected = min(self._expected, self._members())
         participants, quorum = round_.participants, self._quorum()
+        if participants >= quorum:
+            self.app.best.on_evaluated(round_.sum.metrics)
         if round_.kind is RoundKind.EVALUATE:
             if participants < quorum and self.attempt < MAX_EVALUATIONS:
                 self._try_again(f"{participants} of {self._expected} devices evaluated it, {quorum} are needed", now)
@@ -456,7 +472,7 @@ class Coordinator:
             self._commit(now)
             return
         records = app.ledger.history.tail(ROUND_RECORDS)
-        message = Replica(app.id, app.ledger.epoch, number, model, False, records, tuple(state))
+        message = Replica(app.id, app.ledger.epoch, number, model, False, records, tuple(state), app.ledger.best)
         self._asked = set(holders)
         for contact in holders.values():
             app.effects.send(contact, message)

@@ -37,6 +37,7 @@ from edgefl.learning.forest.round import REMIND_MAX_S, OpenRound, RoundState
 from edgefl.wire import Contact
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import (
+    Best,
     Metric,
     RoundKind,
     RoundRecord,
@@ -98,7 +99,12 @@ class Worker:
             return
         app.coordinator.on_superseded()
         budget_s = min(max(message.budget_s, 0.0), app.manifest.deadline_s)
-        self.begin(tag, message.kind, message.model, budget_s, message.records, now, mine=False, source=parent)
+        best = message.best
+        if best is not None and not app.credible(message.epoch, best.round, best.model):
+            best = None
+        self.begin(
+            tag, message.kind, message.model, budget_s, message.records, now, mine=False, source=parent, best=best
+        )
 
     def begin(
         self,
@@ -111,6 +117,7 @@ class Worker:
         *,
         mine: bool,
         source: Contact | None,
+        best: Best | None = None,
     ) -> OpenRound:
         """Open a round here, pass it on to the children and start on this device's own part."""
         app = self.app
@@ -128,6 +135,7 @@ class Worker:
             sum=Accumulator(app.travelling, app.manifest.max_samples),
             mine=mine,
             own_pending=works,
+            best=best,
         )
         self.open = round_
         self._outflow = Outflow(app, round_)
@@ -162,7 +170,9 @@ class Worker:
         height = max(1, tree.height) if tree is not None else 1
         share_s = max(0.0, round_.closes - now) * height / (height + 1)
         epoch, number, attempt = round_.tag
-        message = RoundStart(self.app.id, epoch, number, attempt, round_.kind, round_.model, share_s, round_.records)
+        message = RoundStart(
+            self.app.id, epoch, number, attempt, round_.kind, round_.model, share_s, round_.records, round_.best
+        )
         self.app.effects.send(child, message)
 
     def _remind(self, round_: OpenRound, now: float) -> None:
@@ -200,16 +210,38 @@ class Worker:
             app.count("model_not_fetched")
             app.set_timer("refetch", now + REFETCH_S)
             return
+        if blob != round_.model:
+            round_.received_bytes += blob.size
+            self._end(round_, now)
+            return
         if not round_.mine and blob != app.ledger.model:
             round_.received_bytes += blob.size
         round_.model_data = data
         finished = round_.kind is RoundKind.DONE
         app.advance(round_.tag[1] - 1, blob, finished=finished)
-        if finished:
-            app.effects.save(app.id, app.ledger.progress())
-            self._report(now)
-        else:
+        if not finished:
             self._train(round_)
+        elif round_.best is None or round_.best.model in app.ledger.blobs():
+            self._end(round_, now)
+        else:
+            app.effects.save(app.id, app.ledger.progress())
+            self._fetch_best(round_)
+
+    def _fetch_best(self, round_: OpenRound) -> None:
+        """The final model is here; the best one follows it."""
+        parent = self.app.parent
+        if round_.best is not None:
+            sources = (parent,) if parent is not None else ()
+            self.app.effects.fetch(self.app.id, ("start", round_.tag), round_.best.model, sources)
+
+    def _end(self, round_: OpenRound, now: float) -> None:
+        """This device has all that it will ever have of the application."""
+        app = self.app
+        if app.ledger.model is not None:
+            app.advance(app.ledger.round, app.ledger.model, finished=True, best=round_.best)
+        round_.ended = True
+        app.effects.save(app.id, app.ledger.progress())
+        self._report(now)
 
     def _train(self, round_: OpenRound) -> None:
         """Start this device's own work, once the model and what the last round left are both here."""
@@ -359,7 +391,7 @@ class Worker:
         round_, outflow, parent = self.open, self._outflow, self.app.parent
         if round_ is None or parent is None or outflow is None or round_.mine:
             return
-        ended = round_.model_data is not None if round_.kind is RoundKind.DONE else round_.state is RoundState.CLOSED
+        ended = round_.ended if round_.kind is RoundKind.DONE else round_.state is RoundState.CLOSED
         if ended:
             epoch, number, attempt = round_.tag
             self.app.effects.send(parent, Update(self.app.id, epoch, number, attempt, final=True))
@@ -431,6 +463,8 @@ class Worker:
         elif name == "refetch" and round_.model_data is None:
             parent = self.app.parent
             self._fetch_model(round_, (parent,) if parent is not None else ())
+        elif name == "refetch" and round_.kind is RoundKind.DONE:
+            self._fetch_best(round_)
 
     def on_fetched(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         if token[0] == "start":
