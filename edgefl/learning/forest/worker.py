@@ -34,6 +34,8 @@ from edgefl.learning.effects import Tag, Token, TrainJob, TrainResult
 from edgefl.learning.forest.inflow import Inflow
 from edgefl.learning.forest.outflow import Outflow
 from edgefl.learning.forest.round import REMIND_MAX_S, OpenRound, RoundState
+from edgefl.learning.groups import GroupedSum
+from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.wire import Contact
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import (
@@ -132,7 +134,7 @@ class Worker:
             records=records,
             started=now,
             closes=now + budget_s,
-            sum=Accumulator(app.travelling, app.manifest.max_samples),
+            sum=self._new_sum(mine),
             mine=mine,
             own_pending=works,
             best=best,
@@ -155,6 +157,13 @@ class Worker:
             self._fetch_model(round_, (source,) if source is not None else ())
         self._advance(round_, now)
         return round_
+
+    def _new_sum(self, mine: bool) -> Accumulator:
+        app = self.app
+        trim = parse_strategy(app.manifest.strategy).trim
+        if mine and trim:
+            return GroupedSum(app.travelling, app.manifest.max_samples, trim)
+        return Accumulator(app.travelling, app.manifest.max_samples)
 
     def _invite(self, child: Contact, observer: bool, now: float) -> None:
         round_ = self.open
