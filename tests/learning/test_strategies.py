@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from support.learning_world import World, make_manifest
@@ -298,6 +298,43 @@ def test_a_root_that_is_superseded_forgets_what_it_was_making(dies: Phase) -> No
     held = {blob.id for blob in root.ledger.blobs()}
     assert set(world.devices[1].blobs) <= held | {world.devices[1].app.worker.open.model.id}
     assert root.coordinator.next_model._memory is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([("fedadam:lr=0.1,tau=0.01", 0), ("scaffold", 3), ("fedavgm", 0), ("trimmed:share=0.2", 2)]),
+    st.integers(0, 2**32),
+    st.integers(3, 8),
+    st.lists(st.tuples(st.floats(0.2, 8.0), st.booleans()), min_size=1, max_size=6),
+)
+def test_any_schedule_of_deaths_and_returns_loses_and_keeps_nothing(
+    chosen: tuple[str, int], seed: int, size: int, turns: list[tuple[float, bool]]
+) -> None:
+    """All end with the same model and the same best one, and hold nothing else."""
+    text, patience = chosen
+    changes = {"rounds": 6, "quorum": 0.3, "deadline_s": 15.0, "strategy": text, "patience": patience}
+    world = World(size, seed=seed, manifest=make_manifest(**changes, keep_best=True))
+    world.start({child: world.random.randint(1, child - 1) for child in range(2, size + 1)})
+    for pause, comes_back in turns:
+        world.run_for(pause)
+        alive = [number for number, device in world.devices.items() if device.alive]
+        dead = [number for number, device in world.devices.items() if not device.alive]
+        if dead and comes_back:
+            world.restart(world.random.choice(dead))
+        elif len(alive) > 2:
+            world.kill(world.random.choice(alive))
+        world.run_for(0.3)
+        world.heal()
+    for number, device in list(world.devices.items()):
+        if not device.alive:
+            world.restart(number)
+    world.heal()
+    world.run(world.finished, limit_s=3000)
+    world.run_for(30)
+    ledgers = [device.app.ledger for device in world.devices.values()]
+    assert len({(ledger.round, ledger.model, ledger.best) for ledger in ledgers}) == 1
+    for device in world.devices.values():
+        assert set(device.blobs) == {blob.id for blob in device.app.ledger.blobs()}
 
 
 CONVERGING: dict[str, int] = {
