@@ -6,6 +6,7 @@ package.py     the .deb around it
 namespace.py   a user namespace of one's own, with its own binfmt_misc: no root, nothing global
 base.py        the base layer: Debian's packages, cached by content
 assembly.py    base + package + overlay -> file systems -> one disk image
+bundle.py      the system in an image as one signed update for devices that have another
 bill.py        checksum, bill of materials, Raspberry Pi Imager's manifest
 disk.py        partitions and the settings slot inside an image: found and overwritten without FAT code
 customize.py   settings into an image, or into many
