@@ -282,22 +282,51 @@ def flash(file: Path, device: Path, yes: bool) -> None:
 
 @image.command()
 @click.argument("file", metavar="IMAGE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--target", type=click.Choice(["pc", "rpi"]), help="The machine.  [default: by the partition table]")
+@click.option("--target", type=click.Choice(["pc", "rpi", "arm64"]), help="What it is for.  [default: as it says]")
+@click.option("--board", type=click.Choice(["raspi3b"]), help="Start it as QEMU's model of this board.")
+@click.option(
+    "--what",
+    type=click.Choice(["train", "mistakes", "cuts", "updates", "idle"]),
+    default="train",
+    show_default=True,
+    help="Join, train and survive a power cut; mistakes on the card; power cuts in first boot; ill and healthy "
+    "updates; memory and writes when idle.",
+)
+@click.option("--cuts", default=12, show_default=True, type=click.IntRange(1), help="How many power cuts.")
+@click.option("--seed", default=0, show_default=True, help="Draws the instants of the cuts.")
+@click.option("--minutes", default=20.0, show_default=True, help="How long idle writes are counted.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("image-test"), help="A new folder for logs."
 )
 @json_option
 @report_errors
-def test(file: Path, target: str | None, out: Path, as_json: bool) -> None:
+def test(
+    file: Path,
+    target: str | None,
+    board: str | None,
+    what: str,
+    cuts: int,
+    seed: int,
+    minutes: float,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Boot IMAGE in QEMU beside a fleet of this machine: it must join, train, and come back after a power cut.
 
-    Takes some minutes. The serial console and the measurements stay in the folder.
+    Takes some minutes (with --what cuts or updates: half an hour). The serial console and what was measured stay in
+    the folder.
     """
     import time
 
     from edgefl.errors import UsageError
+    from edgefl.image.bundle import target_of
     from edgefl.image.check import check_image
-    from edgefl.image.trial import Trial
+    from edgefl.image.cut_trial import run_cuts
+    from edgefl.image.guest import Guest
+    from edgefl.image.idle_trial import run_idle
+    from edgefl.image.mistake_trial import run_mistakes
+    from edgefl.image.trial import run_trial
+    from edgefl.image.update_trial import run_updates
 
     if out.exists():
         raise UsageError(f"{out} exists already", hint="name a new folder with --out")
@@ -305,15 +334,22 @@ def test(file: Path, target: str | None, out: Path, as_json: bool) -> None:
     if wrong:
         raise UsageError(wrong[0][0], hint=wrong[0][1])
     began = time.monotonic()
-    kind = target or ("pc" if _is_gpt(file) else "rpi")
-    trial = Trial(file, kind, out.absolute(), lambda text: note(f"{time.monotonic() - began:6.1f} s  {text}"))
-    measured = trial.run()
+    guest = Guest(
+        file.absolute(),
+        target or target_of(file),
+        out.absolute(),
+        lambda text: note(f"{time.monotonic() - began:6.1f} s  {text}"),
+        board or "",
+    )
+    trials = {
+        "train": lambda: run_trial(guest),
+        "mistakes": lambda: run_mistakes(guest),
+        "cuts": lambda: run_cuts(guest, cuts, seed),
+        "updates": lambda: run_updates(guest),
+        "idle": lambda: run_idle(guest, minutes),
+    }
+    measured = trials[what]()
     if as_json:
-        emit_json({"passed": True, "console": str(trial.console), **measured})
+        emit_json({"passed": True, "console": str(guest.console), **measured})
     else:
-        emit_pairs([*measured.items(), ("console", trial.console)])
-
-
-def _is_gpt(file: Path) -> bool:
-    with file.open("rb") as content:
-        return content.read(520)[512:] == b"EFI PART"
+        emit_pairs([*measured.items(), ("console", guest.console)])

@@ -51,7 +51,7 @@ HEADER = (
 #   [gateway]
 #   hostname = "press-4"                   otherwise it comes from the serial number
 #   ssh_authorized_keys = ["ssh-ed25519 ..."]   without a key there is no ssh; the user is edgefl-admin
-#   updates = "https://..."                looked at once a day for an update of the system that the fleet's owner signed
+#   updates = "https://..."                where it looks once a day for a system that the fleet's owner signed
 #   alone = true                           an update may stay although this device has found no other
 
 """

@@ -13,5 +13,8 @@ customize.py   settings into an image, or into many
 check.py       is this image whole?
 flash.py       onto a card: only onto what is removable, and read back
 machine.py     QEMU: boot an image, reset it, keep its serial console
-trial.py       the proof: an image joins a fleet of this machine, trains, loses its power, is back
+guest.py       an emulated device beside a fleet of this machine, with its card and its ssh
+trial.py       the proof: an image joins the fleet, trains, loses its power, is back
+mistake_trial.py, cut_trial.py, update_trial.py, idle_trial.py
+               mistakes on the card; power cuts in first boot; updates that are ill; memory and writes of an idle device
 """

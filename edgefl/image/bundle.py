@@ -1,4 +1,4 @@
-"""The system in an image as an update for devices in the field (edgefl/update): one file, signed with the fleet's key."""
+"""The system in an image as an update for devices in the field (edgefl/update): one file, signed by the fleet's key."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, cast
 
 from edgefl import __version__
 from edgefl.identity.fleet import FleetKey
 from edgefl.image.disk import ImageError, ext_size, partitions
 from edgefl.image.payload import BuildError, epoch, run
+from edgefl.update.bootloader import GOOD
 from edgefl.update.bundle import BLOCK_BYTES, Manifest, Part, head
-from edgefl.update.slots import running
+from edgefl.update.slots import Running, running
 
 COMPRESSION_LEVEL = "-10"
 
@@ -29,10 +31,7 @@ def make_bundle(image: Path, out: Path, key: FleetKey, serial: int) -> Manifest:
     with tempfile.TemporaryDirectory(prefix="edgefl-bundle-", dir=out.parent) as scratch:
         room = Path(scratch)
         run("mcopy", "-s", "-m", "-i", fat, "::a", str(room))
-        line = _command_line(room / "a" / "cmdline.txt", fat)
-        place = running(line)
-        if place is None:
-            raise ImageError(f"{image} has no place for updates", hint="build it again with this version")
+        line, place = _system(image)
         (room / "a" / "cmdline.txt").unlink(missing_ok=True)
         boot, root = room / "boot.tar", room / "root.zst"
         _tar(room / "a", boot)
@@ -47,11 +46,24 @@ def make_bundle(image: Path, out: Path, key: FleetKey, serial: int) -> Manifest:
     return manifest
 
 
-def _command_line(pi: Path, fat: str) -> str:
-    if pi.exists():
-        return pi.read_text().strip()
-    text = run("mtype", "-i", fat, "::loader/entries/edgefl-a.conf")
-    return next((line.removeprefix("options ") for line in text.splitlines() if line.startswith("options ")), "")
+def target_of(image: Path) -> str:
+    """The recipe that an image was built from. Raises ImageError."""
+    return _system(image)[1].target
+
+
+def _system(image: Path) -> tuple[str, Running]:
+    """The command line of the system a, and what it says of it."""
+    fat = f"{image}@@{partitions(image)[0].start}"
+    names = run("mdir", "-b", "-i", fat, "::")
+    if GOOD in names:
+        line = run("mtype", "-i", fat, "::a/cmdline.txt").strip()
+    else:
+        text = run("mtype", "-i", fat, "::loader/entries/edgefl-a.conf")
+        line = next((line.removeprefix("options ") for line in text.splitlines() if line.startswith("options ")), "")
+    place = running(line)
+    if place is None:
+        raise ImageError(f"{image} has no place for updates", hint="build it again with this version")
+    return line, place
 
 
 def _tar(folder: Path, out: Path) -> None:
@@ -74,13 +86,12 @@ def _compress(image: Path, start: int, size: int, out: Path) -> Part:
     digest, left = hashlib.sha256(), size
     command = ["zstd", "--quiet", COMPRESSION_LEVEL, "-T0", "--force", "-o", str(out)]
     with image.open("rb") as source, subprocess.Popen(command, stdin=subprocess.PIPE) as packer:
-        assert packer.stdin is not None
         source.seek(start)
-        while left and (block := source.read(min(left, BLOCK_BYTES))):
-            digest.update(block)
-            packer.stdin.write(block)
-            left -= len(block)
-        packer.stdin.close()
+        with cast(IO[bytes], packer.stdin) as pipe:
+            while left and (block := source.read(min(left, BLOCK_BYTES))):
+                digest.update(block)
+                pipe.write(block)
+                left -= len(block)
     if packer.returncode:
         raise BuildError(f"zstd failed with {packer.returncode}", hint="is there room on the disk?")
     return Part(size, digest.hexdigest())

@@ -45,10 +45,7 @@ def this_device() -> Device:
 
 def look() -> Seen:
     """What systemd says of the service, and the service of its peers."""
-    told = subprocess.run(
-        ["systemctl", "show", "edgefl.service", "--property=ActiveState,MainPID,NRestarts"],
-        capture_output=True, text=True, timeout=60,
-    ).stdout  # fmt: skip
+    told = _systemctl("show", "edgefl.service", "--property=ActiveState,MainPID,NRestarts")
     found = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
     state, peers = found.get("ActiveState", ""), 0
     if state == "active":
@@ -58,6 +55,14 @@ def look() -> Seen:
             peers = 0
     alive = state in ("active", "activating") and found.get("MainPID", "0") != "0"
     return Seen(alive, state == "active", int(found.get("NRestarts") or 0), peers)
+
+
+def _systemctl(*words: str) -> str:
+    command = ("systemctl", *words)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise UpdateError(f"systemctl {words[0]} failed: {done.stderr.strip()}", hint="see the journal")
+    return done.stdout
 
 
 def take(device: Device) -> None:
@@ -72,16 +77,24 @@ def take(device: Device) -> None:
         # The new system would be judged by what is wrong already.
         raise UpdateError("this device is not in its fleet now", hint="it is looked for again tomorrow")
     place = steps.take(device, parse((ETC / TOKEN).read_text()).fleet, sources)
-    status.report_update(device.card, device.records.words())
+    _tell(device)
     if place is not None:
-        subprocess.run(["systemctl", "reboot"], check=True, timeout=60)
+        _systemctl("reboot")
+
+
+def _tell(device: Device) -> None:
+    """On the console and on the card."""
+    words = device.records.words()
+    if words:
+        print(f"update: {words}", flush=True)  # noqa: T201
+        status.report_update(device.card, words)
 
 
 def judge(device: Device) -> int:
     found = steps.judge(device, look, alone=read_updates(ETC).alone)
-    status.report_update(device.card, device.records.words())
+    _tell(device)
     if found == steps.AGAIN:
-        subprocess.run(["systemctl", "reboot"], check=True, timeout=60)
+        _systemctl("reboot")
     return int(found == steps.GO)
 
 

@@ -1,12 +1,12 @@
-"""Which system starts next. One that is on trial is started once; unless it is kept until then, the next start is of the
-system before, whatever became of it.
+"""Which system starts next. One that is on trial is started once; unless it is kept until then, the next start is of
+the system before, whatever became of it.
 
-UEFI: systemd-boot counts (systemd.io/AUTOMATIC_BOOT_ASSESSMENT). `edgefl-b+1.conf` has one try left; the loader renames it
-to `edgefl-b+0-1.conf` before it starts it, and then prefers any other. Kept means renamed to `edgefl-b.conf`.
+UEFI: systemd-boot counts (systemd.io/AUTOMATIC_BOOT_ASSESSMENT). `edgefl-b+1.conf` has one try left; the loader renames
+it to `edgefl-b+0-1.conf` before it starts it, and then prefers any other. Kept means renamed to `edgefl-b.conf`.
 
-Raspberry Pi: its firmware reads config.txt and counts nothing. The system on trial itself puts `config.good` back, as the
-first act of its initramfs (firmware-images/base/etc/initramfs-tools). Kept means that both files name it. A kernel that
-dies before its initramfs is thus not recovered from. `tryboot` would, but Debian's kernel cannot ask the firmware for it.
+Raspberry Pi: its firmware reads config.txt and counts nothing. The system on trial itself puts `config.good` back, as
+the first act of its initramfs (firmware-images/base/etc/initramfs-tools). Kept means that both files name it. A kernel
+that dies before its initramfs is not recovered from; `tryboot` would be, but Debian's kernel cannot ask for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol
 
 from edgefl.durable import sync_directory
 from edgefl.firstboot.card import SECTOR_BYTES, Card
-from edgefl.update.slots import GPT_ROOTS, MBR_ROOTS, Running, options, other
+from edgefl.update.slots import GPT_ROOTS, MBR_ROOTS, Running, options
 
 CONFIG, GOOD = "config.txt", "config.good"
 
@@ -87,7 +87,7 @@ class SystemdBoot:
 
 
 def entry(place: Running, line: str) -> str:
-    """A boot loader entry (systemd.io/BOOT_LOADER_SPECIFICATION). The newest version is first, one without tries last."""
+    """A boot loader entry (systemd.io/BOOT_LOADER_SPECIFICATION). The newest is first, one without tries last."""
     return (
         f"title edgefl ({place.slot})\nsort-key edgefl\nversion {place.serial}\n"
         f"linux /{place.slot}/vmlinuz\ninitrd /{place.slot}/initrd.img\noptions {line}\n"
@@ -140,6 +140,3 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-__all__ = ["Bootloader", "PiFirmware", "SystemdBoot", "bootloader_of", "choice_of", "choose", "entry", "other"]

@@ -1,7 +1,7 @@
 """A bundle: one file with everything that a new system consists of, signed by the fleet's owner.
 
-    magic, length of the manifest (4 bytes, big endian), manifest (JSON), signature (64 bytes: Ed25519 of the fleet's key)
-    boot    a tar file: kernel, initramfs, and a Pi's device trees, as they lie in the slot's folder on the boot partition
+    head    magic, length of the manifest (4 bytes, big endian), manifest (JSON), signature (Ed25519, the fleet's key)
+    boot    a tar file: kernel, initramfs, and a Pi's device trees, for the place's folder on the boot partition
     root    the root file system, compressed by zstd
 
 The manifest has the hash of both, so nothing of them is interpreted before it is known to be the owner's.
@@ -95,8 +95,9 @@ def read_head(stream: Stream, fleet: bytes) -> Manifest:
 def _decode(body: bytes) -> Manifest:
     try:
         document: dict[str, Any] = json.loads(body)
-        parts = {name: Part(**document.pop(name)) for name in ("boot", "root", "unpacked")}
-        manifest = Manifest(**document, **parts)
+        for name in ("boot", "root", "unpacked"):
+            document[name] = Part(int(document[name]["size"]), str(document[name]["sha256"]))
+        manifest = Manifest(**document)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UpdateError("the update is of another version of edgefl", hint="install the versions between") from None
     if not (0 < manifest.boot.size <= MAX_BOOT_BYTES and 0 < manifest.root.size <= MAX_ROOT_BYTES):
@@ -115,8 +116,8 @@ def _exactly(stream: Stream, size: int) -> bytes:
 
 
 def copy_part(stream: Stream, part: Part, write: Callable[[bytes], object]) -> None:
-    """The next part of a bundle through `write`, block by block. Raises UpdateError when it is not what was signed: what
-    was written until then must not be used."""
+    """The next part of a bundle through `write`, block by block. Raises UpdateError when it is not what was signed:
+    what was written until then must not be used."""
     digest = hashlib.sha256()
     left = part.size
     while left:

@@ -1,5 +1,5 @@
-"""Is the new system healthy? The service is active and has a peer, and stays so; or, where a device may be alone, it just
-runs. Whatever is not called healthy in time is ill: there is no third verdict.
+"""Is the new system healthy? The service is active and has a peer, and stays so; or, where a device may be alone, it
+just runs. Whatever is not called healthy in time is ill: there is no third verdict.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ HEALTH_S = 600.0
 
 SETTLE_S = 30.0
 """It must hold for so long; a service that dies is started again after 5 s."""
+
+MAX_STARTS = 10
+"""A service that systemd has had to start so often will not stay up: no need to wait for the end."""
 
 ALONE_SETTLE_S = 120.0
 """With no peer to prove it, running must prove itself for longer."""
@@ -54,6 +57,9 @@ class Gate:
             self._since, self._starts, self._settle_s = now, seen.starts, settle_s
         elif now - self._since >= settle_s:
             return Verdict.HEALTHY
+        if seen.starts >= MAX_STARTS:
+            self.why = f"the service ended {seen.starts} times"
+            return Verdict.ILL
         return Verdict.ILL if now >= self._deadline else Verdict.WAIT
 
     def _good(self, seen: Seen) -> tuple[bool, float]:

@@ -17,6 +17,7 @@ import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from edgefl.firstboot.card import Card
 from edgefl.update.bootloader import Bootloader, write_synced
@@ -98,12 +99,11 @@ def _write_root(source: Path, partition: Path, manifest: Manifest) -> None:
             raise UpdateError("the new system is larger than its place", hint="flash the newer image onto the card")
         command = ["zstd", "--decompress", "--quiet", "--stdout", "--memory=64MB", str(source)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as unpacker:
-            assert unpacker.stdout is not None
             left = manifest.unpacked.size
-            while left and (block := unpacker.stdout.read(min(left, BLOCK_BYTES))):
-                _write_whole(target.fileno(), block)
-                left -= len(block)
-            unpacker.stdout.close()
+            with cast(IO[bytes], unpacker.stdout) as unpacked:
+                while left and (block := unpacked.read(min(left, BLOCK_BYTES))):
+                    _write_whole(target.fileno(), block)
+                    left -= len(block)
         os.fsync(target.fileno())
         os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         target.seek(0)
@@ -139,7 +139,5 @@ def _write_boot(source: Path, card: Card, slot: str) -> None:
                 if member.isdir():
                     path.mkdir(exist_ok=True)
                     continue
-                content = archive.extractfile(member)
-                assert content is not None
-                write_synced(path, content.read())
+                write_synced(path, cast(IO[bytes], archive.extractfile(member)).read())
         os.sync()

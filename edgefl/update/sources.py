@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -17,12 +17,22 @@ from edgefl.update.bundle import Stream, UpdateError
 
 SUFFIX = ".update"
 TIMEOUT_S = 60.0
+QUIET_S = 5.0
+"""A copy over a network that stands still for longer has to be made again."""
 
 
 def dropped(folder: Path) -> list[Path]:
     """Bundles in the folder, the oldest first; links are none."""
     found = [path for path in folder.glob(f"*{SUFFIX}") if path.is_file() and not path.is_symlink()]
     return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def settled(path: Path, sleep: Callable[[float], None]) -> None:
+    """Return when the file has not grown for a while: it may be on its way still."""
+    size = -1
+    while size != path.stat().st_size:
+        size = path.stat().st_size
+        sleep(QUIET_S)
 
 
 @contextmanager

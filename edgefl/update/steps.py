@@ -11,7 +11,7 @@ from edgefl.update import install
 from edgefl.update.gate import Gate, Seen, Verdict
 from edgefl.update.install import Device
 from edgefl.update.slots import Running
-from edgefl.update.sources import opened
+from edgefl.update.sources import opened, settled
 
 LOOK_S = 5.0
 
@@ -20,7 +20,9 @@ KEPT, BACK, AGAIN, GO = "kept", "back", "again", "go"
 started once more; this system must go."""
 
 
-def take(device: Device, fleet: bytes, sources: Iterable[Path | str]) -> Running | None:
+def take(
+    device: Device, fleet: bytes, sources: Iterable[Path | str], sleep: Callable[[float], None] = time.sleep
+) -> Running | None:
     """Install the first newer bundle of the sources, to be started next. A file that was dealt with is deleted.
 
     None when there is none. What is wrong with one source is written down, and the others are looked at.
@@ -29,6 +31,8 @@ def take(device: Device, fleet: bytes, sources: Iterable[Path | str]) -> Running
         for source in sources:
             found = None
             try:
+                if isinstance(source, Path):
+                    settled(source, sleep)
                 with opened(source) as stream:
                     found = install.fetch(stream, device, fleet)
                 if found is not None:
@@ -38,7 +42,6 @@ def take(device: Device, fleet: bytes, sources: Iterable[Path | str]) -> Running
                     return place
                 _done_with(source)
             except EdgeflError as error:
-                # A file that ends too early may be one that is being copied still: it stays for the next look.
                 device.records.say(f"{_name(source)}: {error.cause}; next: {error.hint}")
     finally:
         install.tidy(device)

@@ -1,7 +1,7 @@
-"""What is known of updates over boots: the one on trial, and those that were found to be ill, which are not tried again.
+"""What is known of updates over boots: the one on trial, and those that were found ill, which are not tried again.
 
-Two small files in a folder of root's. `trying` is one line, because a shell reads it too (edgefl-health): slot, serial,
-how often it has been started, the serial's digest.
+Small files in a folder of root's. `trying` is one line, because a shell reads it too (edgefl-health): slot, serial, how
+often it has been started, the manifest's digest.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Records:
         return following
 
     def end(self, words: str, *, refuse: str = "") -> None:
-        """No trial any more. `words` are for people, `refuse` is the digest of an update that is not to be tried again."""
+        """No trial any more. `words` are for people, `refuse` is the digest of an update never to be tried again."""
         if refuse:
             kept = [*self.refused(), refuse][-MAX_REFUSED:]
             write_atomically(self._directory / REFUSED, "".join(f"{digest}\n" for digest in kept).encode())
