@@ -17,7 +17,6 @@ from typing import Any
 
 from edgefl.config import check_document, merge
 from edgefl.errors import ConfigError, EdgeflError, UsageError
-from edgefl.identity.token import parse as parse_token
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -152,6 +151,9 @@ def _at_line(text: str, key: str) -> Iterator[None]:
 
 
 def _token(value: Any) -> str:
+    # Not above: it takes longer than all the rest, and after first boot no token is on the card.
+    from edgefl.identity.token import parse as parse_token
+
     if not isinstance(value, str):
         raise ConfigError("token must be a text", hint="put the token in quotes")
     return parse_token(value).text if value.strip() else ""

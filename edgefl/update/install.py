@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
+from edgefl.durable import write_atomically
 from edgefl.firstboot.card import Card
 from edgefl.update.bootloader import Bootloader, write_synced
 from edgefl.update.bundle import BLOCK_BYTES, MAX_BOOT_BYTES, Manifest, Stream, UpdateError, copy_part, read_head
 from edgefl.update.slots import Running, other
 from edgefl.update.trial import Records, Trial
 
-BOOT, ROOT = "boot.tar", "root.zst"
+BOOT, ROOT, CMDLINE = "boot.tar", "root.zst", "cmdline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ def install(manifest: Manifest, device: Device) -> Running:
     _write_root(device.room / ROOT, device.partitions / device.loader.roots[place.slot], manifest)
     _write_boot(device.room / BOOT, device.card, place.slot)
     tidy(device)
+    write_atomically(device.room / CMDLINE, manifest.cmdline.encode())  # a trial that is written down can be repeated
     device.records.begin(Trial(place.slot, place.serial, 1, digest_of(manifest)))
-    (device.room / "cmdline").write_text(manifest.cmdline)
     device.loader.stage(place, manifest.cmdline, device.machine_id)
     return place
 
@@ -77,7 +78,7 @@ def install(manifest: Manifest, device: Device) -> Running:
 def stage_again(trial: Trial, device: Device) -> None:
     """The same trial once more; what it needs is in its place. Raises OSError."""
     place = Running(trial.slot, trial.serial, device.running.target)
-    device.loader.stage(place, (device.room / "cmdline").read_text(), device.machine_id)
+    device.loader.stage(place, (device.room / CMDLINE).read_text(), device.machine_id)
 
 
 def tidy(device: Device) -> None:
