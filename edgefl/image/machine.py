@@ -1,9 +1,9 @@
 """QEMU: boots an image as a machine would, cuts its power, keeps what its serial console says.
 
 Emulated (TCG), with one processor: QEMU's parallel emulation has been seen to trip a kernel. The guest's clock counts
-its instructions, so that a machine that has other work makes it slow, not ill: its timers would run out otherwise before
-it has done what they wait for. QEMU does not run a Raspberry Pi's firmware: its part, to follow config.txt at each start,
-is played here.
+its instructions, so that a machine that has other work makes it slow, not ill: its timers would run out otherwise
+before it has done what they wait for. QEMU does not run a Raspberry Pi's firmware: its part, to follow config.txt at
+each start, is played here.
 """
 
 from __future__ import annotations
