@@ -29,6 +29,9 @@ DATA_MEGABYTES = 64
 ROOT_SPARE = 1.15
 """The file system's own structures; the root is read-only and needs no room to grow."""
 
+DATA_BYTES_PER_INODE = 256 * 1024
+"""A sixteenth of mke2fs's inodes: first boot has to write them all when it grows the file system, 1 GB on a 64 GB card."""
+
 FAT_ID = "E0FEF10E"
 
 ESP, LINUX = "U", "L"
@@ -180,7 +183,8 @@ def _file_systems(task: Task, root: Path, data: Path, parts: Path) -> None:
     if size > task.slot_megabytes:
         raise BuildError(f"the root needs {size} MB, its place has {task.slot_megabytes}", hint="see slot_megabytes")
     _ext4(root, root, parts / "root.ext4", "edgefl-root", ID.format(1), size)
-    _ext4(root, data, parts / "data.ext4", "edgefl-data", ID.format(2), DATA_MEGABYTES)
+    inodes = ("-i", str(DATA_BYTES_PER_INODE))
+    _ext4(root, data, parts / "data.ext4", "edgefl-data", ID.format(2), DATA_MEGABYTES, *inodes)
     fat = parts / "boot.vfat"
     with fat.open("wb") as file:
         file.truncate(task.boot_megabytes << 20)
@@ -189,7 +193,7 @@ def _file_systems(task: Task, root: Path, data: Path, parts: Path) -> None:
         run("mcopy", "-s", "-m", "-i", str(fat), str(path), "::")
 
 
-def _ext4(root: Path, source: Path, target: Path, label: str, identifier: str, megabytes: int) -> None:
+def _ext4(root: Path, source: Path, target: Path, label: str, identifier: str, megabytes: int, *more: str) -> None:
     """By the target's mke2fs, run from outside (1.47.1 and later write no times of the building machine)."""
     library = next(root.glob("usr/lib/*-linux-gnu"))
     loader = next(library.glob("ld-linux-*.so.*"))
@@ -197,7 +201,7 @@ def _ext4(root: Path, source: Path, target: Path, label: str, identifier: str, m
     options = f"hash_seed={identifier},lazy_itable_init=0,lazy_journal_init=0"
     run(
         *(str(loader), "--library-path", str(library), str(root / "usr/sbin/mke2fs"), "-q", "-t", "ext4", "-m", "1"),
-        *("-L", label, "-U", identifier, "-E", options, "-O", "^orphan_file", "-d", str(source)),
+        *("-L", label, "-U", identifier, "-E", options, "-O", "^orphan_file", *more, "-d", str(source)),
         *(str(target), f"{megabytes}M"),
     )
 
