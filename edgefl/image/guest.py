@@ -118,13 +118,16 @@ class Guest:
         """Wait for it in the status file. Raises TrialError."""
         self.until(lambda: words in self.card_status(), f"{words!r} on the card", timeout_s)
 
-    def ssh(self, command: str = "true", given: Path | None = None, timeout_s: float = 120) -> str:
+    def ssh(self, command: str = "true", given: Path | None = None, timeout_s: float = 600) -> str:
         """Run a command in the guest, as the user of the key on the card; `given` is its input. Raises TrialError."""
-        options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=60"]
+        options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=300"]
         words = ["ssh", "-q", "-i", str(self.work / "ssh-key"), "-p", str(self._port)]
         words += [*(word for option in options for word in ("-o", option)), ADMIN, command]
         with Path(given or os.devnull).open("rb") as content:
-            done = subprocess.run(words, stdin=content, capture_output=True, text=True, timeout=timeout_s)
+            try:
+                done = subprocess.run(words, stdin=content, capture_output=True, text=True, timeout=timeout_s)
+            except subprocess.TimeoutExpired:
+                raise TrialError(f"ssh into the image took longer than {timeout_s:g} s") from None
         if done.returncode:
             raise TrialError(f"ssh into the image failed: {done.stderr.strip() or done.returncode}")
         return done.stdout
