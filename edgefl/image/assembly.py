@@ -30,7 +30,7 @@ ROOT_SPARE = 1.15
 """The file system's own structures; the root is read-only and needs no room to grow."""
 
 DATA_BYTES_PER_INODE = 256 * 1024
-"""A sixteenth of mke2fs's inodes: first boot writes all of them when it grows the file system (1 GB on a 64 GB card)."""
+"""A sixteenth of mke2fs's inodes: first boot writes them all when it grows the file system (1 GB on a 64 GB card)."""
 
 FAT_ID = "E0FEF10E"
 
