@@ -432,6 +432,8 @@ class Daemon:
             "takes_children": not price.closed,
             "why_not": why_closed(self.load) if self.load is not None else None,
             "promised_bytes": self.overlay.promised_bytes,
+            "site_seconds_per_mb": round(price.site_s_per_byte * 1e6, 6),
+            "site_promised_bytes": self.overlay.site_load_bytes,
         }
 
     # Regular work
@@ -448,7 +450,8 @@ class Daemon:
                 sampled_at = self.effects.now
                 self.load = sensor.sample(sampled_at)
                 known = self.transport.serving_rate() or self.transport.uplink.limit_bytes_s
-                self.overlay.set_price(price_of(self.load, known))
+                site = parse_rate(self.settings.site_uplink) if self.settings.site else 0.0
+                self.overlay.set_price(price_of(self.load, known, site_bytes_s=site))
                 self.supervisor.notify(STATUS=self._summary())
 
     def _summary(self) -> str:

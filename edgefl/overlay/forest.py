@@ -134,7 +134,7 @@ class Forest:
         if tree is None:
             return
         tree.leave(now)
-        self._game.leave(app)
+        self._game.leave(app, now)
         self._close_watch.end(app)
         self._dirty.pop(app, None)
         self._device.effects.cancel_timer((*RENEW, app))

@@ -39,7 +39,7 @@ from edgefl.wire import overlay as wire
 from edgefl.wire.application import Advert
 from edgefl.wire.codec import Message
 from edgefl.wire.contact import Contact
-from edgefl.wire.game import MoveAsk, MoveTold, PriceAsk, PriceTold
+from edgefl.wire.game import MoveAsk, MoveTold, PriceAsk, PriceTold, SiteLoad, SitePromise
 from edgefl.wire.overlay import Candidates, Leaving, Route, Scope, Track
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Overlay:
         self._membership = membership = Membership(device, requests, liveness, queries)
         self._router = router = Router(device, requests, liveness, membership, queries)
         self._tracker = Tracker(device, liveness, membership)
-        self._game = game = Game(device, requests, liveness, rule)
+        self._game = game = Game(device, requests, liveness, router, rule)
         self._forest = Forest(device, requests, liveness, router, game, events)
         self._directory = Directory(device, requests, membership, router, verify, events.on_advert)
         self._volunteers = Volunteers(device, router, self._tracker, self._forest, events.on_help_wanted)
@@ -204,6 +204,7 @@ class Overlay:
             **self._directory.sizes(),
             **self._zones.sizes(),
             **self._volunteers.sizes(),
+            **self._game.sizes(),
         }
 
     # What the owner asks for
@@ -244,6 +245,8 @@ class Overlay:
             self._forest.leave_zone(now)
             self._tracker.leave_zone()
         self._device.contact = contact
+        if contact.zone != before.zone:
+            self._game.site.on_zone_changed()
         if self._phase is Phase.RUNNING:
             self._membership.on_own_contact_changed(before, now)
             if contact.zone != before.zone:
@@ -307,6 +310,11 @@ class Overlay:
     def promised_bytes(self) -> int:
         """What this device carries for its children in a round, over all applications."""
         return self._game.ledger.load_bytes
+
+    @property
+    def site_load_bytes(self) -> int:
+        """What the devices of our site carry over its uplink in a round, as far as we know; 0 without its price."""
+        return self._game.site.load_bytes()
 
     def publish(self, advert: Advert, now: float) -> None:
         """Make an advert known, and keep it known: the holder of the application's root repeats this every minute."""
@@ -387,6 +395,7 @@ class Overlay:
         self._membership.on_peer_gone(peer, on_purpose, now)
         self._tracker.forget_member(peer.node_id, now)
         self._forest.on_gone(peer.node_id, now)
+        self._game.site.forget(peer.node_id)
 
     def _pinned(self, node_id: int) -> bool:
         return self._membership.refers_to(node_id) or self._forest.has_neighbour(node_id)
@@ -438,6 +447,8 @@ class Overlay:
             self._tracker.on_untrack(route, body, now)
         elif isinstance(body, wire.SeekHelpers):
             self._volunteers.on_seek(route, body, now)
+        elif isinstance(body, SitePromise):
+            self._game.site.on_promise(route, body, now)
         elif isinstance(body, wire.ZoneQuery):
             self._tracker.on_zone_query(route, body, now)
         elif isinstance(body, wire.Publish):
@@ -461,7 +472,7 @@ class Overlay:
             self._draining = False
 
 
-_BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover, wire.ZoneQuery, wire.SeekHelpers)
+_BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover, wire.ZoneQuery, wire.SeekHelpers, SitePromise)
 
 _Handler = Callable[[Contact, Any, float], None]
 
@@ -489,6 +500,7 @@ _HANDLERS: dict[type[Message], Callable[[Overlay], _Handler]] = {
     PriceTold: lambda overlay: overlay._game.on_price_told,
     MoveAsk: lambda overlay: overlay._forest.on_move_ask,
     MoveTold: lambda overlay: overlay._game.on_move_told,
+    SiteLoad: lambda overlay: overlay._game.site.on_load,
     wire.Publish: lambda overlay: overlay._directory.on_publish,
     wire.Adverts: lambda overlay: overlay._directory.on_adverts,
     wire.Rumour: lambda overlay: overlay._directory.on_rumour,

@@ -40,8 +40,9 @@ def quantised(value: float) -> float:
     return 2.0 ** (round(STEPS * math.log2(value)) / STEPS) if value > 0 else 0.0
 
 
-def price_of(load: Load, serving_bytes_s: float | None) -> Price:
-    """From the last sample, and the bytes a second that this device's uplink has really delivered (None: not yet)."""
+def price_of(load: Load, serving_bytes_s: float | None, *, site_bytes_s: float = 0.0) -> Price:
+    """From the last sample, the bytes a second that this device's uplink has really delivered (None: not yet), and
+    those of the line that its site shares (0: not known, or no site)."""
     rate = max(serving_bytes_s or UNMEASURED_BYTES_S, 1.0)
     busy = load.cpu > BUSY
     throttled = min(1.0, load.frequency_share) if load.frequency_share and busy else 1.0
@@ -55,6 +56,7 @@ def price_of(load: Load, serving_bytes_s: float | None) -> Price:
         quantised(seconds_per_byte(rate, AGGREGATION_S_PER_BYTE, 1 - idle_share)),
         quantised(penalty_s),
         why_closed(load) is not None,
+        quantised(1.0 / site_bytes_s) if site_bytes_s > 0 else 0.0,
     )
 
 

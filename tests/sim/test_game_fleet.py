@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import median
 
+import pytest
+
 from edgefl.overlay.game.rules import Rule
-from edgefl.sim.unequal import UnequalFleet
+from edgefl.sim.unequal import PARAMETERS, UnequalFleet
 
 DEVICES, ROUNDS = 16, 14
 SLOW_DEVICE = 1e6
+MODEL_BYTES = 4 * PARAMETERS
 
 
 def test_rounds_get_faster_and_none_is_lost():
@@ -36,3 +40,28 @@ def test_a_device_that_gets_slow_sheds_its_children():
     fleet.set_rate(busy, SLOW_DEVICE / 10)
     fleet.train(until=12)
     assert len(fleet.tree(busy).children) < children
+
+
+def test_the_line_that_a_site_shares_is_priced_as_a_whole():
+    """Eight sites of three devices: who crosses into a site is told what all its devices carry."""
+    nearest, game = (UnequalFleet(rule, 5, 24, 12, sites=8) for rule in (Rule.RTT, Rule.ACBR))
+    nearest.train()
+    game.train()
+    assert longest_line_s(game) < 0.5 * longest_line_s(nearest)
+    streams = crossings(game)
+    for device in game.learners.values():
+        contact, known = device.member.overlay.contact, device.member.overlay.site_load_bytes
+        outside = [child for child in game.tree(device).children if child.contact.zone != contact.zone]
+        if outside:
+            assert known == pytest.approx(streams[contact.zone] * MODEL_BYTES, rel=0.1)
+
+
+def crossings(fleet: UnequalFleet) -> Counter[int]:
+    """By site: children of its devices that are elsewhere."""
+    zones = {node_id: device.member.overlay.contact.zone for node_id, device in fleet.learners.items()}
+    pairs = [(zones[below], zones[above]) for below, above in fleet.parents().items() if above is not None]
+    return Counter(above for below, above in pairs if below != above)
+
+
+def longest_line_s(fleet: UnequalFleet) -> float:
+    return max(streams * MODEL_BYTES / fleet.lines[zone].bytes_s for zone, streams in crossings(fleet).items())

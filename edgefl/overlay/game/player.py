@@ -21,7 +21,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from edgefl.overlay.game.equilibrium import Epsilon, of_player
-from edgefl.overlay.game.model import cost_s, margin_s
+from edgefl.overlay.game.model import cost_s, margin_s, site_s
 from edgefl.overlay.game.rules import CANDIDATES, NEAREST_CANDIDATES, Parameters, Rule
 from edgefl.wire.game import MoveAsk, MoveTold, PriceAsk, PriceTold
 
@@ -92,6 +92,7 @@ class Player:
         self._parameters = parameters
         self._candidates: list[int] = []
         self._told: dict[int, PriceTold] = {}
+        self._zones: dict[int, int] = {}
         self._waiting: set[int] = set()
         self._target: Contact | None = None
         self._own_s: float | None = None
@@ -120,7 +121,8 @@ class Player:
         self._epoch += 1
         told = self._told.get(parent.node_id)
         if told is not None:
-            self._learn(parent.node_id, waited_s, told.penalty_s + told.s_per_byte * told.load_bytes)
+            own_word_s = told.penalty_s + told.s_per_byte * told.load_bytes + self._site_s(parent.node_id, told)
+            self._learn(parent.node_id, waited_s, own_word_s)
         self._residuals.fade()
         if self.stage is Stage.GRANTED and target is not None:
             self.stage, self._target = Stage.IDLE, None
@@ -169,6 +171,21 @@ class Player:
             for node_id, told in self._told.items()
             if node_id in self._candidates or (parent is not None and node_id == parent.node_id)
         }
+        self._zones = {node_id: zone for node_id, zone in self._zones.items() if node_id in self._told}
+
+    def _site_s(self, node_id: int, told: PriceTold) -> float:
+        """What the uplink of its site costs us. Our stream is counted there if our parent is at the same site."""
+        if not told.site_s_per_byte:
+            return 0.0
+        parent = self._seat.parent
+        counted = parent is not None and parent.zone == self._zones.get(node_id, parent.zone)
+        price_s: float = site_s(
+            s_per_byte=told.site_s_per_byte,
+            load_bytes=told.site_load_bytes,
+            size_bytes=self.size_bytes,
+            counted=counted,
+        )
+        return price_s
 
     def _rtt_s(self, node_id: int) -> float:
         measured = self._liveness.rtt_s(node_id)
@@ -208,11 +225,12 @@ class Player:
         if asked_at is None or node_id not in self._waiting:
             return
         self._liveness.measured(node_id, now - asked_at)
-        if min(message.s_per_byte, message.penalty_s, message.delay_s) < 0:
+        if min(message.s_per_byte, message.penalty_s, message.delay_s, message.site_s_per_byte) < 0:
             self._device.counters["game_nonsense"] += 1
             self._told.pop(node_id, None)
         else:
             self._told[node_id] = message
+            self._zones[node_id] = sender.zone
         self._answered(node_id, now)
 
     def _answered(self, node_id: int, now: float) -> None:
@@ -234,6 +252,7 @@ class Player:
             load_bytes=told.load_bytes + (0 if is_parent else self.size_bytes),
             delay_s=told.delay_s,
             delay_weight=self._parameters.delay_weight,
+            site_s=self._site_s(node_id, told),
         )
         return expected
 
@@ -273,7 +292,7 @@ class Player:
                 self._target = None
             return
         told = self._told[best]
-        own_part_s = self._rtt_s(best) + max(0.0, self._residuals.of(best))
+        own_part_s = self._rtt_s(best) + max(0.0, self._residuals.of(best)) + self._site_s(best, told)
         budget_s = here_s - margin - own_part_s - self._parameters.delay_weight * told.delay_s
         timeout_s = max(LEAST_ASKED_S, self._liveness.timeout_s(best, now))
         if self._requests.open(self._question(best), best, now, timeout_s, self._no_grant):
