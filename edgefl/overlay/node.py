@@ -33,6 +33,7 @@ from edgefl.overlay.routing import Router
 from edgefl.overlay.search import RowQueries
 from edgefl.overlay.tracker import Tracker
 from edgefl.overlay.tree_view import TreeView
+from edgefl.overlay.tree_walk import Seen, TreeWalks
 from edgefl.overlay.volunteers import Volunteers
 from edgefl.overlay.zones import ZoneMethod, ZoneReport, Zones
 from edgefl.wire import overlay as wire
@@ -41,6 +42,7 @@ from edgefl.wire.codec import Message
 from edgefl.wire.contact import Contact
 from edgefl.wire.game import MoveAsk, MoveTold, PriceAsk, PriceTold, SiteLoad, SitePromise
 from edgefl.wire.overlay import Candidates, Leaving, Route, Scope, Track
+from edgefl.wire.tree_walk import TreeAsk, TreeTold
 
 if TYPE_CHECKING:
     from edgefl.effects import Effects, TimerKey
@@ -94,6 +96,7 @@ class Overlay:
         self._tracker = Tracker(device, liveness, membership)
         self._game = game = Game(device, requests, liveness, router, rule)
         self._forest = Forest(device, requests, liveness, router, game, events)
+        self._walks = TreeWalks(device, requests, liveness, self._forest.place)
         self._directory = Directory(device, requests, membership, router, verify, events.on_advert)
         self._volunteers = Volunteers(device, router, self._tracker, self._forest, events.on_help_wanted)
         self._zones = Zones(device, requests, liveness, router, zones)
@@ -205,6 +208,7 @@ class Overlay:
             **self._zones.sizes(),
             **self._volunteers.sizes(),
             **self._game.sizes(),
+            **self._walks.sizes(),
         }
 
     # What the owner asks for
@@ -271,6 +275,12 @@ class Overlay:
         member, and is dismissed at once if this device does not volunteer. UsageError beyond forest.MAX_TREES."""
         self._forest.join(app, now, observer=observer, helper=helper, scope=scope)
         self._drain(now)
+
+    def walk_tree(self, app: int, now: float, then: Callable[[tuple[Seen, ...]], None]) -> bool:
+        """See the whole tree that we take part in: `then` is called once. False: too many such walks at a time."""
+        started = self._walks.start(app, now, then)
+        self._drain(now)
+        return started
 
     def leave_tree(self, app: int, now: float) -> None:
         self._forest.leave(app, now)
@@ -499,6 +509,8 @@ _HANDLERS: dict[type[Message], Callable[[Overlay], _Handler]] = {
     PriceAsk: lambda overlay: overlay._forest.on_price_ask,
     PriceTold: lambda overlay: overlay._game.on_price_told,
     MoveAsk: lambda overlay: overlay._forest.on_move_ask,
+    TreeAsk: lambda overlay: overlay._forest.on_tree_ask,
+    TreeTold: lambda overlay: overlay._walks.on_told,
     MoveTold: lambda overlay: overlay._game.on_move_told,
     SiteLoad: lambda overlay: overlay._game.site.on_load,
     wire.Publish: lambda overlay: overlay._directory.on_publish,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from edgefl.overlay.game.equilibrium import Epsilon, total
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from edgefl.overlay.requests import Requests
     from edgefl.overlay.routing import Router
     from edgefl.wire.contact import Contact
+    from edgefl.wire.tree_walk import TreeTold
 
 
 class Host(Seat, Protocol):
@@ -145,6 +147,20 @@ class Game:
             epsilon.cost_byte_s,
             min(most, epsilon.players),
             tuple(min(most, count) for count in epsilon.bins),
+        )
+
+    def place(self, told: TreeTold) -> TreeTold:
+        """The same with what our parent costs us, and what we carry."""
+        player = self._players.get(told.app)
+        if player is None:
+            return told
+        return replace(
+            told,
+            cost_s=player.cost_s if told.parent is not None else 0.0,
+            gain_s=player.epsilon.max_s if told.parent is not None else 0.0,
+            size_bytes=player.size_bytes,
+            load_bytes=self.ledger.load_bytes,
+            delay_s=player.delay_s if told.parent is not None else 0.0,
         )
 
     # Messages

@@ -105,6 +105,8 @@ class Player:
         self.stage = Stage.IDLE
         self.size_bytes = 0
         self.epsilon = Epsilon()
+        self.cost_s = 0.0
+        """Of our parent, when we last compared it with others."""
         self.delay_s = 0.0
         """To the root, as of the last round: what we advertise ourselves. It is looked at in every round, or those who
         choose by it would follow adverts of trees that are no more."""
@@ -274,6 +276,7 @@ class Player:
         others = [node_id for node_id in self._candidates if node_id != parent.node_id]
         best = min(others, key=self._expected_s, default=None)
         there_s = float("inf") if best is None else self._expected_s(best)
+        self.cost_s = here_s
         self.epsilon = of_player(here_s - there_s, here_s, self.size_bytes)
         gain_share = max(0.0, 1 - there_s / here_s) if here_s > 0 else 0.0
         margin = margin_s(here_s, self._parameters.eta_s, self._parameters.eta_share)
