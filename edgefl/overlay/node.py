@@ -290,6 +290,8 @@ class Overlay:
         """A round is open in the tree until then (or no longer, if that has passed): neighbours and spare parents are
         asked more often, so that the dead are noticed and replaced within seconds."""
         self._forest.watch(app, until, now)
+        if until > now:
+            self._game.on_round_open(app)
         self._drain(now)
 
     def set_price(self, price: Price) -> None:

@@ -93,6 +93,11 @@ class Game:
         """What this device costs others, from its sensors."""
         self.ledger.price = price
 
+    def on_round_open(self, app: int) -> None:
+        player = self._players.get(app)
+        if player is not None:
+            player.on_round_open()
+
     def on_round_over(self, app: int, size_bytes: int, waited_s: float, now: float) -> None:
         player = self._players.get(app)
         if player is None or size_bytes <= 0:
