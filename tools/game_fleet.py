@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Seconds of a round (median of the last), by phase; moves of the game; what went wrong."""
+    """Seconds of a round (median of the last), by phase; what the search believed of the static trees; moves of the
+    game, its rounds that needed a second attempt, and those whose sum had not all devices, each once."""
 
     shaped: bool
     root_bytes_s: float
@@ -149,7 +151,6 @@ class Trial:
             self._arrange({names[at]: None if at == 0 else names[tree[at]] for at in range(DEVICES)})
             static.append(self._last_s(self._play(ROUNDS)))
         seen, whole = self._seen, Counter(self._seen.samples.values()).most_common(1)[0][0]
-        settled = [number for phase in (nearest, again, game) for number in phase]
         return Measured(
             self._net is not None,
             self._rates[ranked[0]],
@@ -159,8 +160,8 @@ class Trial:
             tuple(static),
             tuple(seconds for seconds, _ in found),
             moves,
-            sum(seen.attempts[number] > 1 or number not in seen.attempts for number in settled),
-            sum((seen.participants[number], seen.samples[number]) != (DEVICES, whole) for number in settled),
+            sum(seen.attempts.get(number) != 1 for number in game),
+            sum((seen.participants.get(number), seen.samples.get(number)) != (DEVICES, whole) for number in game),
             seen.wrong_edges,
             tuple(seen.seconds[number] for number in sorted(seen.seconds)),
         )
@@ -184,12 +185,12 @@ class Trial:
 
     def _arrange(self, parents: dict[str, str | None]) -> None:
         self._order.write_text(json.dumps({"app": self._app, "parents": parents}))
-        self._until(lambda found: all(self._parents().get(one) == above for one, above in parents.items() if above))
+        self._until(lambda parents_now: all(parents_now.get(one) == above for one, above in parents.items() if above))
 
     def _play(self, rounds: int) -> range:
         """Wait for so many rounds more; those that count."""
         begin = self._round
-        self._until(lambda found: found["round"] >= begin + SETTLE + rounds)
+        self._until(lambda _: self._round >= begin + SETTLE + rounds)
         return range(begin + SETTLE + 1, begin + SETTLE + rounds + 1)
 
     def _last_s(self, rounds: range) -> float:
@@ -197,21 +198,20 @@ class Trial:
 
     # Looking
 
-    def _until(self, done: Any) -> None:
-        """Look at the application and its devices every second until `done`."""
+    def _until(self, done: Callable[[dict[str, str | None]], bool]) -> None:
+        """Look at the application and its devices every second until `done`, which is told everybody's parent."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             try:
                 found = self._fleet.client(0).call("app.show", app=self._app)
-                self._note(found)
-                if done(found):
+                if done(self._note(found)):
                     return
             except EdgeflError:
                 pass  # it has not found its application again yet
             time.sleep(1.0)
         raise TryAgainError(f"nothing came of it in {PATIENCE_S:g} s", hint="this machine may be too busy")
 
-    def _note(self, found: dict[str, Any]) -> None:
+    def _note(self, found: dict[str, Any]) -> dict[str, str | None]:
         seen = self._seen
         self._round = max(self._round, found["round"])
         for record in found["history"]:
@@ -222,18 +222,16 @@ class Trial:
                 seen.samples[record["round"]] = record["samples"]
         statuses = self._fleet.statuses()
         ranks = {status["node"]: self._rank(status) for status in statuses.values()}
-        for below, above in self._parents(statuses).items():
-            if above in ranks:
-                seen.looks += 1
-                seen.wrong_edges += ranks[below] >= ranks[above]
-
-    def _parents(self, statuses: dict[int, dict[str, Any]] | None = None) -> dict[str, str | None]:
-        found = {}
-        for status in (self._fleet.statuses() if statuses is None else statuses).values():
-            for one in status["applications"]:
-                if one["id"] == self._app:
-                    found[status["node"]] = one["parent"]
-        return found
+        parents: dict[str, str | None] = {
+            status["node"]: one["parent"]
+            for status in statuses.values()
+            for one in status["applications"]
+            if one["id"] == self._app
+        }
+        edges = [(below, above) for below, above in parents.items() if above in ranks]
+        seen.looks += len(edges)
+        seen.wrong_edges += sum(ranks[below] >= ranks[above] for below, above in edges if above is not None)
+        return parents
 
     def _rank(self, status: dict[str, Any]) -> Any:
         capacity = Capacity[status["capacity"]["class"].upper()]

@@ -49,6 +49,10 @@ UNKNOWN_RTT_S = 0.05
 OWN_DRIFT = 0.01
 """Per epoch: a link that has become slower is believed after some dozen rounds."""
 
+LEAST_PAUSE_S = 5.0
+"""Between two looks at prices: sensors sample as often (telemetry/load.py). Rounds of a tiny model are shorter, and six
+questions in each would be a good part of its traffic."""
+
 NO_LIMIT_S = 1e9
 """What any other parent may cost when ours is unwell: what is told must be finite."""
 
@@ -106,6 +110,7 @@ class Player:
         self._own_s: float | None = None
         self._epoch = 0
         self._in_round = False
+        self._asked_at = float("-inf")
         self._bandit: OnePlayer | None = None
         if rule in BANDITS:
             from edgefl.overlay.game.bandits import OnePlayer  # NumPy: an idle device does without
@@ -144,7 +149,7 @@ class Player:
         self._refresh_candidates(now)
         if self._bandit is not None:
             self._play(self._bandit, parent, waited_s, now)
-        if self.stage is Stage.IDLE:
+        if self.stage is Stage.IDLE and now - self._asked_at >= LEAST_PAUSE_S:
             self._ask(parent, now)
 
     def _move(self, target: Contact, now: float) -> None:
@@ -215,7 +220,7 @@ class Player:
         asked = [options[node_id] for node_id in self._candidates if node_id in options]
         if all(contact.node_id != parent.node_id for contact in asked):
             asked.append(parent)
-        self.stage = Stage.ASKING
+        self.stage, self._asked_at = Stage.ASKING, now
         self._waiting = {contact.node_id for contact in asked}
         for contact in asked:
             timeout_s = max(LEAST_ASKED_S, self._liveness.timeout_s(contact.node_id, now))
