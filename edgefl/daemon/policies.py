@@ -135,10 +135,11 @@ class Policies:
         return replace(result, delta=delta)
 
     async def step(
-        self, app: int, start: BlobRef, model: Any, mean: NDArray[np.float32]
+        self, app: int, start: BlobRef, model: Any, mean: NDArray[np.float32], *, trained: int = 0
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """The next model by `aggregate`, and the policy's state as of it (for `keep_state`). `model` (a buffer of
-        float32) is the blob `start`, `mean` the devices' mean delta. Raises PolicyError."""
+        float32) is the blob `start`, `mean` the devices' mean delta; what follows the first `trained` values (0: all)
+        are running statistics, which are averaged whatever makes the model. Raises PolicyError."""
         import numpy as np
 
         function = self._functions.get(app, {}).get("aggregate")
@@ -150,6 +151,8 @@ class Policies:
         known, kept = self._states.get(app, (None, {}))
         state = dict(kept) if known == start else {}
         new = self._vector("aggregate", await self._call(app, "aggregate", function, *vectors, state), mean.shape)
+        if trained:
+            new[trained:] = vectors[0][trained:] + mean[trained:]
         return new, state
 
     def keep_state(self, app: int, made: BlobRef, state: dict[str, Any]) -> None:

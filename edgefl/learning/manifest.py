@@ -7,6 +7,7 @@ import math
 from edgefl.errors import ConfigError, UsageError
 from edgefl.learning.encoding.spec import parse_spec
 from edgefl.learning.policies import parse_policies
+from edgefl.learning.strategies.rates import parse_rates
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.learning.topologies import check_topology
 from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest, Topology
@@ -42,10 +43,41 @@ REQUIRED_ARTIFACTS = frozenset(
 """The trainer's files; their names travel, so nothing but these is ever written on a device."""
 
 
+def travelling(manifest: Manifest) -> int:
+    """float32 values in the vector that travels, down and up."""
+    return manifest.parameters * parse_strategy(manifest.strategy).width
+
+
 class ManifestError(ConfigError):
     """An application that no device could run as asked."""
 
     name = "manifest"
+
+
+def check_choices(manifest: Manifest) -> None:
+    """Raises ManifestError for a text in the manifest that names nothing that there is."""
+    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy), ("lr_schedule", parse_rates)):
+        try:
+            parse(getattr(manifest, field))
+        except UsageError as error:
+            raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
+
+
+def check_policies(manifest: Manifest) -> None:
+    """Raises ManifestError for policies that cannot act as asked."""
+    try:
+        policies = parse_policies(manifest.policies)
+    except UsageError as error:
+        raise ManifestError(f"policies: {error.cause}", hint=error.hint) from None
+    hooks = " and ".join(sorted(policies.keys() & FOREST_HOOKS))
+    if hooks and manifest.topology is not Topology.FOREST:
+        raise ManifestError(f"policies: {hooks} needs a root", hint="choose the topology forest, or leave it out")
+    strategy = parse_strategy(manifest.strategy)
+    if "aggregate" in policies and (strategy.name not in PLAIN_STRATEGIES or strategy.options["lr"] != 1):
+        raise ManifestError(
+            f"strategy {manifest.strategy!r} would have no effect beside a policy that aggregates",
+            hint=f"choose {' or '.join(PLAIN_STRATEGIES)}, with the root's lr at 1",
+        )
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -76,6 +108,7 @@ def check_manifest(manifest: Manifest) -> None:
         f"must be above 0 and at most {MAX_LEARNING_RATE:g}",
     )
     need(0 <= manifest.held_back <= MAX_HELD_BACK, "held_back", f"must be 0 to {MAX_HELD_BACK}")
+    need(manifest.patience <= MAX_ROUNDS, "patience", f"must be 0 (never) to {MAX_ROUNDS} rounds")
     need(manifest.min_members >= 1, "min_members", "must be at least 1")
     need(manifest.max_samples >= 1, "max_samples", "must be at least 1")
     need(
@@ -83,22 +116,14 @@ def check_manifest(manifest: Manifest) -> None:
         "target",
         "must name a metric and a finite value",
     )
-    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy), ("policies", parse_policies)):
-        try:
-            parse(getattr(manifest, field))
-        except UsageError as error:
-            raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
-    policies = parse_policies(manifest.policies)
     need(
-        manifest.topology is Topology.FOREST or not policies.keys() & FOREST_HOOKS,
-        "policies",
-        f"{' and '.join(sorted(FOREST_HOOKS))} are of the topology forest alone",
+        all(pattern.strip() and pattern.isprintable() for pattern in manifest.personal),
+        "personal",
+        "must name tensors",
     )
-    need(
-        "aggregate" not in policies or manifest.strategy in PLAIN_STRATEGIES,
-        "strategy",
-        f"with a policy that aggregates it must be {' or '.join(PLAIN_STRATEGIES)}",
-    )
+    check_choices(manifest)
+    check_policies(manifest)
+    need(travelling(manifest) <= MAX_PARAMETERS, "parameters", f"{manifest.strategy} sends twice as many")
     try:
         check_topology(manifest)
     except UsageError as error:
