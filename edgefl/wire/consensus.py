@@ -7,7 +7,7 @@ from typing import Annotated
 
 from edgefl.wire.blob import BLOB, BlobRef
 from edgefl.wire.codec import Message, message
-from edgefl.wire.fields import F64, U8, U16, U32, U64
+from edgefl.wire.fields import BOOL, F64, U8, U16, U32, U64, optional
 
 
 @message(91)
@@ -18,6 +18,8 @@ class NormShare(Message):
     app: Annotated[int, 1, U64]
     norm: Annotated[float, 2, F64]
     seed: Annotated[int, 3, U64]
+    waiting: Annotated[bool, 4, BOOL] = False
+    """The sender has not begun: who has answers with its model, who waits as well does nothing."""
 
 
 @message(92)
@@ -31,3 +33,15 @@ class NeighbourModel(Message):
     model: Annotated[BlobRef, 4, BLOB]
     samples: Annotated[int, 5, U32]
     degree: Annotated[int, 6, U16]
+
+
+@message(93)
+@dataclass(frozen=True, slots=True)
+class Mass(Message):
+    """Push-sum. Without `mass` a claim: the sender holds the receiver's model of (round, step). With it the answer: so
+    much was taken off the sender's mass for this receiver, 0 if it has gone on."""
+
+    app: Annotated[int, 1, U64]
+    round: Annotated[int, 2, U32]
+    step: Annotated[int, 3, U8]
+    mass: Annotated[float | None, 4, optional(F64)] = None

@@ -3,19 +3,22 @@
 `samples` (P2PL): in proportion to local data; converges to a mean in which well-connected devices count more.
 `metropolis`: 1 / (1 + max degree) to each neighbour, the rest to itself; on an undirected graph where everybody is
 heard it is doubly stochastic and keeps the plain mean exactly. `equal`: all the same (D-PSGD on regular graphs).
+`push-sum`: masses that travel with the models (push_sum.py); the only rule that keeps the mean weighted by samples
+exactly, whatever the graph and whatever is lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-RULES = ("samples", "metropolis", "equal")
+PUSH_SUM = "push-sum"
+RULES = ("samples", "metropolis", "equal", PUSH_SUM)
 
 
 def weights(
     rule: str, own_samples: int, own_degree: int, samples: Sequence[int], degrees: Sequence[int]
 ) -> tuple[float, list[float]]:
-    """(this device's weight, one for each neighbour heard). Raises ValueError for an unknown rule."""
+    """(this device's weight, one for each neighbour heard). Raises ValueError for a rule without fixed weights."""
     if rule == "equal":
         share = 1 / (1 + len(samples))
         return share, [share] * len(samples)
@@ -25,4 +28,4 @@ def weights(
     if rule == "metropolis":
         shares = [1 / (1 + max(own_degree, degree, len(degrees))) for degree in degrees]
         return 1 - sum(shares), shares
-    raise ValueError(f"no mixing rule {rule!r}: one of {', '.join(RULES)}")
+    raise ValueError(f"no weights for the mixing rule {rule!r}")

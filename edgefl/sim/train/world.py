@@ -63,7 +63,7 @@ class Device:
     """One device and its effects (the part of LearningEffects that topologies without a tree use)."""
 
     def __init__(self, world: World, index: int, trace: Trace, seed: int) -> None:
-        self.world, self.trace = world, trace
+        self.world, self.index, self.trace = world, index, trace
         self.random = Random(f"device {seed} {index}")
         address = f"10.{index >> 16 & 255}.{index >> 8 & 255}.{index & 255}"
         self.contact = Contact(self.random.getrandbits(64), address, 4000)
