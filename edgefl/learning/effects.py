@@ -75,6 +75,8 @@ class Prepared:
     refusal: str = ""
     retry: bool = False
     """True when only the artifacts could not be fetched: a parent in the tree may have them."""
+    tensors: tuple[int, ...] = ()
+    """Sizes of the trained tensors, in the order of the vector, which may have more behind them."""
 
 
 class LearningEffects(Effects, Protocol):

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from edgefl.wire.blob import BLOB, BlobRef
-from edgefl.wire.codec import Message, message
-from edgefl.wire.fields import BOOL, F64, U8, U16, U32, U64, optional
+from edgefl.wire.codec import Message, message, nested
+from edgefl.wire.contact import CONTACT, Contact
+from edgefl.wire.fields import BOOL, F64, U8, U16, U32, U64, many, optional
+from edgefl.wire.learning import MAX_RECORDS, RoundRecord
+
+MAX_PEERS = 16
+"""Devices that a parent introduces to one child: all other children, in any tree."""
 
 
 @message(91)
@@ -45,3 +50,15 @@ class Mass(Message):
     round: Annotated[int, 2, U32]
     step: Annotated[int, 3, U8]
     mass: Annotated[float | None, 4, optional(F64)] = None
+
+
+@message(94)
+@dataclass(frozen=True, slots=True)
+class Introduction(Message):
+    """A parent in the application's tree tells a child with whom else it is to exchange models: other children, who are
+    told of it in turn. Observers hear how far the application is: `round`, and the newest `records`."""
+
+    app: Annotated[int, 1, U64]
+    peers: Annotated[tuple[Contact, ...], 2, many(CONTACT, MAX_PEERS)] = ()
+    round: Annotated[int, 3, U32] = 0
+    records: Annotated[tuple[RoundRecord, ...], 4, many(nested(RoundRecord), MAX_RECORDS)] = ()

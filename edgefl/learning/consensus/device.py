@@ -63,7 +63,10 @@ class ConsensusDevice:
         initial: Callable[[int], Vector],
         seed: int,
         listener: Listener | None = None,
+        *,
+        trains: bool = True,
     ) -> None:
+        """One that does not train (it has no data) mixes all the same, as one sample."""
         self.app, self.manifest, self.options, self.effects = manifest.app_id, manifest, options, effects
         self.stage = Stage.WAITING
         self.round, self.step = 0, 0
@@ -71,6 +74,7 @@ class ConsensusDevice:
         self.samples = 1
         self.counters: dict[str, int] = {}
         self.mass = Mass()
+        self.trains = trains
         self.paused = False
         self.last_round = manifest.rounds
         self.neighbours, self._seed = neighbours, seed
@@ -79,6 +83,7 @@ class ConsensusDevice:
         self._heard = HeardModels(FLOAT_BYTES * manifest.parameters)
         self._silent: set[int] = set()  # neighbours of which nothing came in a whole slot
         self._spoke: set[int] = set()  # those of which something came since the last step
+        self.fetched_bytes = 0
         self._claimed: dict[int, Contact] = {}  # push-sum: the givers of mass.claims
         self._taken: dict[
             int, Key
@@ -118,7 +123,12 @@ class ConsensusDevice:
 
     def finish(self, now: float) -> None:
         """The application ends now: this device's model is its last one."""
-        if self.stage is Stage.DONE or self.vector is None:
+        if self.stage is Stage.DONE:
+            return
+        if self.vector is None:
+            self.stage = Stage.DONE
+            for name in self.TIMERS:
+                self.cancel_timer(name)
             return
         self.last_round = max(0, self.round - (self.stage is Stage.TRAIN))
         self._end()
@@ -193,6 +203,10 @@ class ConsensusDevice:
         self._blobs.append(blob)
         if token == ("base", self.round) and self.stage is Stage.TRAIN:
             self._on_named(self.round - 1, blob, now)
+            if not self.trains:
+                self.mass.gain(self.samples)
+                self._begin_mixing()
+                return
             seed = (self._seed * 0x9E3779B97F4A7C15 ^ self.round) & (2**63 - 1)
             self.effects.train(self.app, TrainJob((0, self.round, 0), RoundKind.TRAIN, blob, seed))
         elif token == ("end", self.round) and self.stage is Stage.DONE:
@@ -221,12 +235,19 @@ class ConsensusDevice:
             self.samples = max(1, min(result.samples, self.manifest.max_samples))
             gain = self.mass.gain(self.samples) if self.options.mixing == PUSH_SUM else 1.0
             self.vector = self.vector + np.float32(gain) * result.delta
-        else:
+        elif result is None or result.diverged:
             self.count("diverged")
         if result is not None:
             self._listener.on_round(self.round, result, now)
+        self._begin_mixing()
+
+    def _begin_mixing(self) -> None:
         self.stage, self.step = Stage.MIX, 0
         self._share()
+
+    def on_neighbours(self, now: float) -> None:
+        """They may be others now: nobody waits for those that are gone."""
+        self._mix_if_complete(now)
 
     # Push-sum
 
@@ -357,8 +378,10 @@ class ConsensusDevice:
         """The vector in a blob that was fetched; None for one that could not be had, or is no model."""
         if data is None:
             return None
+        self.fetched_bytes += blob.size
         vector = np.frombuffer(data, "<f4")
-        self.effects.discard(self.app, blob)
+        if blob not in self._blobs:  # a neighbour may have the very same model
+            self.effects.discard(self.app, blob)
         if vector.shape != (self.manifest.parameters,) or not is_finite(vector):
             self.count("implausible")
             return None

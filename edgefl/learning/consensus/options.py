@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from dataclasses import dataclass
 
-from edgefl.errors import UsageError
 from edgefl.learning.consensus.mixing import RULES
 
 MAX_STEPS = 64
@@ -17,7 +14,6 @@ MAX_SYNC_SLOTS = 256
 
 MAX_SLOT_S = 24 * 3600.0
 MAX_DEGREE = 16
-MAX_OPTIONS_BYTES = 192
 
 STARTS = ("shared", "own")
 
@@ -58,42 +54,3 @@ class ConsensusOptions:
         if self.start not in STARTS:
             return f"start is {self.start!r}, but must be one of {', '.join(STARTS)}"
         return None
-
-    @classmethod
-    def parse(cls, text: str) -> ConsensusOptions:
-        """Options as they stand behind `consensus:`. Raises UsageError for a key or a value that is none."""
-        known = {field.name: field for field in dataclasses.fields(cls)}
-        hint = f"the options of consensus are {', '.join(known)}, written as consensus:steps=2,mixing=metropolis"
-        if len(text.encode()) > MAX_OPTIONS_BYTES:
-            raise UsageError(f"the options take more than {MAX_OPTIONS_BYTES} bytes", hint="write shorter numbers")
-        given: dict[str, object] = {}
-        for part in text.split(",") if text else ():
-            key, _, value = part.partition("=")
-            if key not in known:
-                raise UsageError(f"consensus has no option {key!r}", hint=hint)
-            if key in given:
-                raise UsageError(f"consensus has {key} twice", hint="give each option once")
-            given[key] = _read(key, value, known[key].default, hint)
-        options = cls(**given)  # type: ignore[arg-type]
-        objection = options.objection()
-        if objection is not None:
-            raise UsageError(objection, hint=hint)
-        return options
-
-
-def _read(key: str, value: str, default: object, hint: str) -> object:
-    """A value of the default's type."""
-    if isinstance(default, str):
-        return value
-    try:
-        if isinstance(default, bool):
-            return {"0": False, "1": True}[value]
-        if isinstance(default, int):
-            return int(value)
-        number = float(value)
-    except (ValueError, KeyError):
-        kind = "0 or 1" if isinstance(default, bool) else "a number"
-        raise UsageError(f"{key} of consensus is {value!r}, but must be {kind}", hint=hint) from None
-    if not math.isfinite(number):
-        raise UsageError(f"{key} of consensus is {value!r}, but must be finite", hint=hint)
-    return number
