@@ -11,6 +11,7 @@ there, and catches up with its neighbours.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from edgefl.learning.consensus.tree_neighbours import TreeNeighbours
 from edgefl.learning.effects import LearningEffects, Prepared, Progress, TrainJob, TrainResult
 from edgefl.learning.forest.application import ForestApplication
 from edgefl.learning.forest.epoch import plausible
-from edgefl.learning.metrics import TRAIN_PREFIX, mean, merge
+from edgefl.learning.metrics import TRAIN_PREFIX, merge
 from edgefl.learning.options import parse_options
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Advert, AppState
@@ -79,9 +80,10 @@ class ConsensusApplication(ForestApplication, Listener):
         self.effects = self._own_models
         self.neighbours = TreeNeighbours(lambda: self.tree, self.me.node_id, self.options.degree)
         seed = (self.manifest.seed * 0x9E3779B97F4A7C15 ^ self.me.node_id) & (2**63 - 1)
+        shared = replace(self.options, sync_slots=0) if self.options.start == "shared" else self.options
         self.device = ConsensusDevice(
             self.manifest,
-            self.options,
+            shared,  # nothing to agree on
             self.effects,
             self.neighbours,
             self._initial_of,
@@ -96,6 +98,7 @@ class ConsensusApplication(ForestApplication, Listener):
         self._tensors: tuple[int, ...] = ()
         self._saved_at = float("-inf")
         self._round_began = 0.0
+        self._seconds: dict[int, float] = {}
         self._reference: BlobRef | None = None  # the root's model, of the last rounds
         self._job: TrainJob | None = None  # of the last rounds, while it waits or runs
         self._has_ended = False
@@ -208,6 +211,7 @@ class ConsensusApplication(ForestApplication, Listener):
 
     def on_round(self, round_: int, result: TrainResult, now: float) -> None:
         seconds, self._round_began = now - self._round_began, now
+        self._seconds = {round_ - 1: self._seconds.get(round_ - 1, 0.0), round_: seconds}
         received, self.device.fetched_bytes = self.device.fetched_bytes, 0
         own = merge(
             result.metrics,
@@ -216,17 +220,25 @@ class ConsensusApplication(ForestApplication, Listener):
                 Metric(SAMPLES_METRIC, float(result.samples), 1.0 if result.samples else 0.0),
             ],
         )
-        self.reports.tell(Report(round_ - 1, int(self.trains), own), now)
-        tree = self.tree
-        is_root = tree is not None and tree.is_root
-        report = self.reports.total() if is_root else self.reports.own
-        if report is not None and report.participants:
-            self._record(round_, report, seconds, is_root)
+        self.reports.tell(round_, Report(int(self.trains), own), now)
+        if not self._is_root:
+            self._record(round_, REPORT_EPOCH, Report(1, own), seconds)
 
-    def _record(self, round_: int, report: Report, seconds: float, is_root: bool) -> None:
+    @property
+    def _is_root(self) -> bool:
+        tree = self.tree
+        return tree is not None and tree.is_root
+
+    def on_total(self, round_: int, report: Report, now: float) -> None:
+        """What all devices, as far as they have been heard of, say of a round."""
+        if self._is_root and round_ <= self.manifest.rounds and report.participants:
+            self._record(round_, self.ledger.epoch, report, self._seconds.get(round_, 0.0))
+            evaluation = [metric for metric in report.metrics if not metric.name.startswith(TRAIN_PREFIX)]
+            self.coordinator.on_report(evaluation, report.participants)
+
+    def _record(self, round_: int, epoch: int, report: Report, seconds: float) -> None:
         """Evaluation is of the models before this round, training is of this round."""
         sums = {metric.name: metric.total for metric in report.metrics}
-        epoch = self.ledger.epoch if is_root else REPORT_EPOCH
         samples, received = int(sums.get(SAMPLES_METRIC, 0.0)), int(sums.get(BYTES_METRIC, 0.0))
         training = [m for m in report.metrics if m.name.startswith(TRAIN_PREFIX) and m.name != SAMPLES_METRIC]
         evaluation = [m for m in report.metrics if not m.name.startswith(TRAIN_PREFIX) and m.name != BYTES_METRIC]
@@ -236,20 +248,11 @@ class ConsensusApplication(ForestApplication, Listener):
                 RoundRecord(round_, epoch, report.participants, samples, seconds, merge(training), received),
             ]
         )
-        target, tree = self.manifest.target, self.tree
-        if is_root and target is not None and tree is not None:
-            reached = mean(evaluation, target.metric)
-            enough = report.participants >= self.manifest.quorum * tree.members
-            self.coordinator.on_report(reached is not None and reached >= target.value and enough)
 
     def on_done(self, now: float) -> None:
         self._has_ended = True
-        self.reports.tell(Report(self.manifest.rounds, int(self.trains), self._own_metrics()), now)
+        self.reports.tell(self.manifest.rounds + 1, Report(int(self.trains)), now)
         self._contribute()
-
-    def _own_metrics(self) -> tuple[Metric, ...]:
-        own = self.reports.own
-        return own.metrics if own is not None else ()
 
     # The end
 
@@ -305,7 +308,7 @@ class ConsensusApplication(ForestApplication, Listener):
 
     def on_attached(self, now: float) -> None:
         super().on_attached(now)
-        self.reports.changed(now)
+        self.reports.on_parent(now)
         self._meet(now)
 
     def on_child(self, child: Contact, observer: bool, now: float) -> None:

@@ -54,20 +54,26 @@ class Beginning:
         self._start = Start(self._initial, self._seed)
         self.device.vector = self._start.vector()
         self.device.stage, self._slots = Stage.SYNC, self.device.options.sync_slots
+        if not self._slots:
+            self._say(self._start)  # who waits begins with it
         self._exchange(self._start, now)
 
     def _exchange(self, start: Start, now: float) -> None:
         device = self.device
         if self._slots > 0:
             self._slots -= 1
-            for contact in {*device.neighbours.outgoing(0), *device.neighbours.incoming(0)}:
-                device.effects.send(contact, NormShare(device.app, *start.best))
+            self._say(start)
             device.set_timer("sync", now + device.options.sync_slot_s)
             return
         if device.options.sync_slots:
             device.vector = start.vector()
         self._start = None
         device.train(now)
+
+    def _say(self, start: Start) -> None:
+        device = self.device
+        for contact in {*device.neighbours.outgoing(0), *device.neighbours.incoming(0)}:
+            device.effects.send(contact, NormShare(device.app, *start.best))
 
     def on_norm(self, sender: Contact, message: NormShare, now: float) -> None:
         """A neighbour knows of a start, or asks how far this device is."""

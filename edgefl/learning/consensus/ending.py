@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 
 from edgefl.learning.consensus.surroundings import Stage
 from edgefl.learning.forest.coordinator import Coordinator
+from edgefl.learning.metrics import mean
 from edgefl.wire.application import AppState
 
 if TYPE_CHECKING:
     from edgefl.learning.consensus.application import ConsensusApplication
+    from edgefl.wire.learning import Metric
 
 
 class Ending(Coordinator):
@@ -51,8 +53,8 @@ class Ending(Coordinator):
             return False
         if self._done_at is None:
             self._done_at = now
-        total, tree = app.reports.total(), app.tree
-        everybody = total.round >= app.manifest.rounds and tree is not None and total.participants >= tree.members
+        done, tree = app.reports.total(app.manifest.rounds + 1), app.tree
+        everybody = tree is not None and done.participants >= tree.members
         return (everybody or now >= self._done_at + app.manifest.deadline_s) and self._go(now)
 
     def _go(self, now: float) -> bool:
@@ -63,6 +65,9 @@ class Ending(Coordinator):
     def is_last(self) -> bool:
         return not self.app.options.merge or self.app.ledger.round > self.app.manifest.rounds
 
-    def on_report(self, reached: bool) -> None:
-        """Whether the devices' mean has reached the target."""
-        self._target_reached |= reached
+    def on_report(self, evaluation: list[Metric], participants: int) -> None:
+        """The mean of the devices' own models, which may have reached the target."""
+        target, tree = self.app.manifest.target, self.app.tree
+        if target is not None and tree is not None and participants >= self.app.manifest.quorum * tree.members:
+            reached = mean(evaluation, target.metric)
+            self._target_reached |= reached is not None and reached >= target.value

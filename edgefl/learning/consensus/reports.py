@@ -1,7 +1,9 @@
-"""How the devices of a consensus application are: each one's newest metrics, summed up on their way to the root.
+"""How the devices of a consensus application are: their metrics of each round, summed up on their way to the root.
 
-Every device tells its parent the sum over its subtree when it has changed, at most once in REPORT_S, and again after
-REPEAT_S, since a word may be lost. It is the forest's `Update` without a vector, in the epoch 0, which no root has.
+Every device tells its parent the sum over its subtree for a round as soon as all of it has done the round, or after
+PATIENCE_S at most, and again whenever it changes: a later word about a round replaces an earlier one. What is newest is
+repeated every REPEAT_S, since a word may be lost. It is the forest's `Update` without a vector, in the epoch
+0, which no root has. Round `rounds` + 1 says that a device has done all its rounds.
 """
 
 from __future__ import annotations
@@ -16,79 +18,106 @@ if TYPE_CHECKING:
     from edgefl.learning.consensus.application import ConsensusApplication
     from edgefl.wire import Contact
 
-REPORT_S, REPEAT_S = 1.0, 15.0
+PATIENCE_S, REPEAT_S = 5.0, 15.0
+
+MAX_OPEN = 8
+"""Rounds for which words are still taken: neighbours are at most a few apart."""
 
 REPORT_EPOCH = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`round`: what every one of `participants` devices has done at least; `metrics`: their sums."""
+    """The sums of `metrics` over so many devices, for one round."""
 
-    round: int
     participants: int
-    metrics: tuple[Metric, ...]
+    metrics: tuple[Metric, ...] = ()
 
 
 class Reports:
-    """What this device knows of its subtree."""
+    """What this device knows of its subtree, for the newest rounds."""
 
     def __init__(self, app: ConsensusApplication) -> None:
         self.app = app
-        self.own: Report | None = None
-        self._children: dict[int, Report] = {}
-        self._due_at = float("inf")
+        self._own: dict[int, Report] = {}
+        self._children: dict[int, dict[int, Report]] = {}
+        self._told: dict[int, Report] = {}
+        self._look_at = float("inf")
 
-    def tell(self, own: Report, now: float) -> None:
-        """This device has done another round."""
-        self.own = own
-        self.changed(now)
+    def tell(self, round_: int, own: Report, now: float) -> None:
+        """This device has done a round."""
+        self._own[round_] = own
+        self._heard(round_, now)
 
     def on_report(self, sender: Contact, message: Update, now: float) -> None:
-        """A child's sum. It may not claim more devices than its subtree has."""
+        """A child's sum. It may not claim more devices than its subtree has, or rounds that there are not."""
         for child in self.app.children():
             if child.contact.node_id == sender.node_id and not child.observer:
-                report = Report(message.round, min(message.participants, child.members), message.metrics)
-                if self._children.get(sender.node_id) != report:
-                    self._children[sender.node_id] = report
-                    self.changed(now)
+                if not 1 <= message.round <= self.app.manifest.rounds + 1:
+                    break
+                report = Report(min(message.participants, child.members), message.metrics)
+                self._children.setdefault(message.round, {})[sender.node_id] = report
+                self._heard(message.round, now)
                 return
-        self.app.count("report_not_from_child")
+        self.app.count("report_refused")
 
-    def total(self) -> Report:
+    def total(self, round_: int) -> Report:
         """The sum over the subtree, as far as it has been heard of."""
-        children = {child.contact.node_id for child in self.app.children()}
-        self._children = {child: report for child, report in self._children.items() if child in children}
-        reports = [*self._children.values()] + ([] if self.own is None else [self.own])
-        return Report(
-            min((report.round for report in reports), default=0),
-            sum(report.participants for report in reports),
-            merge(*(report.metrics for report in reports)),
-        )
+        present = {child.contact.node_id for child in self.app.children()}
+        reports = [report for child, report in self._children.get(round_, {}).items() if child in present]
+        if round_ in self._own:
+            reports.append(self._own[round_])
+        return Report(sum(report.participants for report in reports), merge(*(report.metrics for report in reports)))
 
-    def changed(self, now: float) -> None:
-        """The parent has to hear something new, or is a new one."""
-        self._send_by(now + REPORT_S)
+    def _complete(self, round_: int) -> bool:
+        heard = self._children.get(round_, {})
+        wanted = {child.contact.node_id for child in self.app.children() if child.members}
+        return wanted <= set(heard) and (round_ in self._own or not self.app.trains)
 
-    def _send_by(self, at: float) -> None:
-        if at < self._due_at:
-            self._due_at = at
+    def _heard(self, round_: int, now: float) -> None:
+        rounds = sorted({*self._own, *self._children})
+        for old in rounds[:-MAX_OPEN]:
+            for table in (self._own, self._children, self._told):
+                table.pop(old, None)
+        if round_ in rounds[-MAX_OPEN:]:
+            if self._complete(round_) or round_ in self._told:
+                self._tell(round_, now)
+            else:
+                self._look_by(now + PATIENCE_S)
+
+    def _look_by(self, at: float) -> None:
+        if at < self._look_at:
+            self._look_at = at
             self.app.set_timer("report", at)
 
-    def on_timer(self, now: float) -> None:
-        self._due_at = float("inf")
-        parent, total = self.app.parent, self.total()
-        if parent is not None and total.participants:
-            self.app.effects.send(
-                parent,
-                Update(
-                    self.app.id,
-                    REPORT_EPOCH,
-                    total.round,
-                    0,
-                    participants=total.participants,
-                    metrics=total.metrics,
-                    final=True,
-                ),
+    def _tell(self, round_: int, now: float, *, again: bool = False) -> None:
+        """What the sum is now: the parent shall know, or at the root everybody."""
+        total, parent = self.total(round_), self.app.parent
+        if not again and self._told.get(round_) == total:
+            return
+        self._told[round_] = total
+        if parent is None:
+            self.app.on_total(round_, total, now)
+        else:
+            message = Update(
+                self.app.id,
+                REPORT_EPOCH,
+                round_,
+                0,
+                participants=total.participants,
+                metrics=total.metrics,
+                final=True,
             )
-        self._send_by(now + REPEAT_S)
+            self.app.effects.send(parent, message)
+
+    def on_timer(self, now: float) -> None:
+        self._look_at = float("inf")
+        rounds = sorted({*self._own, *self._children})
+        for round_ in rounds:
+            self._tell(round_, now, again=round_ == rounds[-1])
+        self._look_by(now + REPEAT_S)
+
+    def on_parent(self, now: float) -> None:
+        """A new parent knows nothing yet."""
+        self._told.clear()
+        self._look_by(now)
