@@ -41,6 +41,9 @@ TOPOLOGIES = ("sampled", "consensus", "d-psgd-one-peer", "d-psgd-regular", "goss
 @click.option("--momentum", default=0.0, type=click.FloatRange(0, 0.99), help="Of local training.")
 @click.option("--sample", default=13, type=click.IntRange(1, 100), help="sampled: devices of a round (s).")
 @click.option("--success", default=0.8, type=click.FloatRange(0.01, 1), help="sampled: share waited for (sf).")
+@click.option(
+    "--links-down", default=0.0, type=click.FloatRange(0, 0.99), help="Share of the links that is down at any time."
+)
 @click.option("--seed", default=1, help="The same seed gives the same run.")
 @json_option
 @report_errors
@@ -60,6 +63,7 @@ def train(
     momentum: float,
     sample: int,
     success: float,
+    links_down: float,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -76,7 +80,8 @@ def train(
         raise UsageError(objection, hint="change --sample or --success")
     x, y = load(data)
     devices = synthetic(nodes, seed) if traces is None else read_csv(traces, nodes)
-    bench = Bench(devices, x, y, hidden=hidden, recipe=Recipe(local_steps, batch, lr, momentum), alpha=alpha, seed=seed)
+    recipe = Recipe(local_steps, batch, lr, momentum)
+    bench = Bench(devices, x, y, hidden=hidden, recipe=recipe, alpha=alpha, seed=seed, links_down=links_down)
     curves = [
         bench.curve(topology, seconds=seconds, points=points, target=target, options=options)
         for topology in topologies or TOPOLOGIES

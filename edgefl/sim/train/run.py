@@ -57,7 +57,16 @@ class Bench:
     """Data and devices that all topologies share."""
 
     def __init__(
-        self, traces: list[Trace], x: Images, y: Labels, *, hidden: int, recipe: Recipe, alpha: float, seed: int
+        self,
+        traces: list[Trace],
+        x: Images,
+        y: Labels,
+        *,
+        hidden: int,
+        recipe: Recipe,
+        alpha: float,
+        seed: int,
+        links_down: float = 0.0,
     ) -> None:
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(y))
@@ -67,11 +76,11 @@ class Bench:
         if len(self._y) < len(traces):
             raise UsageError(f"{len(self._y)} images for {len(traces)} devices", hint="use fewer --nodes, or --data")
         self._parts = dirichlet(self._y, len(traces), alpha, rng, minimum=1)
-        self._traces, self._recipe, self._seed = traces, recipe, seed
+        self._traces, self._recipe, self._seed, self._links_down = traces, recipe, seed, links_down
         self.learner = Learner(x.shape[1], 10, hidden)
 
     def world(self) -> World:
-        world = World(self._traces, self.learner, self._recipe, self._seed)
+        world = World(self._traces, self.learner, self._recipe, self._seed, links_down=self._links_down)
         for part, device in zip(self._parts, world.devices, strict=True):
             device.x, device.y = self._x[part], self._y[part]
         return world

@@ -1,5 +1,6 @@
 """Devices under a virtual clock: messages take the delay, blobs queue through uplink and downlink, training takes
 steps times the device's own step time. Nothing is faster than that; nothing costs real time but the gradients.
+A message over a link that is down is lost; a transfer that its link does not survive fails, and was paid for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from edgefl.learning.effects import Progress, TrainJob, TrainResult
 from edgefl.sim.clock import Clock
+from edgefl.sim.train.links import Links
 from edgefl.wire import Contact, Message, encode
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef, ref_of
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from edgefl.sim.train.traces import Trace
 
 FETCH_TIMEOUT_S = 10.0
-"""A fetch from a device that is gone fails after this."""
+"""A fetch from a device that is gone, or over a link that is down, fails after this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,11 @@ class Machine(Protocol):
 class World:
     """All devices of one run, and what they have cost."""
 
-    def __init__(self, traces: list[Trace], learner: Learner, recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self, traces: list[Trace], learner: Learner, recipe: Recipe, seed: int, *, links_down: float = 0.0
+    ) -> None:
         self.clock = Clock()
+        self.links = Links(links_down, seed)
         self.learner, self.recipe = learner, recipe
         self.bytes = 0
         self.device_seconds = 0.0
@@ -63,7 +68,7 @@ class Device:
     """One device and its effects (the part of LearningEffects that topologies without a tree use)."""
 
     def __init__(self, world: World, index: int, trace: Trace, seed: int) -> None:
-        self.world, self.trace = world, trace
+        self.world, self.index, self.trace = world, index, trace
         self.random = Random(f"device {seed} {index}")
         address = f"10.{index >> 16 & 255}.{index >> 8 & 255}.{index & 255}"
         self.contact = Contact(self.random.getrandbits(64), address, 4000)
@@ -89,10 +94,14 @@ class Device:
     def delay_to(self, other: Device) -> float:
         return self.trace.delay_s + other.trace.delay_s
 
+    def reaches(self, other: Device) -> bool:
+        """Whether the other device lives and the link to it works."""
+        return other.alive and self.world.links.is_up(self.index, other.index, self.world.clock.now)
+
     def send(self, to: Contact, message: Message) -> None:
         self.world.bytes += len(encode(message))
         other = self.world.by_id.get(to.node_id)
-        if other is not None and other.alive:
+        if other is not None and self.reaches(other):
             other._later(self.world.clock.now + self.delay_to(other), "on_message", self.contact, message)
 
     def set_timer(self, key: TimerKey, at: float) -> None:
@@ -132,7 +141,7 @@ class Device:
             return
         for source in sources:
             other = self.world.by_id.get(source.node_id)
-            data = other._blobs.get(blob.id) if other is not None and other.alive else None
+            data = other._blobs.get(blob.id) if other is not None and self.reaches(other) else None
             if other is not None and data is not None:
                 self._transfer(other, token, blob, data)
                 return
@@ -149,10 +158,10 @@ class Device:
         def arrived() -> None:
             if not self.alive or self.machine is None:
                 return
-            if not other.alive:
+            self.world.bytes += blob.size
+            if not (other.alive and self.world.links.stays_up(self.index, other.index, now, end)):
                 self._later(self.world.clock.now + FETCH_TIMEOUT_S, "on_fetched", token, blob, None)
                 return
-            self.world.bytes += blob.size
             self._blobs[blob.id] = data
             self.machine.on_fetched(token, blob, data, self.world.clock.now)
 
