@@ -22,6 +22,7 @@ from edgefl.wire import Contact, Message, encode
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.contact import Capacity
+from edgefl.wire.learning import RoundKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,9 @@ PUSH_PATIENCE_S = 10.0
 
 MAX_PUSHED = 4
 """Blobs that a parent has pushed and that nobody here has asked for yet."""
+
+EVALUATION_STEPS = 1
+"""An evaluation takes as long as so many steps of training."""
 
 CONSTRAINED_BYTES_S, STRONG_BYTES_S = 0.4e6, 4e6
 """Uplinks that make a device's class, which weights its rank: below the first, from the second on."""
@@ -303,12 +307,17 @@ class Device:
 
     def train(self, app: int, job: TrainJob) -> None:
         self._job += 1
-        mine, seconds = self._job, self.trace.step_s * self.world.recipe.steps
-        self.world.device_seconds += seconds  # at the start: training that a newer task cuts short is paid in full
+        steps = self.world.recipe.steps if job.kind is RoundKind.TRAIN else EVALUATION_STEPS
+        mine, seconds = self._job, self.trace.step_s * steps
+        if job.kind is RoundKind.TRAIN:
+            self.world.device_seconds += seconds  # at the start: training that a newer task cuts short is paid in full
         model = np.frombuffer(self._blobs[job.model.id], "<f4")
 
         def done() -> None:
             if not self.alive or self.machine is None or mine != self._job:
+                return
+            if job.kind is not RoundKind.TRAIN:
+                self.machine.on_trained(job.tag, TrainResult(None, 0, ()), self.world.clock.now)
                 return
             recipe = self.world.recipe
             trained = self.world.learner.train(
@@ -325,6 +334,9 @@ class Device:
             self.machine.on_trained(job.tag, TrainResult(trained - model, len(self.y), ()), self.world.clock.now)
 
         self.world.clock.at(self.world.clock.now + seconds, done)
+
+    def uplink_bytes_s(self) -> float | None:
+        return self.trace.uplink_bytes_s
 
     def save(self, app: int, progress: Progress) -> None: ...
 
