@@ -34,7 +34,7 @@ from edgefl.wire import Contact, Message
 from edgefl.wire.application import Advert, AppState
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.consensus import Introduction, Mass, NeighbourModel, NormShare
-from edgefl.wire.learning import Metric, RoundKind, RoundRecord, Standing, Update
+from edgefl.wire.learning import Best, Metric, RoundKind, RoundRecord, Standing, Update
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,8 +137,8 @@ class ConsensusApplication(ForestApplication, Listener):
             return "paused by its owner"
         return self.coordinator.problem
 
-    def credible(self, epoch: int, round_: int, model: BlobRef) -> bool:
-        fits = model.size == self.manifest.parameters * FLOAT_BYTES
+    def credible(self, epoch: int, round_: int, *blobs: BlobRef) -> bool:
+        fits = all(blob.size == self.manifest.parameters * FLOAT_BYTES for blob in blobs)
         return fits and round_ <= self.manifest.rounds + 1 and plausible(epoch, self.ledger.epoch)
 
     def standing(self, *, busy: bool = False) -> Standing | None:
@@ -262,12 +262,20 @@ class ConsensusApplication(ForestApplication, Listener):
             self.device.finish(now)
             self.ledger.round = max(self.ledger.round, self.manifest.rounds)
 
-    def advance(self, round_: int, model: BlobRef, *, finished: bool = False) -> None:
+    def advance(
+        self,
+        round_: int,
+        model: BlobRef,
+        *,
+        finished: bool = False,
+        state: tuple[BlobRef, ...] | None = None,
+        best: Best | None = None,
+    ) -> None:
         """A model of the last rounds: only the merged one takes the place of this device's own."""
         merged = self.options.merge and round_ > self.manifest.rounds
         without = self.device.vector is None and not self.ledger.finished
         if not self.mixes or merged or without:
-            super().advance(round_, model, finished=finished)
+            super().advance(round_, model, finished=finished, state=state, best=best)
             return
         if round_ < self.manifest.rounds:
             return  # a new root has heard from a child; both stay with their own
