@@ -18,10 +18,10 @@ import numpy as np
 
 from edgefl.learning.aggregate import FLOAT_BYTES
 from edgefl.learning.application import Forest
-from edgefl.learning.border import Border
 from edgefl.learning.consensus.device import ConsensusDevice
 from edgefl.learning.consensus.ending import Ending
 from edgefl.learning.consensus.options import ConsensusOptions
+from edgefl.learning.consensus.own_models import OwnModels
 from edgefl.learning.consensus.reports import REPORT_EPOCH, Report, Reports
 from edgefl.learning.consensus.surroundings import Listener, Stage
 from edgefl.learning.consensus.tree_neighbours import TreeNeighbours
@@ -76,7 +76,7 @@ class ConsensusApplication(ForestApplication, Listener):
     ) -> None:
         super().__init__(advert, forest, effects, observer=observer, owner=owner, helper=helper, progress=progress)
         self.options = parse_options(ConsensusOptions, self.manifest.topology_options, "consensus")
-        self._own_models = _OwnModels(effects, self)
+        self._own_models = OwnModels(effects, self)
         self.effects = self._own_models
         self.neighbours = TreeNeighbours(lambda: self.tree, self.me.node_id, self.options.degree)
         seed = (self.manifest.seed * 0x9E3779B97F4A7C15 ^ self.me.node_id) & (2**63 - 1)
@@ -280,9 +280,14 @@ class ConsensusApplication(ForestApplication, Listener):
         if round_ < self.manifest.rounds:
             return  # a new root has heard from a child; both stay with their own
         self.ledger.round, self.ledger.finished = round_, finished
-        if self._reference not in (None, model, self.ledger.model):
-            self.effects.discard(self.id, self._reference)
-        self._reference = model
+        before, self._reference = self._reference, model
+        if before is not None:
+            self.effects.discard(self.id, before)
+
+    def uses(self, blob: BlobRef) -> bool:
+        """Whether something here still needs a blob: two models may be the very same."""
+        open_ = None if self.worker.open is None else self.worker.open.model
+        return blob in (self._reference, open_) or blob in self.ledger.blobs() or blob in self.device.shown
 
     def contribute(self, job: TrainJob) -> None:
         """This device's part in a round over the tree: evaluate its own model and, for a merge, give it."""
@@ -382,21 +387,3 @@ class ConsensusApplication(ForestApplication, Listener):
             self.device.on_kept(token, blob, now)
         else:
             super().on_kept(token, blob, now)
-
-
-class _OwnModels(Border):
-    """In a round over the tree, a device does not train the root's model: it speaks for its own."""
-
-    def __init__(self, effects: LearningEffects, app: ConsensusApplication) -> None:
-        super().__init__(effects, app.manifest, lambda: app.me, lambda: app.count("refused_foreign_zone"))
-        self._app = app
-
-    def train(self, app: int, job: TrainJob) -> None:
-        if job.tag[0] == 0:
-            self.compute(app, job)
-        else:
-            self._app.contribute(job)
-
-    def compute(self, app: int, job: TrainJob) -> None:
-        """Have the trainer do it."""
-        super().train(app, job)

@@ -88,8 +88,8 @@ class Beginning:
                 device.effects.send(sender, NormShare(device.app, *start.best))
             elif not start.on_claim(sender.node_id, message.norm, message.seed):
                 device.count("start_not_true")
-        elif device.latest is not None:
-            device.tell((sender,), *device.latest)
+        else:
+            device.tell((sender,))
 
     def on_offer(self, announced: Announced, now: float) -> None:
         """A neighbour has begun without this device."""

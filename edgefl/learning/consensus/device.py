@@ -26,12 +26,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgefl.learning.aggregate import FLOAT_BYTES, is_finite
+from edgefl.learning.aggregate import FLOAT_BYTES
+from edgefl.learning.consensus.averaging import Averaging
 from edgefl.learning.consensus.beginning import MAX_AGE, Beginning
-from edgefl.learning.consensus.heard import Announced, Heard, HeardModels, Key
-from edgefl.learning.consensus.mixing import PUSH_SUM, weights
+from edgefl.learning.consensus.heard import Announced, Heard, HeardModels, Key, read_model
+from edgefl.learning.consensus.mixing import PUSH_SUM, weighted
 from edgefl.learning.consensus.options import ConsensusOptions
+from edgefl.learning.consensus.patience import Patience
 from edgefl.learning.consensus.push_sum import Mass
+from edgefl.learning.consensus.shown import ShownModels
 from edgefl.learning.consensus.surroundings import Listener, Neighbours, Stage
 from edgefl.learning.effects import LearningEffects, TrainJob, TrainResult
 from edgefl.wire import Contact, Message
@@ -52,7 +55,7 @@ if TYPE_CHECKING:
 class ConsensusDevice:
     """The state machine. `initial` makes a start (float32 [parameters]) from a seed, `seed` makes this device's own."""
 
-    TIMERS = (*Beginning.TIMERS, "slot", "pace")
+    TIMERS = (*Beginning.TIMERS, "slot", "average", "pace")
 
     def __init__(
         self,
@@ -69,7 +72,7 @@ class ConsensusDevice:
         """One that does not train (it has no data) mixes all the same, as one sample."""
         self.app, self.manifest, self.options, self.effects = manifest.app_id, manifest, options, effects
         self.stage = Stage.WAITING
-        self.round, self.step = 0, 0
+        self.round = self.step = self.fetched_bytes = 0
         self.vector: Vector | None = None
         self.samples = 1
         self.counters: dict[str, int] = {}
@@ -81,15 +84,12 @@ class ConsensusDevice:
         self._listener = listener if listener is not None else Listener()
         self.beginning = Beginning(self, initial, seed)
         self._heard = HeardModels(FLOAT_BYTES * manifest.parameters)
-        self._silent: set[int] = set()  # neighbours of which nothing came in a whole slot
-        self._spoke: set[int] = set()  # those of which something came since the last step
-        self.fetched_bytes = 0
+        self.patience = Patience()
         self._claimed: dict[int, Contact] = {}  # push-sum: the givers of mass.claims
-        self._taken: dict[
-            int, Key
-        ] = {}  # push-sum: the newest model of each neighbour that it has answered a claim for
-        self._blobs: list[BlobRef] = []
-        self.latest: tuple[int, int, BlobRef] | None = None
+        self._taken: dict[int, Key] = {}  # push-sum: each neighbour's newest model for which a claim was answered
+        self._averaging: Averaging | None = None
+        self._mixed_rounds: list[int] = []
+        self.shown = ShownModels()
         self._round_began = 0.0
         self._shared: Key = (0, 0)
         """(round, step) of the newest model that the neighbours were told of: mixing comes after that."""
@@ -127,17 +127,15 @@ class ConsensusDevice:
             return
         if self.vector is None:
             self.stage = Stage.DONE
-            for name in self.TIMERS:
-                self.cancel_timer(name)
+            self._cancel_timers()
             return
         self.last_round = max(0, self.round - (self.stage is Stage.TRAIN))
         self._end()
 
     def _end(self) -> None:
-        for name in self.TIMERS:
-            self.cancel_timer(name)
+        self._cancel_timers()
         self.round = self.last_round
-        self.stage = Stage.DONE
+        self.stage, self._averaging = Stage.DONE, None
         self.effects.keep(self.app, ("end", self.round), self.vector)
 
     # Events
@@ -161,7 +159,7 @@ class ConsensusDevice:
         elif self.stage is Stage.WAITING or (self.stage is Stage.SYNC and message.round > MAX_AGE):
             self.beginning.on_offer(announced, now)
         elif self.stage is not Stage.DONE:
-            self._on_word(sender)
+            self.patience.on_word(sender)
             if message.round < self.round - MAX_AGE and self.options.mixing != PUSH_SUM:
                 return  # with push-sum, what a giver can still give is its model of now, whatever its round
             if self._taken.get(sender, (-1, 0)) < announced.key:
@@ -171,8 +169,10 @@ class ConsensusDevice:
         if name in Beginning.TIMERS:
             self.beginning.on_timer(name, now)
         elif name == "slot" and self.stage is Stage.MIX:
-            self._silent |= self._missing() - self._spoke
+            self.patience.on_slot_over(self._missing())
             self._mix(now)
+        elif name == "average":
+            self._average(now)
         elif name == "pace" and self.stage is Stage.MIX:
             self.train(now)
 
@@ -191,42 +191,37 @@ class ConsensusDevice:
         if vector is not None and claims and sender.node_id not in self._claimed:
             self._claimed[sender.node_id] = sender
             self.mass.claim(sender.node_id, key, vector)
-            self._claim(sender, key)
+            self.effects.send(sender, MassMessage(self.app, *key))
         self._fetch(self._heard.waiting())
         self._mix_if_complete(now)
 
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
-        while len(self._blobs) > 2 * self.options.steps:  # neighbours may still be fetching the newest ones
-            old = self._blobs.pop(0)
-            if old not in self._blobs and old != blob:
-                self.effects.discard(self.app, old)
-        self._blobs.append(blob)
         if token == ("base", self.round) and self.stage is Stage.TRAIN:
-            self._on_named(self.round - 1, blob, now)
+            self._let_go(self.shown.show(self.round - 1, self.options.steps - 1, blob, base=True))
+            self._listener.on_model(self.round - 1, blob, now)
             if not self.trains:
                 self.mass.gain(self.samples)
-                self._begin_mixing()
+                self._share(0)
                 return
             seed = (self._seed * 0x9E3779B97F4A7C15 ^ self.round) & (2**63 - 1)
             self.effects.train(self.app, TrainJob((0, self.round, 0), RoundKind.TRAIN, blob, seed))
         elif token == ("end", self.round) and self.stage is Stage.DONE:
-            self._on_named(self.round, blob, now)
+            self._let_go(self.shown.show(self.round, self.options.steps - 1, blob, base=True))
+            self._listener.on_model(self.round, blob, now)
             self._listener.on_done(now)
         elif token == ("mix", self.round, self.step) and self.stage is Stage.MIX:
+            self._let_go(self.shown.show(self.round, self.step, blob, base=False))
             self._shared = (self.round, self.step)
-            self.latest = (self.round, self.step, blob)
             receivers = self.neighbours.outgoing(self.round)
             self.mass.offer(len(receivers))
-            self._spoke.clear()
-            self.tell(receivers, *self.latest)
+            self.patience.on_step()
+            self.tell(receivers)
             self.set_timer("slot", now + self.options.slot_s)
             for giver, key in self.mass.claims.items():
-                self._claim(self._claimed[giver], key)
+                self.effects.send(self._claimed[giver], MassMessage(self.app, *key))
             self._mix_if_complete(now)
-
-    def _on_named(self, round_: int, blob: BlobRef, now: float) -> None:
-        self.latest = (round_, self.options.steps - 1, blob)
-        self._listener.on_model(round_, blob, now)
+        else:
+            self._let_go(self.shown.outlive(blob))  # it was made for a step that is over
 
     def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
         if self.stage is not Stage.TRAIN or tag[1] != self.round or self.vector is None:
@@ -239,20 +234,22 @@ class ConsensusDevice:
             self.count("diverged")
         if result is not None:
             self._listener.on_round(self.round, result, now)
-        self._begin_mixing()
+        self._share(0)
 
-    def _begin_mixing(self) -> None:
-        self.stage, self.step = Stage.MIX, 0
-        self._share()
+    def _share(self, step: int) -> None:
+        self.stage, self.step = Stage.MIX, step
+        self.effects.keep(self.app, ("mix", self.round, step), self.vector)
 
     def on_neighbours(self, now: float) -> None:
-        """They may be others now: nobody waits for those that are gone."""
+        """They may be others now: nobody waits for those that are gone, and their shares are gone with them."""
+        for gone in [giver for giver in self._claimed if not self.is_neighbour(giver, self.round)]:
+            self.mass.forget(gone)
+            del self._claimed[gone]
+        self._taken = {giver: key for giver, key in self._taken.items() if self.is_neighbour(giver, self.round)}
+        self.patience.forget_all_but({contact.node_id for contact in self.neighbours.incoming(self.round)})
         self._mix_if_complete(now)
 
     # Push-sum
-
-    def _claim(self, giver: Contact, key: Key) -> None:
-        self.effects.send(giver, MassMessage(self.app, *key))
 
     def _on_mass(self, sender: Contact, message: MassMessage, now: float) -> None:
         key = (message.round, message.step)
@@ -262,7 +259,8 @@ class ConsensusDevice:
                 receivers = {contact.node_id for contact in self.neighbours.outgoing(self.round)}
                 here = self._shared if sender.node_id in receivers else None
             mass = self.mass.on_claim(sender.node_id, key, here)
-            self._on_word(sender.node_id)
+            if self.is_neighbour(sender.node_id, self.round):
+                self.patience.on_word(sender.node_id)
             self.effects.send(sender, MassMessage(self.app, *key, mass))
         elif not 0 <= message.mass <= self.manifest.max_samples:
             self.count("implausible")
@@ -286,10 +284,11 @@ class ConsensusDevice:
             self._round_began = now
             self.effects.keep(self.app, ("base", self.round), self.vector)
 
-    def _share(self) -> None:
-        self.effects.keep(self.app, ("mix", self.round, self.step), self.vector)
-
-    def tell(self, receivers: Iterable[Contact], round_: int, step: int, blob: BlobRef) -> None:
+    def tell(self, receivers: Iterable[Contact]) -> None:
+        """Let them know of the newest model, if there is one."""
+        if self.shown.latest is None:
+            return
+        round_, step, blob = self.shown.latest
         degree = len(self.neighbours.outgoing(round_))
         message = NeighbourModel(self.app, round_, step, blob, self.samples, degree)
         for contact in receivers:
@@ -303,13 +302,8 @@ class ConsensusDevice:
             if sender.node_id not in self._claimed and self._heard.announce(announced, neighbours):
                 self.effects.fetch(self.app, ("neighbour", sender, message), message.model, (sender,))
 
-    def _on_word(self, sender: int) -> None:
-        self._silent.discard(sender)
-        self._spoke.add(sender)
-
     def _missing(self) -> set[int]:
-        """Neighbours that this step still waits for. The silent ones as well while only a minority was heard: a device
-        that waited for nobody would run away from the others."""
+        """Neighbours that this step still waits for."""
         here = (self.round, self.step)
         wanted = {contact.node_id for contact in self.neighbours.incoming(self.round)}
         if self.options.mixing == PUSH_SUM:
@@ -320,7 +314,7 @@ class ConsensusDevice:
             wanted |= receivers
         else:
             missing = wanted - self._heard.heard_from(here)
-        return missing if 2 * len(missing) > len(wanted) else missing - self._silent
+        return self.patience.waits_for(missing, wanted)
 
     def _mix_if_complete(self, now: float) -> None:
         if self.stage is Stage.MIX and self._shared == (self.round, self.step) and not self._missing():
@@ -329,35 +323,39 @@ class ConsensusDevice:
     def _mix(self, now: float) -> None:
         """Average with those that were heard, and forget what was used."""
         self.cancel_timer("slot")
-        if self.vector is None:
+        if self.vector is None or self._averaging is not None:
             return
         if self.options.mixing == PUSH_SUM:
-            self.vector = self.mass.average(self.vector)
-            rounds = [key[0] for key in self._taken.values()]
+            self._mixed_rounds = [key[0] for key in self._taken.values()]
+            shares = self.mass.shares(self.vector)
         else:
             wanted = {contact.node_id for contact in self.neighbours.incoming(self.round)}
             taken = self._heard.take((self.round, self.step), self.round - MAX_AGE, wanted)
-            self.vector = self._average(self.vector, [heard for _, heard in taken.values()])
-            rounds = [key[0] for key, _ in taken.values()]
+            self._mixed_rounds = [key[0] for key, _ in taken.values()]
+            degree, used = len(self.neighbours.outgoing(self.round)), [heard for _, heard in taken.values()]
+            shares = weighted(self.options.mixing, Heard(self.vector, self.samples, degree), used)
         self._fetch(self._heard.waiting())
+        self._averaging = Averaging(shares)
+        self._average(now)
+
+    def _average(self, now: float) -> None:
+        """Go on with the average; other things come in between."""
+        averaging = self._averaging
+        if averaging is None:
+            return
+        if not averaging.go_on():
+            self.set_timer("average", now)
+            return
+        self.vector, self._averaging = averaging.result, None
         self.step += 1
         if self.step < self.options.steps:
-            self._share()
+            self._share(self.step)
             return
-        self._catch_up(rounds)
+        self._catch_up(self._mixed_rounds)
         if self.options.pace_s > 0:
             self.set_timer("pace", max(now, self._round_began + self.options.pace_s))
         else:
             self.train(now)
-
-    def _average(self, vector: Vector, used: list[Heard]) -> Vector:
-        degree = len(self.neighbours.outgoing(self.round))
-        samples, degrees = [heard.samples for heard in used], [heard.degree for heard in used]
-        own, others = weights(self.options.mixing, self.samples, degree, samples, degrees)
-        mixed = own * vector.astype(np.float64)
-        for share, heard in zip(others, used, strict=True):
-            mixed += share * heard.vector
-        return mixed.astype("<f4")
 
     def _catch_up(self, rounds: list[int]) -> None:
         """Go on in the neighbours' round when more than half of those heard are far ahead."""
@@ -366,29 +364,33 @@ class ConsensusDevice:
             self.count("caught_up")
             self.round = middle
 
-    # Small things
-
     def is_neighbour(self, node_id: int, round_: int) -> bool:
         """Whether models of that round may come from this device."""
-        neighbours = self.neighbours
-        sent_to = (contact.node_id for contact in neighbours.outgoing(round_))
-        return neighbours.expects(node_id, round_) or node_id in sent_to
+        sent_to = (contact.node_id for contact in self.neighbours.outgoing(round_))
+        return self.neighbours.expects(node_id, round_) or node_id in sent_to
 
     def _checked(self, blob: BlobRef, data: Any) -> Vector | None:
         """The vector in a blob that was fetched; None for one that could not be had, or is no model."""
         if data is None:
             return None
         self.fetched_bytes += blob.size
-        vector = np.frombuffer(data, "<f4")
-        if blob not in self._blobs:  # a neighbour may have the very same model
+        if blob not in self.shown:  # a neighbour may have the very same model
             self.effects.discard(self.app, blob)
-        if vector.shape != (self.manifest.parameters,) or not is_finite(vector):
+        vector = read_model(data, self.manifest.parameters)
+        if vector is None:
             self.count("implausible")
-            return None
         return vector
+
+    def _let_go(self, blobs: list[BlobRef]) -> None:
+        for blob in blobs:
+            self.effects.discard(self.app, blob)
 
     def set_timer(self, name: str, at: float) -> None:
         self.effects.set_timer(("learning", self.app, name), at)
+
+    def _cancel_timers(self) -> None:
+        for name in self.TIMERS:
+            self.cancel_timer(name)
 
     def cancel_timer(self, name: str) -> None:
         self.effects.cancel_timer(("learning", self.app, name))

@@ -8,10 +8,13 @@ each neighbour, and fetched when a place is free.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgefl.learning.aggregate import is_finite
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from edgefl.wire import Contact
@@ -34,6 +37,12 @@ class Heard:
     vector: Vector
     samples: int
     degree: int
+
+
+def read_model(data: Any, parameters: int) -> Vector | None:
+    """The vector in a buffer; None if it is no model of so many parameters, all finite."""
+    vector = np.frombuffer(data, "<f4")
+    return vector if vector.shape == (parameters,) and is_finite(vector) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,13 @@ exactly, whatever the graph and whatever is lost.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgefl.learning.consensus.heard import Heard
 
 PUSH_SUM = "push-sum"
 RULES = ("samples", "metropolis", "equal", PUSH_SUM)
@@ -29,3 +36,10 @@ def weights(
         shares = [1 / (1 + max(own_degree, degree, len(degrees))) for degree in degrees]
         return 1 - sum(shares), shares
     raise ValueError(f"no weights for the mixing rule {rule!r}")
+
+
+def weighted(rule: str, own: Heard, others: Sequence[Heard]) -> list[tuple[float, NDArray[np.float32]]]:
+    """(weight, vector) of every model in an average, the own one first."""
+    samples, degrees = [heard.samples for heard in others], [heard.degree for heard in others]
+    own_share, shares = weights(rule, own.samples, own.degree, samples, degrees)
+    return [(own_share, own.vector), *((share, heard.vector) for share, heard in zip(shares, others, strict=True))]

@@ -23,7 +23,7 @@ without a vector for each neighbour.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -120,10 +120,12 @@ class Mass:
         self._claims.pop(peer, None)
         self._granted.pop(peer, None)
 
-    def average(self, model: Vector) -> Vector:
-        """The model after this step: the own one and all that was granted, each by its mass."""
+    def shares(self, model: Vector) -> list[tuple[float, NDArray[Any]]]:
+        """(weight, vector) of the average after this step: the own model and all that was granted, each by its mass.
+        What was granted is this device's own from now on."""
         if self._inbox is None:
-            return model
-        mixed = (self.own * model + self._inbox) / self.total
-        self.own, self._inbox, self._inbox_mass = self.total, None, 0.0
-        return mixed.astype("<f4")
+            return [(1.0, model)]
+        total = self.total
+        shares: list[tuple[float, NDArray[Any]]] = [(self.own / total, model), (1 / total, self._inbox)]
+        self.own, self._inbox, self._inbox_mass = total, None, 0.0
+        return shares

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgefl.learning.consensus.averaging import Averaging
 from edgefl.learning.consensus.push_sum import MAX_GAIN, Mass
 
 NODES = 4
+
+
+def averaged(shares: list[tuple[float, Any]]) -> Any:
+    averaging = Averaging(shares)
+    assert averaging.go_on()
+    return averaging.result
 
 
 class LossyFleet:
@@ -52,7 +60,7 @@ class LossyFleet:
                 elif self._arrives():
                     self.masses[receiver].claim(giver, (self.round, 0), self.models[giver].copy())
                     self._claim(receiver, giver, (self.round, 0))
-        self.models = [mass.average(model) for mass, model in zip(self.masses, self.models, strict=True)]
+        self.models = [averaged(mass.shares(model)) for mass, model in zip(self.masses, self.models, strict=True)]
 
     @property
     def total(self) -> float:
