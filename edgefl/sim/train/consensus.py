@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from edgefl.learning.consensus.device import ConsensusDevice
@@ -16,19 +15,28 @@ if TYPE_CHECKING:
     from edgefl.wire.application import Manifest
 
 
-@dataclass(frozen=True, slots=True)
 class GivenNeighbours:
-    """One device's neighbours in a graph that is given. Implements learning.consensus.device.Neighbours."""
+    """One device's neighbours in a graph that is given. Implements learning.consensus.surroundings.Neighbours."""
 
-    world: World
-    graph: Graph
-    index: int
+    def __init__(self, world: World, graph: Graph, index: int) -> None:
+        self.world, self.graph, self.index = world, graph, index
+        self._contacts: dict[tuple[int, ...], tuple[Contact, ...]] = {}
+
+    def _contacts_of(self, devices: tuple[int, ...]) -> tuple[Contact, ...]:
+        """Remembered for the newest few sets: a fixed graph asks for one again and again."""
+        known = self._contacts.get(devices)
+        if known is None:
+            known = tuple(self.world.devices[other].contact for other in devices)
+            self._contacts[devices] = known
+            if len(self._contacts) > 4:
+                del self._contacts[next(iter(self._contacts))]
+        return known
 
     def outgoing(self, round_: int) -> tuple[Contact, ...]:
-        return tuple(self.world.devices[other].contact for other in self.graph.outgoing(self.index, round_))
+        return self._contacts_of(self.graph.outgoing(self.index, round_))
 
     def incoming(self, round_: int) -> tuple[Contact, ...]:
-        return tuple(self.world.devices[other].contact for other in self.graph.incoming(self.index, round_))
+        return self._contacts_of(self.graph.incoming(self.index, round_))
 
     def expects(self, node_id: int, round_: int) -> bool:
         other = self.world.by_id.get(node_id)

@@ -34,6 +34,8 @@ MEASURED = 20
 """Devices whose models make a point of a curve; the end is measured of all."""
 
 LOOK_S = 1.0
+POINTS = 50
+"""Of a curve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Setting:
     devices: int = 100
     links_down: float = 0.3
     rounds: int = 100
-    hidden: int = 32
+    hidden: int = 16
     recipe: Recipe = field(default_factory=Recipe)
     options: ConsensusOptions = field(default_factory=ConsensusOptions)
     seed: int = 1
@@ -85,8 +87,9 @@ class Data:
             self.parts = few_classes(self.y, setting.devices, setting.classes, rng)
 
 
-def measure(x: Images, y: Labels, setting: Setting) -> Outcome:
-    """A run to its end: every device has done its rounds."""
+def measure(x: Images, y: Labels, setting: Setting, *, every: int | None = None, until: float = 2.0) -> Outcome:
+    """A run to its end: every device has done its rounds, or their mean accuracy has come to `until`. `every`: rounds
+    between two points of the curve."""
     data = Data(x, y, setting)
     learner = Learner(x.shape[1], 10, setting.hidden)
     traces = synthetic(setting.devices, setting.seed)
@@ -96,6 +99,7 @@ def measure(x: Images, y: Labels, setting: Setting) -> Outcome:
     manifest = simulated_manifest(learner, setting.rounds, setting.seed)
     machines = start_consensus(world, manifest, setting.options, graph_of(setting, world))
     outcome, step = Outcome(), max(1, setting.devices // MEASURED)
+    every = max(1, setting.rounds // POINTS) if every is None else every
 
     def mean(some: slice) -> float:
         vectors = [machine.vector for machine in machines[some] if machine.vector is not None]
@@ -104,9 +108,11 @@ def measure(x: Images, y: Labels, setting: Setting) -> Outcome:
     while min(machine.round for machine in machines) < setting.rounds:
         world.clock.run(world.clock.now + LOOK_S)
         done = int(statistics.median(machine.round for machine in machines))
-        if done > (outcome.rounds[-1] if outcome.rounds else 0):
+        if done >= (outcome.rounds[-1] if outcome.rounds else 0) + every:
             outcome.rounds.append(done)
             outcome.accuracy.append(mean(slice(None, None, step)))
+            if outcome.accuracy[-1] >= until:
+                return outcome
     world.clock.run(world.clock.now + 10 * setting.options.slot_s)
     vectors = [machine.vector for machine in machines if machine.vector is not None]
     scores = [learner.accuracy(vector, data.test_x, data.test_y) for vector in vectors]
@@ -133,7 +139,7 @@ def centralised(x: Images, y: Labels, setting: Setting) -> float:
             data.y,
             steps=round(batches_of_a_round * setting.rounds / pieces),
             batch=recipe.batch,
-            lr=recipe.lr,
+            lr=recipe.rate(1 + piece * setting.rounds // pieces),
             momentum=recipe.momentum,
             seed=piece,
         )
