@@ -324,20 +324,27 @@ class Coordinator:
             self.problem = "paused by its owner"
         elif members < self.app.manifest.min_members and not self.app.ledger.round and not stopping:
             self.problem = f"waiting for members: {members} of {self.app.manifest.min_members}"
-        elif now >= self._not_before and (now - since >= SETTLE_S or stopping):
+        elif now >= self._not_before and (now - since >= SETTLE_S or stopping) and self.may_start(now):
             self._start_round(now)
             return
         self.app.set_timer("gather", now + GATHER_S)
 
     def _start_round(self, now: float) -> None:
-        app = self.app
         self.phase = Phase.RUNNING
         self.problem = ""
         self._expected = self._members()
+        self._begin(RoundKind.EVALUATE if self.is_last() else RoundKind.TRAIN, now)
+
+    def may_start(self, now: float) -> bool:
+        """Whether a round may start, as far as the topology is concerned."""
+        return True
+
+    def is_last(self) -> bool:
+        """Whether nothing is left but to evaluate the model."""
+        app = self.app
+        stopped = app.advert.state is AppState.STOPPED
         enough = self._target_reached or app.best.exhausted or app.ledger.round >= app.manifest.rounds
-        last = enough or app.advert.state is AppState.STOPPED
-        kind = RoundKind.EVALUATE if last else RoundKind.TRAIN
-        self._begin(kind, now)
+        return enough or stopped
 
     def _begin(self, kind: RoundKind, now: float) -> None:
         app = self.app
