@@ -12,6 +12,8 @@
     feedback.py     what that leaves out, kept for the next round
     replicas.py     holding the newest model for the root
     coordinator.py  the root's part: start rounds, next model, replicate, take over, hand over
+    standings.py    how far its children are, as they have told
+    records.py      what it writes down of each round
     objections.py   a member that is further than its root says so
     aggregate.py    the running weighted sum of one open round, every chunk with its own weight
     strategies/     how the mean delta becomes the next model

@@ -33,14 +33,14 @@ import numpy as np
 from edgefl.learning.effects import Token
 from edgefl.learning.epoch import next_epoch
 from edgefl.learning.ledger import Position, position
-from edgefl.learning.metrics import TRAIN_PREFIX, mean, merge
+from edgefl.learning.records import record_evaluation, record_training
 from edgefl.learning.round import OpenRound
+from edgefl.learning.standings import Standings
 from edgefl.learning.strategies.server import State, strategy_of
-from edgefl.learning.worker import BYTES_METRIC
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
 from edgefl.wire.blob import BlobRef
-from edgefl.wire.learning import Metric, Replica, ReplicaAck, RoundKind, RoundRecord, Standing
+from edgefl.wire.learning import Replica, ReplicaAck, RoundKind, Standing
 
 if TYPE_CHECKING:
     from edgefl.learning.application import Application
@@ -72,15 +72,9 @@ MAX_EVALUATIONS = 6
 side. Then the application ends with those who are there."""
 
 RUNNERS_UP = 2
-MAX_STANDINGS = 64
-"""How many reports of children a recovering root remembers; the furthest are kept."""
 
 ROUND_RECORDS = 2
 """Records in each RoundStart: the round just done and the one before, completed by its evaluation."""
-
-
-EPSILON_METRIC = "train_epsilon"
-"""What devices could still gain by other parents, as a share of what their uplinks cost (edgefl/overlay/game)."""
 
 
 class Phase(Enum):
@@ -107,8 +101,7 @@ class Coordinator:
         self.attempt = 1
         self.problem = ""
         self._dethroned = False
-        self._standings: dict[int, Standing] = {}
-        self._heard = 0  # the highest epoch in any report, also of one whose model could not be had
+        self._standings = Standings()
         self._reported: Position = (0, False, 0)
         self._wait_for_busy_until = 0.0
         self._members_seen = (0, 0.0)  # how many, and since when
@@ -179,12 +172,7 @@ class Coordinator:
                 self._reported = max(self._reported, theirs)
                 app.effects.send(app.parent, message)
             return
-        self._heard = max(self._heard, message.epoch)
-        before = self._standings.get(message.holder.node_id)
-        self._standings[message.holder.node_id] = message
-        if len(self._standings) > MAX_STANDINGS:
-            least = min(self._standings.values(), key=position)
-            del self._standings[least.holder.node_id]
+        before = self._standings.add(message)
         if self.phase is Phase.RECOVERING:
             if message.busy:
                 self._wait_for_busy_until = now + 3 * BUSY_REPORT_S
@@ -197,9 +185,9 @@ class Coordinator:
 
     def on_child_gone(self, child: int, now: float) -> None:
         """Nobody waits for a dethroned root that has died."""
-        standing = self._standings.get(child)
+        standing = self._standings.of(child)
         if standing is not None and standing.busy:
-            del self._standings[child]
+            self._standings.drop(child)
             if self.phase is Phase.RECOVERING:
                 self.app.set_timer("settle", now)
 
@@ -208,12 +196,11 @@ class Coordinator:
         return message.epoch == self.app.ledger.epoch and message.round <= self.app.ledger.round + 1
 
     def _settle(self, now: float) -> None:
-        busy = any(standing.busy for standing in self._standings.values())
-        if busy and now < self._wait_for_busy_until:
+        if self._standings.any_busy() and now < self._wait_for_busy_until:
             self.app.set_timer("settle", min(self._wait_for_busy_until, now + RECOVER_S))
             return
         ledger = self.app.ledger
-        best = max(self._standings.values(), key=position, default=None)
+        best = self._standings.furthest()
         if best is None or position(best) <= ledger.position():
             self._take_over(now)
         elif best.model == ledger.model:
@@ -223,13 +210,13 @@ class Coordinator:
 
     def on_recovered(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         holder = token[1]
-        best = self._standings.get(holder) if isinstance(holder, int) else None
+        best = self._standings.of(holder) if isinstance(holder, int) else None
         if self.phase is not Phase.RECOVERING or best is None or best.model != blob:
             if data is not None and blob != self.app.ledger.model:
                 self.app.effects.discard(self.app.id, blob)
         elif data is None:
             self.app.count("recovery_failed")
-            del self._standings[best.holder.node_id]
+            self._standings.drop(best.holder.node_id)
             self._settle(now)
         else:
             self._adopt(best, now)
@@ -241,7 +228,7 @@ class Coordinator:
 
     def _take_over(self, now: float) -> None:
         app = self.app
-        app.ledger.epoch = next_epoch([app.ledger.epoch, app.worker.newest[0], self._heard], app.me.node_id)
+        app.ledger.epoch = next_epoch([app.ledger.epoch, app.worker.newest[0], self._standings.epoch], app.me.node_id)
         app.effects.save(app.id, app.ledger.progress())
         self._standings.clear()
         self._next = None
@@ -299,7 +286,7 @@ class Coordinator:
         """The root's own open round is complete, or its time is over."""
         if self.phase is not Phase.RUNNING:
             return
-        self._record_evaluation(round_.sum.metrics)
+        self._target_reached |= record_evaluation(self.app, round_.sum.metrics)
         # A subtree that moved as the round began was counted at both its parents for a moment.
         self._expected = min(self._expected, self._members())
         participants, quorum = round_.participants, self._quorum()
@@ -323,7 +310,7 @@ class Coordinator:
         new, self._next_memory = self._strategy.step(model, round_.sum.total, state)
         if self._next_memory and not state and self.app.ledger.round:
             self.app.count("strategy_restarted")
-        self._record_training(round_, now)
+        record_training(self.app, round_, self.attempt, now)
         self.phase = Phase.KEEPING
         self.app.effects.keep(self.app.id, ("model", round_.tag), new)
 
@@ -357,53 +344,6 @@ class Coordinator:
         self.attempt += 1
         self._gather(now)
         self.problem = f"round {self.app.ledger.round + 1}: {problem}"
-
-    def _record_evaluation(self, metrics: tuple[Metric, ...]) -> None:
-        """Complete the record of the model that the round began with."""
-        app = self.app
-        evaluation = [m for m in metrics if not m.name.startswith(TRAIN_PREFIX) and m.name != BYTES_METRIC]
-        if not evaluation:
-            return
-        number = app.ledger.round
-        record = app.ledger.history.get(number) or RoundRecord(number, app.ledger.epoch, 0, 0, 0.0)
-        training = [m for m in record.metrics if m.name.startswith(TRAIN_PREFIX)]
-        app.ledger.history.merge(
-            [
-                RoundRecord(
-                    number,
-                    app.ledger.epoch,
-                    record.participants,
-                    record.samples,
-                    record.seconds,
-                    merge(training, evaluation),
-                    record.bytes,
-                    record.attempts,
-                )
-            ]
-        )
-        target = app.manifest.target
-        if target is not None:
-            reached = mean(evaluation, target.metric)
-            self._target_reached |= reached is not None and reached >= target.value
-
-    def _record_training(self, round_: OpenRound, now: float) -> None:
-        training = [m for m in round_.sum.metrics if m.name.startswith(TRAIN_PREFIX)]
-        training.append(Metric(EPSILON_METRIC, *self.app.forest.epsilon_sums(self.app.id)))
-        received = sum(m.total for m in round_.sum.metrics if m.name == BYTES_METRIC)
-        self.app.ledger.history.merge(
-            [
-                RoundRecord(
-                    self.app.ledger.round + 1,
-                    self.app.ledger.epoch,
-                    round_.sum.participants,
-                    round_.sum.samples,
-                    now - round_.started,
-                    merge(training),
-                    int(received),
-                    self.attempt,
-                )
-            ]
-        )
 
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
         app = self.app
