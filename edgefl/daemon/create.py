@@ -41,6 +41,9 @@ OPTIONS = frozenset(
         "strategy",
         "compress",
         "seed",
+        "select",
+        "over_select",
+        "pace",
     }
 )
 """Fields of the manifest that an owner may set as they are."""

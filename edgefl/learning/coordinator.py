@@ -24,7 +24,6 @@ is used, and members ignore lower epochs (fencing).
 
 from __future__ import annotations
 
-import math
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -32,30 +31,24 @@ import numpy as np
 
 from edgefl.learning.effects import Token
 from edgefl.learning.epoch import next_epoch
+from edgefl.learning.gathering import GATHER_S, Gathering
 from edgefl.learning.ledger import Position, position
+from edgefl.learning.pacing import Pacing
 from edgefl.learning.records import record_evaluation, record_training
 from edgefl.learning.round import OpenRound
+from edgefl.learning.selection import Selection
 from edgefl.learning.standings import Standings
 from edgefl.learning.strategies.server import State, strategy_of
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
 from edgefl.wire.blob import BlobRef
-from edgefl.wire.learning import Replica, ReplicaAck, RoundKind, Standing
+from edgefl.wire.learning import Replica, ReplicaAck, RoundKind, RoundStart, Standing
 
 if TYPE_CHECKING:
     from edgefl.learning.application import Application
 
 RECOVER_S = 1.0
 """A new root listens this long for how far its children are, before it goes on."""
-
-SETTLE_S = 1.0
-"""The first round starts when the number of members has not changed for this long."""
-
-GATHER_S = 0.25
-"""How often a gathering root looks at the number of its members."""
-
-RETRY_MIN_S, RETRY_MAX_S = 1.0, 60.0
-"""Pause before a round is tried again; doubles from attempt to attempt."""
 
 REPLICA_RESEND_S = 1.0
 REPLICA_WIDEN_S = 2.0
@@ -104,9 +97,9 @@ class Coordinator:
         self._standings = Standings()
         self._reported: Position = (0, False, 0)
         self._wait_for_busy_until = 0.0
-        self._members_seen = (0, 0.0)  # how many, and since when
-        self._not_before = 0.0
-        self._expected = 1
+        self._gathering = Gathering(app)
+        self._selection = Selection(app)
+        self._pacing = Pacing(app)
         self._target_reached = False
         self._next: tuple[int, BlobRef, float] | None = None  # the model to commit, and since when
         self._asked: set[int] = set()
@@ -140,6 +133,7 @@ class Coordinator:
         self._dethroned = False
         self._next = None
         self._memory, self._next_memory = None, ()
+        self._pacing.forget()
         self._standings.clear()
         for name in self.TIMERS:
             self.app.cancel_timer(name)
@@ -240,7 +234,7 @@ class Coordinator:
 
     def _gather(self, now: float) -> None:
         self.phase = Phase.GATHERING
-        self._members_seen = (0, now)
+        self._gathering.begin(now)
         self.app.set_timer("gather", now)
 
     def on_advert(self, now: float) -> None:
@@ -248,28 +242,18 @@ class Coordinator:
             self.app.set_timer("gather", now)
 
     def _look_around(self, now: float) -> None:
-        tree = self.app.tree
-        members = tree.members if tree is not None else 1
-        count, since = self._members_seen
-        if members != count:
-            self._members_seen = (members, now)
-            since = now
-        state = self.app.advert.state
-        stopping = state is AppState.STOPPED
-        if state is AppState.PAUSED:
-            self.problem = "paused by its owner"
-        elif members < self.app.manifest.min_members and not self.app.ledger.round and not stopping:
-            self.problem = f"waiting for members: {members} of {self.app.manifest.min_members}"
-        elif now >= self._not_before and (now - since >= SETTLE_S or stopping):
+        ready, problem = self._gathering.look(now)
+        self.problem = problem or self.problem
+        if ready:
             self._start_round(now)
-            return
-        self.app.set_timer("gather", now + GATHER_S)
+        else:
+            self.app.set_timer("gather", now + GATHER_S)
 
     def _start_round(self, now: float) -> None:
         app = self.app
         self.phase = Phase.RUNNING
         self.problem = ""
-        self._expected = self._members()
+        self._selection.begin()
         last = self._target_reached or app.ledger.round >= app.manifest.rounds or app.advert.state is AppState.STOPPED
         kind = RoundKind.EVALUATE if last else RoundKind.TRAIN
         self._begin(kind, now)
@@ -278,21 +262,30 @@ class Coordinator:
         app = self.app
         if app.ledger.model is None:
             raise ValueError("a root holds a model")
-        tag = (app.ledger.epoch, app.ledger.round + 1, self.attempt)
-        records = app.ledger.history.tail(ROUND_RECORDS)
-        app.worker.begin(tag, kind, app.ledger.model, app.manifest.deadline_s, records, now, mine=True, source=None)
+        start = RoundStart(
+            app.id,
+            app.ledger.epoch,
+            app.ledger.round + 1,
+            self.attempt,
+            kind,
+            app.ledger.model,
+            self._pacing.allot(self.attempt) if kind is RoundKind.TRAIN else app.manifest.deadline_s,
+            app.ledger.history.tail(ROUND_RECORDS),
+            self._selection.draw(kind),
+        )
+        app.worker.begin(start, now, source=None, enough=self._selection.enough)
 
     def on_closed(self, round_: OpenRound, now: float) -> None:
         """The root's own open round is complete, or its time is over."""
         if self.phase is not Phase.RUNNING:
             return
         self._target_reached |= record_evaluation(self.app, round_.sum.metrics)
-        # A subtree that moved as the round began was counted at both its parents for a moment.
-        self._expected = min(self._expected, self._members())
-        participants, quorum = round_.participants, self._quorum()
+        self._pacing.observe(round_.report)
+        self._selection.recount()
+        participants, quorum, expected = round_.participants, self._selection.quorum, self._selection.expected
         if round_.kind is RoundKind.EVALUATE:
             if participants < quorum and self.attempt < MAX_EVALUATIONS:
-                self._try_again(f"{participants} of {self._expected} devices evaluated it, {quorum} are needed", now)
+                self._try_again(f"{participants} of {expected} devices evaluated it, {quorum} are needed", now)
                 return
             self.app.ledger.finished = True
             self.app.effects.save(self.app.id, self.app.ledger.progress())
@@ -303,14 +296,14 @@ class Coordinator:
                 self._announce_end(now)
             return
         if participants < quorum or round_.model_data is None or round_.sum.total is None:
-            self._try_again(f"{participants} of {self._expected} devices delivered, {quorum} are needed", now)
+            self._try_again(f"{participants} of {expected} devices delivered, {quorum} are needed", now)
             return
         model = np.frombuffer(round_.model_data, dtype="<f4")
         state = self._remembered()
         new, self._next_memory = self._strategy.step(model, round_.sum.total, state)
         if self._next_memory and not state and self.app.ledger.round:
             self.app.count("strategy_restarted")
-        record_training(self.app, round_, self.attempt, now)
+        record_training(self.app, round_, self.attempt, self._selection.members, self._pacing.budget_s, now)
         self.phase = Phase.KEEPING
         self.app.effects.keep(self.app.id, ("model", round_.tag), new)
 
@@ -321,26 +314,12 @@ class Coordinator:
             return self._memory[1]
         return ()
 
-    def _members(self) -> int:
-        """Devices that are in the tree now, or were in the last round."""
-        tree = self.app.tree
-        return max(1, tree.members if tree is not None else 1, self._took_part_last())
-
-    def _took_part_last(self) -> int:
-        """Participants of the newest round that is done. A part of the fleet that is cut off from the rest must not
-        train on by itself as if it were the whole: the quorum counts those who were there before, too."""
-        record = self.app.ledger.history.get(self.app.ledger.round)
-        return record.participants if record is not None else 0
-
-    def _quorum(self) -> int:
-        return max(1, math.ceil(self.app.manifest.quorum * self._expected - 1e-9))
-
     def _try_again(self, problem: str, now: float) -> None:
         self.app.count("round_failed")
         if self._dethroned:
             self._hand_over()
             return
-        self._not_before = now + min(RETRY_MAX_S, RETRY_MIN_S * 2 ** min(self.attempt - 1, 10))
+        self._gathering.pause(self.attempt, now)
         self.attempt += 1
         self._gather(now)
         self.problem = f"round {self.app.ledger.round + 1}: {problem}"

@@ -6,6 +6,7 @@ import math
 
 from edgefl.errors import ConfigError, UsageError
 from edgefl.learning.encoding.spec import parse_spec
+from edgefl.learning.pace import parse_pace
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest, Topology
 from edgefl.wire.blob import MAX_BLOB_BYTES
@@ -20,6 +21,7 @@ MIN_DEADLINE_S = 1.0
 MAX_DEADLINE_S = 7 * 24 * 3600.0
 MAX_HELD_BACK = 0.9
 MAX_LEARNING_RATE = 1000.0
+MAX_OVER_SELECT = 10.0
 
 REQUIRED_ARTIFACTS = frozenset(
     {
@@ -76,7 +78,8 @@ def check_manifest(manifest: Manifest) -> None:
         "target",
         "must name a metric and a finite value",
     )
-    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy)):
+    need(0 <= manifest.over_select <= MAX_OVER_SELECT, "over_select", f"must be 0 to {MAX_OVER_SELECT:g}")
+    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy), ("pace", parse_pace)):
         try:
             parse(getattr(manifest, field))
         except UsageError as error:

@@ -32,8 +32,11 @@ def record_evaluation(app: Application, metrics: tuple[Metric, ...]) -> bool:
     return target is not None and reached is not None and reached >= target.value
 
 
-def record_training(app: Application, round_: OpenRound, attempt: int, now: float) -> None:
-    """The record of the round that this root has just aggregated."""
+def record_training(
+    app: Application, round_: OpenRound, attempt: int, members: int, budget_s: float, now: float
+) -> None:
+    """The record of the round that this root has just aggregated: which attempt it was, how many devices there were
+    when it began, and the time that it was given."""
     training = [m for m in round_.sum.metrics if m.name.startswith(TRAIN_PREFIX)]
     training.append(Metric(EPSILON_METRIC, *app.forest.epsilon_sums(app.id)))
     received = sum(m.total for m in round_.sum.metrics if m.name == BYTES_METRIC)
@@ -41,10 +44,14 @@ def record_training(app: Application, round_: OpenRound, attempt: int, now: floa
         app.ledger.round + 1,
         app.ledger.epoch,
         round_.sum.participants,
-        round_.sum.samples,
+        round_.sum.samples // app.worker.local.unit,
         now - round_.started,
         merge(training),
         int(received),
         attempt,
+        members,
+        round_.report.stalest,
+        round_.report.dropped,
+        budget_s,
     )
     app.ledger.history.merge([record])

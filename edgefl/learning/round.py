@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from edgefl.learning.metrics import merge
-from edgefl.wire.learning import Metric, RoundKind, RoundRecord
+from edgefl.wire.learning import EVERYBODY, Metric, PaceReport, RoundKind, RoundRecord
 
 if TYPE_CHECKING:
     from edgefl.learning.aggregate import Accumulator
@@ -31,9 +31,14 @@ class RoundState(Enum):
 class OpenRound:
     """One round at one device.
 
-    mine      started by this device as the root
-    waiting   children that have been invited and have not delivered
-    streams   what comes, or came, from each child
+    mine         started by this device as the root
+    waiting      children that have been invited and have not delivered
+    streams      what comes, or came, from each child
+    enough       the root waits no longer for anybody once so many devices are in; 0: for all
+    own_pending  this device's own part is waited for, at most until `own_until`
+    own_to_come  it trains as soon as the model is here
+    own_in       its delta has been handed over
+    report       how long the devices of the subtree take, as far as they have said
     """
 
     tag: Tag
@@ -44,7 +49,12 @@ class OpenRound:
     closes: float
     sum: Accumulator
     mine: bool
-    own_pending: bool
+    threshold: int = EVERYBODY
+    enough: int = 0
+    own_pending: bool = False
+    own_to_come: bool = False
+    own_in: bool = False
+    own_until: float | None = None
     memory_pending: bool = False
     state: RoundState = RoundState.COLLECTING
     model_data: Any = None
@@ -54,6 +64,8 @@ class OpenRound:
     streams: dict[int, Stream] = field(default_factory=dict)
     received_bytes: int = 0
     remind_s: float = REMIND_S
+    report: PaceReport = field(default_factory=PaceReport)
+    whole_at: float = 0.0
 
     @property
     def participants(self) -> int:
@@ -61,7 +73,7 @@ class OpenRound:
         return self.sum.participants if self.kind is RoundKind.TRAIN else self.evaluated
 
     def complete(self) -> bool:
-        return not (self.own_pending or self.waiting)
+        return not (self.own_pending or self.waiting) or 0 < self.enough <= self.participants
 
     def add_metrics(self, *metrics: Metric) -> None:
         self.sum.metrics = merge(self.sum.metrics, metrics)

@@ -83,6 +83,9 @@ class Manifest(Record):
     max_samples: Annotated[int, 20, U32] = 1_000_000
     seed: Annotated[int, 21, U64] = 0
     compress: Annotated[str, 22, text(32)] = "none"
+    select: Annotated[int, 27, U32] = 0
+    over_select: Annotated[float, 28, F64] = 0.3
+    pace: Annotated[str, 29, text(96)] = "sync"
 
     @property
     def app_id(self) -> int:

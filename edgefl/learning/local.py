@@ -1,0 +1,210 @@
+"""A device's own part of the rounds: whether it trains, when its delta is added, and what it says of its own pace.
+
+    event                                sync, quantile                     buffered
+    round opens, lot not drawn           no part                            no part (what it has is added)
+    round opens, idle                    train; waited for                  train; waited for if it will be in time
+    round opens, still training          training starts anew               goes on; waited for if it will be in time
+    round opens, delta finished          (cannot be)                        added at once; trains again, not waited for
+    trained, its round is collecting     added                              added, to whatever round is collecting
+    trained, no round is collecting      dropped                            kept for the next round
+    its time is over                     dropped (quantile)                 no longer waited for
+    too stale                            (cannot be)                        dropped and counted
+    final evaluation                     evaluates                          evaluates; what is unfinished is dropped
+
+A delta is handed over once: to the sum of one round, whatever becomes of that sum. So it never counts twice, neither
+after a change of the root nor after a retry; what a round loses is lost.
+
+In a buffered application weights are counted in 1 / WEIGHT_UNIT samples: a delta counts for n * (1 + staleness)^-e
+samples, which is no whole number. Staleness is the difference of two round numbers: that of the round it enters and of
+the one it was trained in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgefl.errors import WireError
+from edgefl.learning.durations import merge_reports, one_duration
+from edgefl.learning.effects import Tag, TrainJob, TrainResult
+from edgefl.learning.metrics import TRAIN_PREFIX
+from edgefl.learning.pace import Pace, parse_pace
+from edgefl.learning.round import OpenRound, RoundState
+from edgefl.learning.selection import is_selected
+from edgefl.wire.blob import BlobRef
+from edgefl.wire.learning import Metric, PaceReport, RoundKind
+
+if TYPE_CHECKING:
+    from edgefl.learning.application import Application
+
+WEIGHT_UNIT = 64
+"""Parts of a sample that weights are counted in where they are discounted: right to 1 % even for a single sample."""
+
+STALENESS_METRIC = "train_staleness"
+
+UNFINISHED = 2.0
+"""Training that has not finished is expected to take this many times what it has taken so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A job that was handed to the trainer. `since`: when its round opened here."""
+
+    job: TrainJob
+    since: float
+
+
+class LocalTraining:
+    """What this device trains, has trained and not yet handed over, and how long that takes."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        self.pace: Pace = parse_pace(app.manifest.pace)
+        self.unit = WEIGHT_UNIT if self.pace.buffered else 1
+        self.running: Running | None = None
+        self.finished: tuple[Running, TrainResult] | None = None
+        self._trained_s = self._sent_s = 0.0  # the last time; 0 before the first
+
+    # A round
+
+    def open(self, round_: OpenRound, now: float) -> None:
+        """A round opens here: what this device does for it. Called before anything is added to its sum."""
+        app = self._app
+        if round_.kind is not RoundKind.TRAIN:
+            if self.finished is not None:
+                app.count("delta_unused")
+            self.running = self.finished = None
+            round_.own_pending = round_.own_to_come = app.trains and round_.kind is RoundKind.EVALUATE
+            return
+        if not app.trains:
+            return
+        if self.pace.buffered:
+            self._forget_stale(round_)
+        else:
+            self.running = None
+        selected = is_selected(app.manifest.salt, round_.tag, app.me.node_id, round_.threshold)
+        if not selected and self.finished is None and self.running is None:
+            return
+        round_.sum.expect(app.me.node_id)
+        round_.own_until = self._own_until(round_, now)
+        if self.finished is not None:
+            round_.own_to_come = selected
+            self._hand_over(round_)
+        else:
+            round_.own_to_come = self.running is None
+            round_.own_pending = not self.pace.buffered or self._in_time(round_, now)
+        if round_.own_pending and self.pace.measured:
+            app.set_timer("own", round_.own_until)
+
+    def on_model(self, round_: OpenRound, blob: BlobRef, seed: int) -> None:
+        """The round's model is here."""
+        if round_.own_to_come:
+            round_.own_to_come = False
+            job = TrainJob(round_.tag, round_.kind, blob, seed)
+            self.running = Running(job, round_.started)
+            self._app.effects.train(self._app.id, job)
+
+    def on_trained(self, round_: OpenRound | None, tag: Tag, result: TrainResult | None, now: float) -> bool:
+        """A job is done, or has failed (None). True when that changes the open round."""
+        running = self.running
+        if running is None or running.job.tag != tag:
+            return False
+        self.running = None
+        fit = result is not None and not result.diverged
+        if fit and running.job.kind is RoundKind.TRAIN:
+            self._trained_s = now - running.since
+        if result is not None and fit and self.pace.buffered and running.job.kind is RoundKind.TRAIN:
+            self.finished = (running, result)
+            return round_ is not None and self._hand_over(round_)
+        if round_ is None or not round_.own_pending or (tag != round_.tag and not self.pace.buffered):
+            return False
+        round_.own_pending = False
+        if result is None or not fit:
+            self._app.count("training_failed")
+        elif round_.state is RoundState.COLLECTING:
+            self._add(round_, result, result.samples, result.metrics)
+            round_.evaluated += round_.kind is RoundKind.EVALUATE
+        return True
+
+    def on_time_over(self, round_: OpenRound) -> None:
+        """The round goes on without this device's own part."""
+        if round_.own_pending:
+            round_.own_pending = False
+            self._app.count("own_out_of_time")
+
+    # Handing over what is finished
+
+    def _hand_over(self, round_: OpenRound) -> bool:
+        """Add the finished delta to a round that can still take all of it."""
+        if self.finished is None or round_.kind is not RoundKind.TRAIN or round_.own_in:
+            return False
+        if round_.state is not RoundState.COLLECTING or round_.sum.sealed:
+            return False
+        (running, result), self.finished = self.finished, None
+        round_.own_in, round_.own_pending = True, False
+        staleness = self._staleness(running, round_)
+        if staleness > self.pace.max_staleness:
+            self._drop(round_)
+            return True
+        fresh = running.job.model == round_.model
+        metrics = [m for m in result.metrics if fresh or m.name.startswith(TRAIN_PREFIX)]
+        metrics.append(Metric(STALENESS_METRIC, float(staleness), 1.0))
+        weight = max(1, round(result.samples * self.unit * self.pace.discount(staleness))) if result.samples > 0 else 0
+        self._add(round_, result, weight, tuple(metrics))
+        round_.report = merge_reports(round_.report, PaceReport(stalest=staleness))
+        return True
+
+    def _add(self, round_: OpenRound, result: TrainResult, weight: int, metrics: tuple[Metric, ...]) -> None:
+        try:
+            round_.sum.add_own(result.delta, weight, metrics)
+        except WireError:
+            self._app.count("training_failed")
+
+    def _forget_stale(self, round_: OpenRound) -> None:
+        """What would be too stale in this round will not be fresher in a later one."""
+        if self.finished is not None and self._staleness(self.finished[0], round_) > self.pace.max_staleness:
+            self.finished = None
+            self._drop(round_)
+        running = self.running
+        if running is not None and (
+            running.job.kind is not RoundKind.TRAIN or self._staleness(running, round_) > self.pace.max_staleness
+        ):
+            self.running = None
+            self._drop(round_)
+
+    def _drop(self, round_: OpenRound) -> None:
+        self._app.count("delta_too_stale")
+        round_.report = merge_reports(round_.report, PaceReport(dropped=1))
+
+    def _staleness(self, running: Running, round_: OpenRound) -> int:
+        """Rounds; a root that went back behind the job's round finds it fresh."""
+        return max(0, round_.tag[1] - running.job.tag[1])
+
+    # Time
+
+    def on_sent(self, seconds: float) -> None:
+        """The parent has taken all of an update, so long after it was whole."""
+        self._sent_s = seconds
+
+    def report(self, round_: OpenRound, now: float) -> None:
+        """Add how long this device takes to what its subtree has said."""
+        if self.pace.measured and round_.own_until is not None:
+            seconds = self._needs_s(now)
+            if seconds > 0:
+                one = PaceReport(one_duration(seconds + self._sent_s))
+                round_.report = merge_reports(round_.report, one)
+
+    def _needs_s(self, now: float) -> float:
+        """How long training takes here, from the opening of a round; 0: not known yet."""
+        elapsed_s = 0.0 if self.running is None else now - self.running.since
+        return self._trained_s if elapsed_s <= self._trained_s else UNFINISHED * elapsed_s
+
+    def _own_until(self, round_: OpenRound, now: float) -> float:
+        """A device that has children does not keep them waiting for its own part: it has as long as a leaf has."""
+        tree = self._app.tree
+        return now + (round_.closes - now) / (1 + (tree.height if tree is not None else 0))
+
+    def _in_time(self, round_: OpenRound, now: float) -> bool:
+        """Whether this device's part can be expected while it is waited for; a first time is worth a trial."""
+        since = now if self.running is None else self.running.since
+        return round_.own_until is None or since + self._needs_s(now) <= round_.own_until
