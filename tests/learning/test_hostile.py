@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.learning_world import World, make_contact, make_manifest
 
-from edgefl.learning.coordinator import Phase
-from edgefl.learning.epoch import MAX_LEAP
-from edgefl.learning.standings import MAX_STANDINGS
+from edgefl.learning.forest.coordinator import Phase
+from edgefl.learning.forest.epoch import MAX_LEAP
+from edgefl.learning.forest.standings import MAX_STANDINGS
 from edgefl.wire import Contact, Message
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.learning import (

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.learning_world import World, make_advert, make_manifest
 
-from edgefl.learning.epoch import epoch_number, next_epoch
+from edgefl.learning.forest.epoch import epoch_number, next_epoch
 from edgefl.learning.history import MAX_ROUNDS_KEPT, History
 from edgefl.learning.manifest import ManifestError, check_manifest
 from edgefl.learning.metrics import mean, means, merge

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from edgefl.learning.application import Application
 from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
+from edgefl.learning.forest.application import ForestApplication
 from edgefl.learning.manifest import REQUIRED_ARTIFACTS
 from edgefl.learning.node import Decision, Learning, Part
 from edgefl.wire import Contact, Message, decode, encode
@@ -105,7 +105,7 @@ class Device:
         self.learning = Learning(self, self, lambda manifest: self.decision)
 
     @property
-    def app(self) -> Application:
+    def app(self) -> ForestApplication:
         return next(iter(self.learning.applications.values()))
 
     # The overlay, scripted

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgefl.wire.application import AppState
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
+    from edgefl.learning.forest.application import ForestApplication
 
 SETTLE_S = 1.0
 """The first round starts when the number of members has not changed for this long."""
@@ -22,7 +22,7 @@ RETRY_MIN_S, RETRY_MAX_S = 1.0, 60.0
 class Gathering:
     """A root between two rounds."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self._app = app
         self._members, self._since = 0, 0.0  # how many, and since when
         self._not_before = 0.0

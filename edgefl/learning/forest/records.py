@@ -6,19 +6,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from edgefl.learning.forest.worker import BYTES_METRIC
 from edgefl.learning.metrics import TRAIN_PREFIX, mean, merge
-from edgefl.learning.worker import BYTES_METRIC
 from edgefl.wire.learning import Metric, RoundRecord
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
-    from edgefl.learning.round import OpenRound
+    from edgefl.learning.forest.application import ForestApplication
+    from edgefl.learning.forest.round import OpenRound
 
 EPSILON_METRIC = "train_epsilon"
 """What devices could still gain by other parents, as a share of what their uplinks cost (edgefl/overlay/game)."""
 
 
-def record_evaluation(app: Application, metrics: tuple[Metric, ...]) -> bool:
+def record_evaluation(app: ForestApplication, metrics: tuple[Metric, ...]) -> bool:
     """Complete the record of the model that the round began with. True when the target is reached."""
     evaluation = [m for m in metrics if not m.name.startswith(TRAIN_PREFIX) and m.name != BYTES_METRIC]
     if not evaluation:
@@ -33,7 +33,7 @@ def record_evaluation(app: Application, metrics: tuple[Metric, ...]) -> bool:
 
 
 def record_training(
-    app: Application, round_: OpenRound, attempt: int, members: int, budget_s: float, now: float
+    app: ForestApplication, round_: OpenRound, attempt: int, members: int, budget_s: float, now: float
 ) -> None:
     """The record of the round that this root has just aggregated: which attempt it was, how many devices there were
     when it began, and the time that it was given."""

@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 from edgefl.learning.aggregate import Accumulator
 from edgefl.learning.effects import Tag, Token, TrainResult
-from edgefl.learning.inflow import Inflow
-from edgefl.learning.invitations import Invitations
-from edgefl.learning.local import LocalTraining
-from edgefl.learning.outflow import Outflow
-from edgefl.learning.round import OpenRound, RoundState
+from edgefl.learning.forest.inflow import Inflow
+from edgefl.learning.forest.invitations import Invitations
+from edgefl.learning.forest.local import LocalTraining
+from edgefl.learning.forest.outflow import Outflow
+from edgefl.learning.forest.round import OpenRound, RoundState
 from edgefl.wire import Contact
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import (
@@ -48,7 +48,7 @@ from edgefl.wire.learning import (
 )
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
+    from edgefl.learning.forest.application import ForestApplication
 
 REFETCH_S = 1.0
 """A model that nobody could give is asked for again while the round is open."""
@@ -65,7 +65,7 @@ class Worker:
 
     TIMERS = ("budget", "resend", "refetch", "grace", "remind", "seal", "own")
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self.app = app
         self.open: OpenRound | None = None
         self.newest: Tag = (0, 0, 0)

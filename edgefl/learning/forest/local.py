@@ -25,17 +25,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgefl.errors import WireError
-from edgefl.learning.durations import merge_reports, one_duration
 from edgefl.learning.effects import Tag, TrainJob, TrainResult
+from edgefl.learning.forest.durations import merge_reports, one_duration
+from edgefl.learning.forest.round import OpenRound, RoundState
+from edgefl.learning.forest.selection import is_selected
 from edgefl.learning.metrics import TRAIN_PREFIX
 from edgefl.learning.pace import Pace, parse_pace
-from edgefl.learning.round import OpenRound, RoundState
-from edgefl.learning.selection import is_selected
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import Metric, PaceReport, RoundKind
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
+    from edgefl.learning.forest.application import ForestApplication
 
 WEIGHT_UNIT = 64
 """Parts of a sample that weights are counted in where they are discounted: right to 1 % even for a single sample."""
@@ -57,7 +57,7 @@ class Running:
 class LocalTraining:
     """What this device trains, has trained and not yet handed over, and how long that takes."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self._app = app
         self.pace: Pace = parse_pace(app.manifest.pace)
         self.unit = WEIGHT_UNIT if self.pace.buffered else 1

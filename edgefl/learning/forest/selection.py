@@ -17,8 +17,8 @@ from edgefl.learning.pace import parse_pace
 from edgefl.wire.learning import EVERYBODY, RoundKind
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
     from edgefl.learning.effects import Tag
+    from edgefl.learning.forest.application import ForestApplication
 
 
 def threshold_for(wanted: int, over: float, members: int) -> int:
@@ -44,7 +44,7 @@ class Selection:
     rest must not train on by itself as if it were the whole.
     """
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self._app = app
         self.members = 1
         self._wanted = 0

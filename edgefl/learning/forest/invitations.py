@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgefl.learning.round import REMIND_MAX_S, OpenRound
+from edgefl.learning.forest.round import REMIND_MAX_S, OpenRound
 from edgefl.wire import Contact
 from edgefl.wire.learning import RoundKind, RoundStart
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
+    from edgefl.learning.forest.application import ForestApplication
 
 
 class Invitations:
     """Of one application's open round."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self._app = app
 
     def send(self, round_: OpenRound, child: Contact, observer: bool, now: float) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from edgefl.learning.durations import quantile
+from edgefl.learning.forest.durations import quantile
 from edgefl.learning.pace import parse_pace
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
+    from edgefl.learning.forest.application import ForestApplication
     from edgefl.wire.learning import PaceReport
 
 KEPT = 0.5
@@ -25,7 +25,7 @@ MAX_DOUBLINGS = 10
 class Pacing:
     """The root's memory of how long devices take: at most MAX_DURATIONS numbers."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self._app = app
         self._pace = parse_pace(app.manifest.pace)
         self._durations: list[float] = []

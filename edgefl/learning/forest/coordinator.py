@@ -30,14 +30,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgefl.learning.effects import Token
-from edgefl.learning.epoch import next_epoch
-from edgefl.learning.gathering import GATHER_S, Gathering
+from edgefl.learning.forest.epoch import next_epoch
+from edgefl.learning.forest.gathering import GATHER_S, Gathering
+from edgefl.learning.forest.pacing import Pacing
+from edgefl.learning.forest.records import record_evaluation, record_training
+from edgefl.learning.forest.round import OpenRound
+from edgefl.learning.forest.selection import Selection
+from edgefl.learning.forest.standings import Standings
 from edgefl.learning.ledger import Position, position
-from edgefl.learning.pacing import Pacing
-from edgefl.learning.records import record_evaluation, record_training
-from edgefl.learning.round import OpenRound
-from edgefl.learning.selection import Selection
-from edgefl.learning.standings import Standings
 from edgefl.learning.strategies.server import State, strategy_of
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
@@ -45,7 +45,7 @@ from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import Replica, ReplicaAck, RoundKind, RoundStart, Standing
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
+    from edgefl.learning.forest.application import ForestApplication
 
 RECOVER_S = 1.0
 """A new root listens this long for how far its children are, before it goes on."""
@@ -88,7 +88,7 @@ class Coordinator:
 
     TIMERS = ("settle", "gather", "replicate", "busy")
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self.app = app
         self.phase = Phase.MEMBER
         self.attempt = 1
