@@ -298,6 +298,9 @@ class Coordinator:
         if participants < quorum or round_.model_data is None or round_.sum.total is None:
             self._try_again(f"{participants} of {expected} devices delivered, {quorum} are needed", now)
             return
+        if not self._selection.present:
+            self._try_again(f"too few of the {self._selection.members} devices are here", now)
+            return
         model = np.frombuffer(round_.model_data, dtype="<f4")
         state = self._remembered()
         new, self._next_memory = self._strategy.step(model, round_.sum.total, state)

@@ -224,7 +224,8 @@ class Inflow:
     def _take_report(self, round_: OpenRound, sender: Contact, message: Update) -> None:
         """How long the child's devices take; not of more devices than it has."""
         report = message.report
-        if report is None or not self.app.worker.local.pace.measured:
+        measured = self.app.worker.local.pace.measured and round_.kind is RoundKind.TRAIN
+        if report is None or not measured:
             return
         members = max((c.members for c in self.app.children() if c.contact.node_id == sender.node_id), default=0)
         if sum(report.durations) > max(members, message.participants):

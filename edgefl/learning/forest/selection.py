@@ -41,7 +41,8 @@ class Selection:
     """The root's count of the devices: whom a round asks, and when it has enough.
 
     `members`: devices that are in the tree now, or were in the last round. A part of the fleet that is cut off from the
-    rest must not train on by itself as if it were the whole.
+    rest must not train on by itself as if it were the whole: the quorum counts those who were there before, too, and
+    where only some are asked it has to be in the tree (`present`), or a small part would draw a full lot in the end.
     """
 
     def __init__(self, app: ForestApplication) -> None:
@@ -74,12 +75,21 @@ class Selection:
         return max(1, math.ceil(self._app.manifest.quorum * self.expected - 1e-9))
 
     @property
+    def present(self) -> bool:
+        """Whether a quorum of all devices is there."""
+        return self._in_tree() >= self._app.manifest.quorum * self.members - 1e-9
+
+    @property
     def enough(self) -> int:
         """Devices after which the root waits no longer; 0: for all. What is buffered is never cut off."""
         return 0 if parse_pace(self._app.manifest.pace).buffered else self._wanted
 
     def _count(self) -> int:
-        tree, ledger = self._app.tree, self._app.ledger
+        ledger = self._app.ledger
         record = ledger.history.get(ledger.round)
         before = 0 if record is None else record.members if self._app.manifest.select else record.participants
-        return max(1, tree.members if tree is not None else 1, before)
+        return max(self._in_tree(), before)
+
+    def _in_tree(self) -> int:
+        tree = self._app.tree
+        return max(1, tree.members if tree is not None else 1)

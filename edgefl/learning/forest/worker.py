@@ -347,6 +347,8 @@ class Worker:
         if round_ is None or outflow is None:
             return
         if name == "budget" and round_.state is RoundState.COLLECTING:
+            if self.local.pace.measured:
+                self.local.on_time_over(round_)
             if not round_.complete():
                 self.app.count("round_out_of_time")
             self._stop_collecting(round_)
