@@ -10,8 +10,10 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -44,6 +46,15 @@ def make_manifest(**changes: Any) -> Manifest:
         "seed": 1,
     }
     return Manifest(**{**values, **changes})
+
+
+def small_chunks() -> ExitStack:
+    """Chunks of two values and a credit of two, so that five values are three chunks and much can happen in between."""
+    stack = ExitStack()
+    for module in ("aggregate", "forest.feedback"):
+        stack.enter_context(patch(f"edgefl.learning.{module}.CHUNK_PARAMETERS", 2))
+    stack.enter_context(patch("edgefl.learning.forest.inflow.MAX_CREDIT", 2))
+    return stack
 
 
 def make_advert(manifest: Manifest, *, version: int = 1, state: AppState = AppState.RUNNING) -> Advert:
