@@ -140,6 +140,11 @@ class Application(ABC):
         return self.forest.tree(self.id)
 
     @property
+    def round(self) -> int:
+        """How far the application is, as far as this device knows: the newest model's round."""
+        return self.ledger.round
+
+    @property
     def parent(self) -> Contact | None:
         tree = self.tree
         return tree.parent if tree is not None else None

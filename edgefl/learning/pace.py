@@ -13,84 +13,108 @@ a fixed size; here a round of the tree is the buffer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from edgefl.errors import UsageError
-from edgefl.learning.strategies.spec import Option
+from edgefl.learning.options import parse_options
 
-MAX_PACE_BYTES = 96
-
-SLACK = Option(1.5, 1, 10, closed=True)
-"""Times the quantile: devices are not equally quick in every round."""
-
-FLOOR = Option(5.0, 0, 3600)
-"""Seconds: below, a lost message would cost a device its part."""
-
-PACES: dict[str, dict[str, Option]] = {
-    "sync": {},
-    "quantile": {"q": Option(0.9, 0, 1), "slack": SLACK, "floor": FLOOR},
-    "buffered": {
-        "goal": Option(0.8, 0, 1),
-        "slack": SLACK,
-        "floor": FLOOR,
-        "exponent": Option(0.5, 0, 4, closed=True),
-        "max_staleness": Option(20, 0, 1000, closed=True),
-    },
-}
+MAX_SLACK = 10.0
+MAX_FLOOR_S = 3600.0
+MAX_EXPONENT = 4.0
+MAX_STALENESS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """A pace's name with the value of each of its options, defaults filled in."""
+class Sync:
+    """Wait for everybody."""
 
-    name: str
-    options: dict[str, float]
-
-    @property
-    def measured(self) -> bool:
-        """Whether a round's time comes from how long devices take."""
-        return self.name != "sync"
-
-    @property
-    def buffered(self) -> bool:
-        """Whether training outlives the round that it began in."""
-        return self.name == "buffered"
-
-    @property
-    def share(self) -> float:
-        """The share of the devices whose time a round takes."""
-        return self.options["goal" if self.buffered else "q"]
-
-    @property
-    def max_staleness(self) -> int:
-        """Rounds; 0 where nothing may be stale."""
-        return int(self.options.get("max_staleness", 0))
+    measured: ClassVar[bool] = False
+    """Whether a round's time comes from how long devices take."""
+    buffered: ClassVar[bool] = False
+    """Whether training outlives the round that it began in."""
+    max_staleness: ClassVar[int] = 0
 
     def discount(self, staleness: int) -> float:
         """What a delta counts for when the model it was trained from is `staleness` rounds old."""
-        return float((1 + staleness) ** -self.options.get("exponent", 0.0))
+        return 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Quantile:
+    """`q`: the share of the devices that a round waits for; `slack`: times what they took so far; `floor`: seconds that
+    a device has at least, since below a lost message would cost it its part."""
+
+    q: float = 0.9
+    slack: float = 1.5
+    floor: float = 5.0
+
+    measured: ClassVar[bool] = True
+    buffered: ClassVar[bool] = False
+    max_staleness: ClassVar[int] = 0
+
+    @property
+    def share(self) -> float:
+        return self.q
+
+    def discount(self, staleness: int) -> float:
+        return 1.0
+
+    def objection(self) -> str | None:
+        """Why no device could run this, or None."""
+        return _objection("q", self.q, self.slack, self.floor)
+
+
+@dataclass(frozen=True, slots=True)
+class Buffered:
+    """`goal`, `slack` and `floor` as in Quantile; a delta that is s rounds old counts for (1 + s) to the minus
+    `exponent`, and for nothing when it is older than `max_staleness`."""
+
+    goal: float = 0.8
+    slack: float = 1.5
+    floor: float = 5.0
+    exponent: float = 0.5
+    max_staleness: int = 20
+
+    measured: ClassVar[bool] = True
+    buffered: ClassVar[bool] = True
+
+    @property
+    def share(self) -> float:
+        return self.goal
+
+    def discount(self, staleness: int) -> float:
+        return float((1 + staleness) ** -self.exponent)
+
+    def objection(self) -> str | None:
+        """Why no device could run this, or None."""
+        if not 0 <= self.exponent <= MAX_EXPONENT:
+            return f"exponent is {self.exponent:g}, but must be 0 to {MAX_EXPONENT:g}"
+        if not 0 <= self.max_staleness <= MAX_STALENESS:
+            return f"max_staleness is {self.max_staleness}, but must be 0 to {MAX_STALENESS}"
+        return _objection("goal", self.goal, self.slack, self.floor)
+
+
+Pace = Sync | Quantile | Buffered
+PACES = ("sync", "quantile", "buffered")
+
+
+def _objection(name: str, share: float, slack: float, floor: float) -> str | None:
+    if not 0 < share <= 1:
+        return f"{name} is {share:g}, but must be a fraction above 0 and at most 1"
+    if not 1 <= slack <= MAX_SLACK:
+        return f"slack is {slack:g}, but must be 1 to {MAX_SLACK:g}"
+    if not 0 < floor <= MAX_FLOOR_S:
+        return f"floor is {floor:g}, but must be above 0 and at most {MAX_FLOOR_S:g} seconds"
+    return None
 
 
 def parse_pace(text: str) -> Pace:
     """Take NAME[:key=value,…] apart. Raises UsageError for a name, a key or a value that no pace has."""
-    name, colon, rest = text.partition(":")
-    known = PACES.get(name)
-    if known is None:
-        raise UsageError(f"no pace is called {name!r}", hint=f"use one of {', '.join(PACES)}")
-    if len(text.encode()) > MAX_PACE_BYTES:
-        raise UsageError(f"the pace takes more than {MAX_PACE_BYTES} bytes", hint="write shorter numbers")
-    hint = f"the options of {name} are {', '.join(known) or 'none'}"
-    given: dict[str, float] = {}
-    for part in rest.split(",") if colon else ():
-        key, _, number = part.partition("=")
-        option = known.get(key)
-        if option is None:
-            raise UsageError(f"{name} has no option {key!r}", hint=hint)
-        if key in given:
-            raise UsageError(f"{name} has {key} twice", hint="give each option once")
-        try:
-            given[key] = float(number)
-        except ValueError:
-            raise UsageError(f"{key} of {name} is {number!r}, but must be a number", hint=hint) from None
-        if not option.fits(given[key]):
-            raise UsageError(f"{key} of {name} is {number}, but must be {option.rule}", hint=hint)
-    return Pace(name, {key: given.get(key, option.default) for key, option in known.items()})
+    name, _, options = text.partition(":")
+    if name == "quantile":
+        return parse_options(Quantile, options, name)
+    if name == "buffered":
+        return parse_options(Buffered, options, name)
+    if text != "sync":
+        raise UsageError(f"no pace is called {text!r}", hint=f"use one of {', '.join(PACES)}; sync has no options")
+    return Sync()

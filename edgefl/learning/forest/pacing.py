@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from edgefl.learning.forest.durations import quantile
-from edgefl.learning.pace import parse_pace
+from edgefl.learning.pace import Sync, parse_pace
 
 if TYPE_CHECKING:
     from edgefl.learning.forest.application import ForestApplication
@@ -46,12 +46,12 @@ class Pacing:
         device needs; an attempt gets twice as long as the one that failed."""
         app, pace = self._app, self._pace
         self.budget_s = app.manifest.deadline_s
-        if pace.measured:
+        if not isinstance(pace, Sync):
             tree = app.tree
             levels = 1 + (tree.height if tree is not None else 0)
             needed_s = quantile(self._durations, pace.share)
             if needed_s is not None:
-                budget_s = levels * max(pace.options["floor"], pace.options["slack"] * needed_s)
+                budget_s = levels * max(pace.floor, pace.slack * needed_s)
             else:
                 # A new root goes on at the pace of the one before.
                 record = app.ledger.history.get(app.ledger.round)
