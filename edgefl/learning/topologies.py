@@ -45,6 +45,11 @@ def check_topology(manifest: Manifest) -> None:
             f"the topology {name} has no root whose step the strategy {manifest.strategy!r} could shape",
             hint="use fedavg or fedprox with lr=1, or the topology forest",
         )
+    if manifest.select or manifest.pace != "sync":
+        raise UsageError(
+            f"the topology {name} has no root that could select devices or set a pace",
+            hint="leave out --select and --pace, or use the topology forest",
+        )
     if manifest.compress != "none":
         raise UsageError(
             f"the topology {name} sends whole models, which {manifest.compress!r} would harm",
