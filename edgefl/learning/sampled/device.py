@@ -135,15 +135,16 @@ class SampledDevice:
     @property
     def patience_s(self) -> float:
         """How long an aggregator waits for models."""
-        return self.options.patience_s(record.seconds for record in self.history.tail(REMEMBERED_ROUNDS))
+        rounds = self.history.tail(REMEMBERED_ROUNDS)
+        return self.options.patience_s([record.seconds for record in rounds if record.participants])
 
     @property
     def ack_s(self) -> float:
-        return ack_s(self.patience_s)
+        return ack_s(self.patience_s, self.searches.pace.timeout_s)
 
     @property
     def watch_s(self) -> float:
-        return watch_s(self.patience_s)
+        return watch_s(self.patience_s, self.searches.pace.timeout_s)
 
     # Life
 

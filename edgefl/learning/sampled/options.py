@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from edgefl.learning.sampled.sampling import MAX_TIMEOUT_S as MAX_PING_S
 
@@ -14,10 +15,10 @@ MAX_SAMPLE = 100
 MAX_AGGREGATORS = 5
 MAX_WINDOW = 1_000_000
 
-MIN_PATIENCE_S, MAX_TIMEOUT_S = 5.0, 7 * 24 * 3600.0
+MIN_PATIENCE_S, MAX_TIMEOUT_S = 3.0, 7 * 24 * 3600.0
 
 PATIENCE = 4.0
-"""Times the slowest of the last rounds: a wait that is cut short wastes the work of a whole sample."""
+"""Times what the last rounds took: a wait that is cut short wastes the work of a whole sample."""
 
 REMEMBERED_ROUNDS = 8
 """The last rounds, whose lengths count."""
@@ -58,17 +59,19 @@ class SampledOptions:
         size = min(self.sample, sampled) if sampled else self.sample
         return max(1, math.floor(size * self.success + 1e-9))
 
-    def patience_s(self, seconds: Iterable[float]) -> float:
-        """How long an aggregator waits for models: some times what the last rounds took, at most `timeout_s`."""
-        slowest = max(seconds, default=self.timeout_s)
-        return min(self.timeout_s, max(MIN_PATIENCE_S, PATIENCE * slowest))
+    def patience_s(self, seconds: Sequence[float]) -> float:
+        """How long an aggregator waits for models: some times what the last rounds took (their median: one that was
+        held up by a failure must not make the next failures last longer), at most `timeout_s`."""
+        if not seconds:
+            return self.timeout_s
+        return min(self.timeout_s, max(MIN_PATIENCE_S, PATIENCE * median(seconds)))
 
 
-def ack_s(patience_s: float) -> float:
-    """How long a trainer waits for its aggregator before it looks for another one."""
-    return patience_s + 2 * MAX_PING_S
+def ack_s(patience_s: float, ping_s: float = MAX_PING_S) -> float:
+    """How long a trainer waits for its aggregator before it looks for another one. `ping_s`: the time-out of a ping."""
+    return patience_s + 2 * ping_s
 
 
-def watch_s(patience_s: float) -> float:
+def watch_s(patience_s: float, ping_s: float = MAX_PING_S) -> float:
     """No progress for that long, at two looks in a row: a standstill."""
-    return 2 * ack_s(patience_s)
+    return 2 * ack_s(patience_s, ping_s)

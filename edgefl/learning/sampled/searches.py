@@ -24,7 +24,7 @@ class Searches:
         self._me = me
         self._ping = ping
         self._alarm = alarm
-        self._pace = Pace()
+        self.pace = Pace()
         self._request = 0
         self._open: dict[str, tuple[int, Sampling, Found]] = {}
 
@@ -34,7 +34,7 @@ class Searches:
     def start(self, name: str, ordered: list[Entry], want: int, found: Found, now: float) -> None:
         """Look for the first `want` live devices of `ordered`; `found` gets them, fewer when there are not so many."""
         self._request = (self._request + 1) % 2**32
-        self._open[name] = (self._request, Sampling(ordered, want, self._pace, self._me), found)
+        self._open[name] = (self._request, Sampling(ordered, want, self.pace, self._me), found)
         self.step(name, now)
 
     def step(self, name: str, now: float) -> None:

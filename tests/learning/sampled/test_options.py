@@ -13,10 +13,10 @@ def test_the_defaults_are_those_of_plexus():
     assert options.timeout_s == 300
 
 
-def test_patience_follows_the_slowest_of_the_last_rounds() -> None:
+def test_patience_follows_the_median_of_the_last_rounds() -> None:
     options = SampledOptions(timeout_s=100.0)
     assert options.patience_s([]) == 100
-    assert options.patience_s([3.0, 10.0, 4.0]) == 40
+    assert options.patience_s([3.0, 90.0, 4.0]) == 16
     assert options.patience_s([0.1]) == MIN_PATIENCE_S
     assert options.patience_s([1000.0]) == 100
 
