@@ -89,7 +89,8 @@ EVERYBODY = 2**64 - 1
 @dataclass(frozen=True, slots=True)
 class RoundStart(Message):
     """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds. Devices
-    whose hash lies below `threshold` train (edgefl/learning/selection.py); an older peer trains in any case."""
+    whose hash lies below `threshold` train (edgefl/learning/forest/selection.py); an older peer trains in any case. The
+    part of a device itself is waited for during `own_s` seconds (0: `budget_s`)."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -100,6 +101,7 @@ class RoundStart(Message):
     budget_s: Annotated[float, 7, F64]
     records: Annotated[tuple[RoundRecord, ...], 8, many(nested(RoundRecord), MAX_RECORDS)] = ()
     threshold: Annotated[int, 9, U64] = EVERYBODY
+    own_s: Annotated[float, 10, F64] = 0.0
 
 
 CHUNK_PARAMETERS = 64 * 1024

@@ -262,6 +262,8 @@ class Coordinator:
         app = self.app
         if app.ledger.model is None:
             raise ValueError("a root holds a model")
+        training = kind is RoundKind.TRAIN
+        self._pacing.allot(self.attempt)
         start = RoundStart(
             app.id,
             app.ledger.epoch,
@@ -269,9 +271,10 @@ class Coordinator:
             self.attempt,
             kind,
             app.ledger.model,
-            self._pacing.allot(self.attempt) if kind is RoundKind.TRAIN else app.manifest.deadline_s,
+            self._pacing.budget_s if training else app.manifest.deadline_s,
             app.ledger.history.tail(ROUND_RECORDS),
             self._selection.draw(kind),
+            self._pacing.own_s if training else 0.0,
         )
         app.worker.begin(start, now, source=None, enough=self._selection.enough)
 

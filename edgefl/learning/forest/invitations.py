@@ -54,5 +54,6 @@ class Invitations:
             share_s,
             round_.records,
             round_.threshold,
+            round_.own_s,
         )
         self._app.effects.send(child, message)

@@ -86,7 +86,7 @@ class LocalTraining:
         if not selected and self.finished is None and self.running is None:
             return
         round_.sum.expect(app.me.node_id)
-        round_.own_until = self._own_until(round_, now)
+        round_.own_until = min(round_.closes, now + round_.own_s) if round_.own_s > 0 else round_.closes
         if self.finished is not None:
             round_.own_to_come = selected
             self._hand_over(round_)
@@ -198,11 +198,6 @@ class LocalTraining:
         """How long training takes here, from the opening of a round; 0: not known yet."""
         elapsed_s = 0.0 if self.running is None else now - self.running.since
         return self._trained_s if elapsed_s <= self._trained_s else UNFINISHED * elapsed_s
-
-    def _own_until(self, round_: OpenRound, now: float) -> float:
-        """A device that has children does not keep them waiting for its own part: it has as long as a leaf has."""
-        tree = self._app.tree
-        return now + (round_.closes - now) / (1 + (tree.height if tree is not None else 0))
 
     def _in_time(self, round_: OpenRound, now: float) -> bool:
         """Whether this device's part can be expected while it is waited for; a first time is worth a trial."""

@@ -31,6 +31,8 @@ class Pacing:
         self._durations: list[float] = []
         self.budget_s = app.manifest.deadline_s
         """What the newest round was given."""
+        self.own_s = 0.0
+        """And each device in it for its own part; 0: all of it."""
 
     def observe(self, report: PaceReport) -> None:
         """A round is over, and these were the devices."""
@@ -41,11 +43,11 @@ class Pacing:
         """Another device is the root."""
         self._durations = []
 
-    def allot(self, attempt: int) -> float:
-        """Seconds for the next round. Each level of the tree gets one share of it (worker.py), and a share is what a
-        device needs; an attempt gets twice as long as the one that failed."""
+    def allot(self, attempt: int) -> None:
+        """Time for the next round. Each level of the tree gets one share of it, and a share is what a device needs; an
+        attempt gets twice as long as the one that failed."""
         app, pace = self._app, self._pace
-        self.budget_s = app.manifest.deadline_s
+        self.budget_s, self.own_s = app.manifest.deadline_s, 0.0
         if not isinstance(pace, Sync):
             tree = app.tree
             levels = 1 + (tree.height if tree is not None else 0)
@@ -57,4 +59,4 @@ class Pacing:
                 record = app.ledger.history.get(app.ledger.round)
                 budget_s = record.budget_s if record is not None and record.budget_s > 0 else self.budget_s
             self.budget_s = min(self.budget_s, budget_s * 2 ** min(attempt - 1, MAX_DOUBLINGS))
-        return self.budget_s
+            self.own_s = self.budget_s / levels

@@ -35,6 +35,7 @@ class OpenRound:
     waiting      children that have been invited and have not delivered
     streams      what comes, or came, from each child
     enough       the root waits no longer for anybody once so many devices are in; 0: for all
+    own_s        how long a device's own part is waited for; 0: as long as the round is open here
     own_pending  this device's own part is waited for, at most until `own_until`
     own_to_come  it trains as soon as the model is here
     own_in       its delta has been handed over
@@ -50,6 +51,7 @@ class OpenRound:
     sum: Accumulator
     mine: bool
     threshold: int = EVERYBODY
+    own_s: float = 0.0
     enough: int = 0
     own_pending: bool = False
     own_to_come: bool = False

@@ -117,6 +117,7 @@ class Worker:
             sum=Accumulator(app.manifest.parameters, app.manifest.max_samples * self.local.unit),
             mine=mine,
             threshold=start.threshold,
+            own_s=start.own_s,
             enough=enough,
         )
         self.open = round_
