@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -52,16 +53,18 @@ class Curve:
         columns = {name: getattr(self, name) for name in (*COLUMNS, "rounds")}
         return {"topology": self.topology, "strategy": self.strategy, **columns}
 
-    def cost_at(self, accuracy: float, column: str) -> float | None:
-        """Time, bytes or device-seconds when this accuracy was first reached, straight between two points; None if it
-        never was."""
-        before = (0.0, 0.0)
-        for reached, cost in zip(self.accuracy, getattr(self, column), strict=True):
-            if reached >= accuracy:
-                share = (accuracy - before[0]) / (reached - before[0]) if before[1] else 1.0
-                return float(before[1] + share * (cost - before[1]))
-            before = (reached, float(cost))
+    def cost_at(self, accuracy: float, column: str, steady: int = 1) -> float | None:
+        """Time, bytes or device-seconds when this accuracy was first reached, by the median of the last `steady`
+        points; None if it never was."""
+        for at, cost in enumerate(getattr(self, column)):
+            if self.reached(accuracy, steady, at + 1):
+                return float(cost)
         return None
+
+    def reached(self, accuracy: float, steady: int = 1, points: int | None = None) -> bool:
+        """Whether the median of the last `steady` of the first `points` points has this accuracy."""
+        last = self.accuracy[:points][-steady:]
+        return len(last) == steady and statistics.median(last) >= accuracy
 
 
 def follow(
@@ -75,8 +78,10 @@ def follow(
     target: float | None = None,
     failures: tuple[Failure, ...] = (),
     rounds: int | None = None,
+    steady: int = 1,
 ) -> None:
-    """Let time pass, and write down what is seen; until `seconds`, or `target` accuracy, or `rounds` rounds."""
+    """Let time pass, and write down what is seen; until `seconds`, or `target` accuracy at `steady` points (see
+    Curve.reached), or `rounds` rounds."""
     coming = sorted(failures, key=lambda failure: failure.round)
     for point in range(1, points + 1):
         end = seconds * point / points
@@ -90,5 +95,7 @@ def follow(
         for name, value in zip(COLUMNS, row, strict=True):
             getattr(curve, name).append(round(value, 4))
         curve.rounds.append(len(curve.round_s))
-        if (target is not None and row[1] >= target) or (rounds is not None and len(curve.round_s) >= rounds):
+        if (target is not None and curve.reached(target, steady)) or (
+            rounds is not None and len(curve.round_s) >= rounds
+        ):
             return

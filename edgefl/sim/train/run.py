@@ -107,8 +107,10 @@ class Bench:
         strategy: str = "fedavg",
         failures: tuple[Failure, ...] = (),
         rounds: int | None = None,
+        steady: int = 1,
     ) -> Curve:
-        """One curve; it ends early once `target` accuracy or that many rounds are reached. Raises UsageError."""
+        """One curve; it ends early once `target` accuracy or that many rounds are reached, see follow. Raises
+        UsageError."""
         world = self.world(strategy)
         run = self.start(world, topology, options, strategy)
         curve = Curve(topology, strategy if topology in WITH_STRATEGY or topology == "sampled" else "none")
@@ -127,6 +129,7 @@ class Bench:
             target=target,
             failures=failures,
             rounds=rounds,
+            steady=steady,
         )
         return curve
 

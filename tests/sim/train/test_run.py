@@ -71,12 +71,14 @@ def test_a_curve_ends_at_its_target() -> None:
     assert curve.accuracy[-1] >= 0.6 > max(curve.accuracy[:-1])
 
 
-def test_costs_are_read_off_a_curve_between_its_points() -> None:
-    curve = Curve("sampled", "fedavg", time_s=[1, 2, 3, 4], accuracy=[0.2, 0.4, 0.3, 0.8], bytes=[10, 20, 30, 40])
-    assert curve.cost_at(0.3, "time_s") == pytest.approx(1.5)
-    assert curve.cost_at(0.55, "bytes") == pytest.approx(35)
-    assert curve.cost_at(0.1, "time_s") == 1
-    assert curve.cost_at(0.9, "time_s") is None
+def test_costs_are_read_off_a_curve_where_it_has_steadily_reached_an_accuracy() -> None:
+    accuracy = [0.2, 0.7, 0.3, 0.6, 0.8, 0.9]
+    curve = Curve("sampled", "fedavg", time_s=[1, 2, 3, 4, 5, 6], accuracy=accuracy, bytes=[10, 20, 30, 40, 50, 60])
+    assert curve.cost_at(0.6, "time_s") == 2
+    assert curve.cost_at(0.6, "bytes", steady=3) == 40  # 0.7, 0.3, 0.6
+    assert curve.cost_at(0.8, "bytes", steady=3) == 60
+    assert curve.cost_at(0.95, "time_s") is None
+    assert curve.cost_at(0.1, "time_s", steady=7) is None
 
 
 def test_the_forest_of_all_devices_is_federated_averaging_round_by_round() -> None:
