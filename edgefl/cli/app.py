@@ -31,8 +31,15 @@ def app() -> None:
     "--strategy",
     default="fedavg",
     metavar="NAME[:KEY=VALUE,…]",
-    help="How updates become the next model: fedavg, fedprox, fedavgm, fedadagrad, fedadam or fedyogi, "
-    "for example fedadam:lr=0.1,tau=0.01.",
+    help="How updates become the next model: fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, scaffold, fednova "
+    "or qfedavg, for example fedadam:lr=0.1,tau=0.01.",
+)
+@click.option(
+    "--personal",
+    multiple=True,
+    metavar="GLOB",
+    help="Tensors that stay on each device and never travel, such as the last layer (see edgefl artifacts show); again "
+    "for more.",
 )
 @click.option("--rounds", default=10, help="Rounds of training.")
 @click.option("--target", metavar="METRIC>=VALUE", help="Stop early, for example accuracy>=0.95.")

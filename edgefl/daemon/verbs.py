@@ -20,11 +20,12 @@ from edgefl.daemon.report import (
     record_document,
     zones_document,
 )
-from edgefl.daemon.training import export_model
+from edgefl.daemon.workplace import export_model
 from edgefl.errors import TryAgainError, UsageError
 from edgefl.identity.certificate import DeviceCertificate
 from edgefl.identity.revocation import pack_revocations
 from edgefl.identity.signing import sign_advert
+from edgefl.learning.forest.kept import KEPT
 from edgefl.wire import decode_record, encode_record, node_name, parse_node_name
 from edgefl.wire.application import Advert, AppState, pack_advert
 
@@ -232,7 +233,9 @@ class Verbs:
             )
         model = await daemon.transport.fetch(found.ledger.model, (), max_bytes=found.ledger.model.size)
         directory = daemon.disk.store.artifact_path(found.id)
-        content = await daemon.disk.run(lambda _: export_model(directory, model))
+        content = await daemon.disk.run(
+            lambda store: export_model(directory, found.manifest, model, store.read_memory(found.id, KEPT))
+        )
         yield {"size": len(content), "round": found.ledger.round, "finished": found.ledger.finished}
         for at in range(0, len(content), PULL_CHUNK_BYTES):
             yield {"data": base64.b64encode(content[at : at + PULL_CHUNK_BYTES]).decode()}

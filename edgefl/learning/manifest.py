@@ -37,10 +37,30 @@ REQUIRED_ARTIFACTS = frozenset(
 """The trainer's files; their names travel, so nothing but these is ever written on a device."""
 
 
+def travelling(manifest: Manifest) -> int:
+    """float32 values in the vector that travels, down and up."""
+    return manifest.parameters * parse_strategy(manifest.strategy).width
+
+
 class ManifestError(ConfigError):
     """An application that no device could run as asked."""
 
     name = "manifest"
+
+
+def check_choices(manifest: Manifest) -> None:
+    """Raises ManifestError for a text in the manifest that names nothing that there is."""
+    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy), ("pace", parse_pace)):
+        try:
+            parse(getattr(manifest, field))
+        except UsageError as error:
+            raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
+    strategy = parse_strategy(manifest.strategy)
+    if parse_pace(manifest.pace).buffered and not strategy.discountable:
+        raise ManifestError(
+            f"pace: {strategy.name} needs deltas of the newest model, and a buffered round takes older ones",
+            hint="use another --strategy, or --pace quantile",
+        )
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -79,11 +99,13 @@ def check_manifest(manifest: Manifest) -> None:
         "must name a metric and a finite value",
     )
     need(0 <= manifest.over_select <= MAX_OVER_SELECT, "over_select", f"must be 0 to {MAX_OVER_SELECT:g}")
-    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy), ("pace", parse_pace)):
-        try:
-            parse(getattr(manifest, field))
-        except UsageError as error:
-            raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
+    need(
+        all(pattern.strip() and pattern.isprintable() for pattern in manifest.personal),
+        "personal",
+        "must name tensors",
+    )
+    check_choices(manifest)
+    need(travelling(manifest) <= MAX_PARAMETERS, "parameters", f"{manifest.strategy} sends twice as many")
     try:
         check_topology(manifest)
     except UsageError as error:

@@ -50,6 +50,10 @@ def check_topology(manifest: Manifest) -> None:
             f"the topology {name} has no root that could select devices or set a pace",
             hint="leave out --select and --pace, or use the topology forest",
         )
+    if manifest.personal:
+        raise UsageError(
+            f"the topology {name} has no personal tensors", hint="leave out --personal, or use the topology forest"
+        )
     if manifest.compress != "none":
         raise UsageError(
             f"the topology {name} sends whole models, which {manifest.compress!r} would harm",

@@ -19,6 +19,9 @@ MAX_MANIFEST_BYTES = 4 * 1024
 MAX_ARTIFACTS = 8
 """Files of one application: six today."""
 
+MAX_PERSONAL = 8
+"""Patterns of tensors that stay on the devices."""
+
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 SALT_BYTES = 16
@@ -88,6 +91,7 @@ class Manifest(Record):
     max_samples: Annotated[int, 20, U32] = 1_000_000
     seed: Annotated[int, 21, U64] = 0
     compress: Annotated[str, 22, text(32)] = "none"
+    personal: Annotated[tuple[str, ...], 23, many(text(128), MAX_PERSONAL)] = ()
     select: Annotated[int, 27, U32] = 0
     over_select: Annotated[float, 28, F64] = 0.3
     pace: Annotated[str, 29, text(96)] = "sync"

@@ -23,6 +23,9 @@ MAX_METRICS = 16
 MAX_RECORDS = 64
 """History rows in one message."""
 
+MAX_STATE_BLOBS = 2
+"""Vectors that a strategy remembers from round to round."""
+
 
 @record
 @dataclass(frozen=True, slots=True)
@@ -56,11 +59,22 @@ class RoundRecord(Record):
     budget_s: Annotated[float, 12, F64] = 0.0
 
 
+@record
+@dataclass(frozen=True, slots=True)
+class Best(Record):
+    """The best model that has been evaluated so far, and what it was judged by: a mean over the devices."""
+
+    round: Annotated[int, 1, U32]
+    value: Annotated[float, 2, F64]
+    model: Annotated[BlobRef, 3, BLOB]
+
+
 @message(60)
 @dataclass(frozen=True, slots=True)
 class Standing(Message):
     """How far the sender has come: model `round` is held by `holder`. A new parent hears it from its children, so a new
-    root knows where to go on; `busy` says that a dethroned root is still finishing a round and will report again."""
+    root knows where to go on; `busy` says that a dethroned root is still finishing a round and will report again. A
+    holder of replicas names what it has beside the model: the strategy's `state` as of it, and the `best` model."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -70,6 +84,8 @@ class Standing(Message):
     busy: Annotated[bool, 6, BOOL] = False
     finished: Annotated[bool, 7, BOOL] = False
     records: Annotated[tuple[RoundRecord, ...], 8, many(nested(RoundRecord), MAX_RECORDS)] = ()
+    state: Annotated[tuple[BlobRef, ...], 9, many(BLOB, MAX_STATE_BLOBS)] = ()
+    best: Annotated[Best | None, 10, optional(nested(Best))] = None
 
 
 class RoundKind(IntEnum):
@@ -201,7 +217,8 @@ class UpdateAck(Message):
 @message(64)
 @dataclass(frozen=True, slots=True)
 class Replica(Message):
-    """The root's state after a round, for its two runners-up: fetch the model from the sender, keep it, acknowledge."""
+    """The root's state after a round, for its two runners-up: fetch the model, the vectors that the strategy remembers
+    with it and the best model so far from the sender, keep them, acknowledge."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -209,6 +226,8 @@ class Replica(Message):
     model: Annotated[BlobRef, 4, BLOB]
     finished: Annotated[bool, 5, BOOL] = False
     records: Annotated[tuple[RoundRecord, ...], 6, many(nested(RoundRecord), MAX_RECORDS)] = ()
+    state: Annotated[tuple[BlobRef, ...], 7, many(BLOB, MAX_STATE_BLOBS)] = ()
+    best: Annotated[Best | None, 8, optional(nested(Best))] = None
 
 
 @message(65)

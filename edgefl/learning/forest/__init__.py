@@ -16,6 +16,7 @@ pacing.py       how much time it gets
 durations.py    how long devices take, as a histogram that adds up
 records.py      what is written down of it
 standings.py    how far a new root's children are, as they have told
+next_model.py   the step of the strategy, and its memory
 objections.py   a member that is further than its root says so
 epoch.py        which root's word counts
 """

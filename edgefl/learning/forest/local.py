@@ -31,7 +31,6 @@ from edgefl.learning.forest.round import OpenRound, RoundState
 from edgefl.learning.forest.selection import is_selected
 from edgefl.learning.metrics import TRAIN_PREFIX
 from edgefl.learning.pace import Pace, parse_pace
-from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import Metric, PaceReport, RoundKind
 
 if TYPE_CHECKING:
@@ -96,11 +95,11 @@ class LocalTraining:
         if round_.own_pending and self.pace.measured:
             app.set_timer("own", round_.own_until)
 
-    def on_model(self, round_: OpenRound, blob: BlobRef, seed: int) -> None:
-        """The round's model is here."""
-        if round_.own_to_come:
+    def on_ready(self, round_: OpenRound, seed: int) -> None:
+        """The round's model is here, or what the last round left: training begins when both are."""
+        if round_.own_to_come and round_.model_data is not None and not round_.kept_pending:
             round_.own_to_come = False
-            job = TrainJob(round_.tag, round_.kind, blob, seed)
+            job = TrainJob(round_.tag, round_.kind, round_.model, seed, self._app.kept.held)
             self.running = Running(job, round_.started)
             self._app.effects.train(self._app.id, job)
 
@@ -110,26 +109,33 @@ class LocalTraining:
         if running is None or running.job.tag != tag:
             return False
         self.running = None
-        fit = result is not None and not result.diverged
-        if fit and running.job.kind is RoundKind.TRAIN:
-            self._trained_s = now - running.since
-        if result is not None and fit and self.pace.buffered and running.job.kind is RoundKind.TRAIN:
-            self.finished = (running, result)
-            return round_ is not None and self._hand_over(round_)
-        if round_ is None or not round_.own_pending or (tag != round_.tag and not self.pace.buffered):
-            return False
-        round_.own_pending = False
-        if result is None or not fit:
+        if result is None or result.diverged:
             self._app.count("training_failed")
-        elif round_.state is RoundState.COLLECTING:
+            return round_ is not None and self._give_up(round_)
+        if running.job.kind is RoundKind.TRAIN:
+            self._trained_s = now - running.since
+            if self.pace.buffered:
+                self._app.kept.on_trained(tag, result.kept)
+                self.finished = (running, result)
+                return round_ is not None and self._hand_over(round_)
+        if round_ is None or tag != round_.tag or not self._give_up(round_):
+            return False
+        self._app.kept.on_trained(tag, result.kept)
+        if round_.state is RoundState.COLLECTING:
             self._add(round_, result, result.samples, result.metrics)
             round_.evaluated += round_.kind is RoundKind.EVALUATE
+        else:
+            self._app.kept.on_lost()
         return True
+
+    def _give_up(self, round_: OpenRound) -> bool:
+        """Wait for this device's own part no longer. Whether it was waited for."""
+        pending, round_.own_pending = round_.own_pending, False
+        return pending
 
     def on_time_over(self, round_: OpenRound) -> None:
         """The round goes on without this device's own part."""
-        if round_.own_pending:
-            round_.own_pending = False
+        if self._give_up(round_):
             self._app.count("own_out_of_time")
 
     # Handing over what is finished
@@ -159,6 +165,7 @@ class LocalTraining:
             round_.sum.add_own(result.delta, weight, metrics)
         except WireError:
             self._app.count("training_failed")
+            self._app.kept.on_lost()
 
     def _forget_stale(self, round_: OpenRound) -> None:
         """What would be too stale in this round will not be fresher in a later one."""

@@ -58,6 +58,7 @@ class OpenRound:
     own_in: bool = False
     own_until: float | None = None
     memory_pending: bool = False
+    kept_pending: bool = False
     state: RoundState = RoundState.COLLECTING
     model_data: Any = None
     evaluated: int = 0

@@ -114,7 +114,7 @@ class Worker:
             records=start.records,
             started=now,
             closes=now + min(max(start.budget_s, 0.0), app.manifest.deadline_s),
-            sum=Accumulator(app.manifest.parameters, app.manifest.max_samples * self.local.unit),
+            sum=Accumulator(app.travelling, app.manifest.max_samples * self.local.unit),
             mine=mine,
             threshold=start.threshold,
             own_s=start.own_s,
@@ -129,6 +129,8 @@ class Worker:
         self.local.open(round_, now)
         if kind is RoundKind.TRAIN and not app.observer and not mine:
             round_.memory_pending = app.feedback.recall(round_.tag)
+        if app.trains:
+            round_.kept_pending = app.kept.begin(round_.tag)
         for child in app.children():
             self._invitations.send(round_, child.contact, child.observer, now)
         if not app.observer or kind is not RoundKind.TRAIN:  # an observer waits for the final model
@@ -143,6 +145,7 @@ class Worker:
             return
         if outflow is not None and outflow.ready and round_.state is not RoundState.CLOSED:
             self.app.feedback.forget()
+            self.app.kept.on_lost()
         self.open = self._outflow = None
         for name in self.TIMERS:
             self.app.cancel_timer(name)
@@ -153,7 +156,7 @@ class Worker:
     def _on_model(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         app, round_ = self.app, self.open
         if round_ is None or token[1] != round_.tag:
-            if blob != app.ledger.model and (round_ is None or round_.model != blob):
+            if blob not in app.ledger.blobs() and (round_ is None or round_.model != blob):
                 app.effects.discard(app.id, blob)
             return
         if data is None:
@@ -169,7 +172,7 @@ class Worker:
             app.effects.save(app.id, app.ledger.progress())
             self._report(now)
         else:
-            self.local.on_model(round_, blob, self._seed(round_.tag))
+            self.local.on_ready(round_, self._seed(round_.tag))
 
     def _seed(self, tag: Tag) -> int:
         """Different for every device and round, the same when a round is replayed."""
@@ -181,6 +184,14 @@ class Worker:
         round_ = self.open
         if self.local.on_trained(round_, tag, result, now) and round_ is not None:
             self._advance(round_, now)
+
+    def on_kept_recalled(self, tag: Tag, data: Any, now: float) -> None:
+        """What earlier rounds left on this device is here again (or nothing was)."""
+        round_ = self.open
+        if round_ is not None and round_.kept_pending and tag == round_.tag:
+            self.app.kept.on_recalled(data)
+            round_.kept_pending = False
+            self.local.on_ready(round_, self._seed(round_.tag))
 
     def on_recalled(self, tag: Tag, data: Any, now: float) -> None:
         """What earlier rounds left out is here again (or lost)."""
@@ -324,6 +335,7 @@ class Worker:
         else:
             self.app.count(f"own_update_{message.verdict.name.lower()}")
             self.app.feedback.forget()
+            self.app.kept.on_lost()
         round_.state = RoundState.CLOSED
         for name in self.TIMERS:
             self.app.cancel_timer(name)
