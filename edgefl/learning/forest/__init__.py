@@ -15,6 +15,8 @@ selection.py    which devices train in it, and how many must deliver
 pacing.py       how much time it gets
 durations.py    how long devices take, as a histogram that adds up
 records.py      what is written down of it
+replication.py  the newest model on its way to a second device
+recovery.py     where a new root goes on from
 standings.py    how far a new root's children are, as they have told
 next_model.py   the step of the strategy, and its memory
 objections.py   a member that is further than its root says so

@@ -34,6 +34,8 @@ from edgefl.learning.forest.gathering import GATHER_S, Gathering
 from edgefl.learning.forest.next_model import NextModel
 from edgefl.learning.forest.pacing import Pacing
 from edgefl.learning.forest.records import record_evaluation, record_training
+from edgefl.learning.forest.recovery import Recovery
+from edgefl.learning.forest.replication import REPLICA_RESEND_S, ROUND_RECORDS, Replication
 from edgefl.learning.forest.round import OpenRound
 from edgefl.learning.forest.selection import Selection
 from edgefl.learning.forest.standings import Standings
@@ -41,7 +43,7 @@ from edgefl.learning.ledger import Position, position
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
 from edgefl.wire.blob import BlobRef
-from edgefl.wire.learning import Replica, ReplicaAck, RoundKind, RoundStart, Standing
+from edgefl.wire.learning import ReplicaAck, RoundKind, RoundStart, Standing
 
 if TYPE_CHECKING:
     from edgefl.learning.forest.application import ForestApplication
@@ -49,24 +51,12 @@ if TYPE_CHECKING:
 RECOVER_S = 1.0
 """A new root listens this long for how far its children are, before it goes on."""
 
-REPLICA_RESEND_S = 1.0
-REPLICA_WIDEN_S = 2.0
-"""Runners-up that are silent for this long may be dead without anybody knowing yet: the children are asked as well."""
-
-REPLICA_TIMEOUT_S = 10.0
-"""A root whose runners-up do not answer for this long goes on alone, and counts it."""
-
 BUSY_REPORT_S = 5.0
 """A dethroned root that still finishes its round says so this often; after three silences its successor goes on."""
 
 MAX_EVALUATIONS = 6
 """Attempts at a final evaluation with a quorum: half a minute, longer than two trees of one application live side by
 side. Then the application ends with those who are there."""
-
-RUNNERS_UP = 2
-
-ROUND_RECORDS = 2
-"""Records in each RoundStart: the round just done and the one before, completed by its evaluation."""
 
 
 class Phase(Enum):
@@ -94,6 +84,7 @@ class Coordinator:
         self.problem = ""
         self._dethroned = False
         self._standings = Standings()
+        self._recovery = Recovery(app, self._standings)
         self._reported: Position = (0, False, 0)
         self._reported_state = False
         self._wait_for_busy_until = 0.0
@@ -101,9 +92,7 @@ class Coordinator:
         self._selection = Selection(app)
         self._pacing = Pacing(app)
         self._target_reached = False
-        self._next: tuple[int, tuple[BlobRef, ...], float] | None = None  # model and state to commit, and since when
-        self._asked: set[int] = set()
-        self._fetched: set[BlobRef] = set()  # of the device whose model is to be adopted
+        self._replication = Replication(app)
         self.next_model = NextModel(app)
 
     def on_root(self, now: float) -> None:
@@ -130,7 +119,7 @@ class Coordinator:
     def _become_member(self) -> None:
         self.phase = Phase.MEMBER
         self._dethroned = False
-        self._next = None
+        self._replication.drop()
         self._pacing.forget()
         self.next_model.drop()
         self._standings.clear()
@@ -194,7 +183,7 @@ class Coordinator:
         if self._standings.any_busy() and now < self._wait_for_busy_until:
             self.app.set_timer("settle", min(self._wait_for_busy_until, now + RECOVER_S))
             return
-        best = self._furthest()
+        best = self._recovery.furthest()
         if best is None:
             self._take_over(now)
         else:
@@ -205,29 +194,14 @@ class Coordinator:
         ledger = self.app.ledger
         return bool(message.state and not ledger.state and not self._reported_state) and message.model == ledger.model
 
-    def _furthest(self) -> Standing | None:
-        """Who to go on from: the furthest of those who are further than this device, with the strategy's state if
-        possible; or who has the state that belongs to this device's own model; or nobody."""
-        ledger, standings = self.app.ledger, list(self._standings)
-        model = ledger.model
-        best = self._standings.furthest()
-        if best is not None and position(best) > ledger.position():
-            model = best.model
-        elif ledger.state:
-            return None
-        else:
-            best = None
-        complete = [standing for standing in standings if standing.model == model and standing.state]
-        return max(complete, key=position, default=best)
-
     def _fetch_missing(self, best: Standing, now: float) -> None:
         """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none."""
-        held = self.app.ledger.blobs() | self._fetched
-        for blob in (best.model, *best.state):
-            if blob not in held:
-                self.app.effects.fetch(self.app.id, ("recover", best.holder.node_id), blob, (best.holder,))
-                return
-        self._adopt(best, now)
+        missing = self._recovery.lacks(best)
+        if missing is not None:
+            self.app.effects.fetch(self.app.id, ("recover", best.holder.node_id), missing, (best.holder,))
+        else:
+            self._recovery.adopt(best)
+            self._take_over(now)
 
     def on_recovered(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         holder = token[1]
@@ -244,20 +218,12 @@ class Coordinator:
             self._standings.drop(best.holder.node_id)
             self._settle(now)
         else:
-            self._fetched.add(blob)
+            self._recovery.fetched.add(blob)
             self._fetch_missing(best, now)
-
-    def _adopt(self, best: Standing, now: float) -> None:
-        app = self.app
-        app.ledger.epoch = max(app.ledger.epoch, best.epoch)
-        app.advance(best.round, best.model, finished=best.finished, state=best.state)
-        self._take_over(now)
 
     def _take_over(self, now: float) -> None:
         app = self.app
-        for blob in self._fetched - app.ledger.blobs():
-            app.effects.discard(app.id, blob)
-        self._fetched.clear()
+        self._recovery.discard_rest()
         if not self.next_model.loaded:
             self.next_model.load()
         if not self.next_model.loaded:
@@ -265,7 +231,7 @@ class Coordinator:
         app.ledger.epoch = next_epoch([app.ledger.epoch, app.worker.newest[0], self._standings.epoch], app.me.node_id)
         app.effects.save(app.id, app.ledger.progress())
         self._standings.clear()
-        self._next = None
+        self._replication.drop()
         self.attempt = 1
         if app.ledger.finished:
             self._announce_end(now)
@@ -364,45 +330,26 @@ class Coordinator:
             return
         self.phase = Phase.REPLICATING
         app.effects.broadcast(app.id, made[0])
-        self._next = (app.ledger.round + 1, made, now)
+        self._replication.begin(app.ledger.round + 1, made, now)
         self._replicate(now)
 
     def _replicate(self, now: float) -> None:
-        if self._next is None:
-            return
-        app = self.app
-        number, (model, *state), since = self._next
-        holders = {contact.node_id: contact for contact in app.forest.top_ranked(app.id, RUNNERS_UP)}
-        if now >= since + REPLICA_WIDEN_S:
-            holders.update({c.contact.node_id: c.contact for c in app.children() if not c.observer})
-        if not holders or now >= since + REPLICA_TIMEOUT_S:
-            if holders:
-                app.count("replica_unanswered")
+        if self._replication.send(now):
+            self.app.set_timer("replicate", now + REPLICA_RESEND_S)
+        else:
             self._commit(now)
-            return
-        records = app.ledger.history.tail(ROUND_RECORDS)
-        message = Replica(app.id, app.ledger.epoch, number, model, False, records, tuple(state))
-        self._asked = set(holders)
-        for contact in holders.values():
-            app.effects.send(contact, message)
-        app.set_timer("replicate", now + REPLICA_RESEND_S)
 
     def on_replica_ack(self, sender: Contact, message: ReplicaAck, now: float) -> None:
-        if self.phase is not Phase.REPLICATING or self._next is None or sender.node_id not in self._asked:
-            return
-        if (message.epoch, message.round) == (self.app.ledger.epoch, self._next[0]):
+        if self.phase is Phase.REPLICATING and self._replication.is_answer(sender, message):
             self._commit(now)
 
     def _commit(self, now: float) -> None:
         """The round is done: nothing that dies alone can take it back."""
-        if self._next is None:
-            return
         app = self.app
-        number, (model, *state), _ = self._next
-        self._next = None
+        number, model, state = self._replication.take()
         self.attempt = 1
         app.cancel_timer("replicate")
-        app.advance(number, model, state=tuple(state))
+        app.advance(number, model, state=state)
         self.next_model.commit()
         app.effects.save(app.id, app.ledger.progress())
         if self._dethroned:
