@@ -49,6 +49,20 @@ def app() -> None:
 @click.option("--batch", default=32, help="Samples per step.")
 @click.option("--lr", "learning_rate", default=0.05, help="Learning rate of the local optimizer.")
 @click.option(
+    "--lr-schedule",
+    default="constant",
+    metavar="HOW",
+    help="How it changes from round to round: constant, cosine[:floor=F], step:every=N[,factor=F], warmup:rounds=N, or "
+    "warmup:rounds=N+ before one of them.",
+)
+@click.option(
+    "--patience",
+    default=0,
+    metavar="N",
+    help="Stop when N rounds brought nothing better; 0: never. Keeps the best.",
+)
+@click.option("--keep-best", is_flag=True, help="Keep the best model beside the newest: edgefl app pull --best.")
+@click.option(
     "--compress",
     default="none",
     metavar="HOW",
@@ -288,12 +302,13 @@ def resume(name: str, state: Path | None, as_json: bool) -> None:
 @click.option(
     "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="ONNX file to write."
 )
+@click.option("--best", is_flag=True, help="The best model that was evaluated, instead of the newest.")
 @state_option
 @json_option
 @report_errors
-def pull(name: str, output: Path, state: Path | None, as_json: bool) -> None:
-    """Write the application's newest model as a plain inference ONNX file."""
-    found = client(state).pull(name, output)
+def pull(name: str, output: Path, best: bool, state: Path | None, as_json: bool) -> None:
+    """Write the application's newest model as a plain inference ONNX file, with this device's own personal tensors."""
+    found = client(state).pull(name, output, best=best)
     if as_json:
         emit_json({"output": str(output), **found})
     else:

@@ -46,6 +46,9 @@ OPTIONS = frozenset(
         "over_select",
         "pace",
         "personal",
+        "lr_schedule",
+        "patience",
+        "keep_best",
     }
 )
 """Fields of the manifest that an owner may set as they are."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgefl.errors import ModelError
 from edgefl.learning.effects import TrainJob, TrainResult
 from edgefl.learning.manifest import travelling
+from edgefl.learning.strategies.rates import learning_rate
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.wire.application import Manifest
 from edgefl.wire.learning import Metric, RoundKind
@@ -100,10 +101,11 @@ class Workplace:
         shift = None
         if plan.shift is not None:
             shift = split.join(plan.shift, np.zeros_like(personal))[: artifacts.trained_size]
-        spec = LocalSpec(manifest.local_epochs, manifest.batch, manifest.learning_rate, proximal=plan.proximal)
+        lr = learning_rate(manifest.lr_schedule, manifest.learning_rate, job.tag[1], manifest.rounds)
+        spec = LocalSpec(manifest.local_epochs, manifest.batch, lr, proximal=plan.proximal)
         result = train_local(session, self.train, spec, seed=job.seed, shift=shift, should_stop=should_stop)
         steps = plain_steps(artifacts.optimizer, result.steps)
-        outcome = Outcome(split.shared(result.delta), result.samples, steps, spec.lr, before)
+        outcome = Outcome(split.shared(result.delta), result.samples, steps, lr, before)
         report = part.report(given, control, outcome, split.trained)
         metrics += [Metric("train_loss", result.loss * result.samples, float(result.samples)), *report.metrics]
         kept = [] if report.kept is None else [report.kept]

@@ -7,6 +7,7 @@ import math
 from edgefl.errors import ConfigError, UsageError
 from edgefl.learning.encoding.spec import parse_spec
 from edgefl.learning.pace import parse_pace
+from edgefl.learning.strategies.rates import parse_rates
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.learning.topologies import check_topology
 from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest
@@ -50,7 +51,8 @@ class ManifestError(ConfigError):
 
 def check_choices(manifest: Manifest) -> None:
     """Raises ManifestError for a text in the manifest that names nothing that there is."""
-    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy), ("pace", parse_pace)):
+    kinds = (("compress", parse_spec), ("strategy", parse_strategy), ("lr_schedule", parse_rates), ("pace", parse_pace))
+    for field, parse in kinds:
         try:
             parse(getattr(manifest, field))
         except UsageError as error:
@@ -91,6 +93,7 @@ def check_manifest(manifest: Manifest) -> None:
         f"must be above 0 and at most {MAX_LEARNING_RATE:g}",
     )
     need(0 <= manifest.held_back <= MAX_HELD_BACK, "held_back", f"must be 0 to {MAX_HELD_BACK}")
+    need(manifest.patience <= MAX_ROUNDS, "patience", f"must be 0 (never) to {MAX_ROUNDS} rounds")
     need(manifest.min_members >= 1, "min_members", "must be at least 1")
     need(manifest.max_samples >= 1, "max_samples", "must be at least 1")
     need(

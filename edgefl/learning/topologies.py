@@ -50,9 +50,14 @@ def check_topology(manifest: Manifest) -> None:
             f"the topology {name} has no root that could select devices or set a pace",
             hint="leave out --select and --pace, or use the topology forest",
         )
-    if manifest.personal:
+    for given, option in ((manifest.personal, "--personal"), (manifest.patience, "--patience")):
+        if given:
+            raise UsageError(
+                f"the topology {name} has no {option[2:]}", hint=f"leave out {option}, or use the topology forest"
+            )
+    if manifest.keep_best:
         raise UsageError(
-            f"the topology {name} has no personal tensors", hint="leave out --personal, or use the topology forest"
+            f"the topology {name} keeps no best model", hint="leave out --keep-best, or use the topology forest"
         )
     if manifest.compress != "none":
         raise UsageError(

@@ -10,7 +10,7 @@ from typing import Annotated
 from edgefl.wire.blob import BLOB, BlobRef
 from edgefl.wire.codec import Record, decode_record, encode_record, nested, record
 from edgefl.wire.contact import CONTACT, Contact
-from edgefl.wire.fields import F64, U16, U32, U64, choice, many, optional, raw, text
+from edgefl.wire.fields import BOOL, F64, U16, U32, U64, choice, many, optional, raw, text
 from edgefl.wire.overlay import MAX_ADVERT_BYTES, Scope
 
 MAX_MANIFEST_BYTES = 4 * 1024
@@ -92,6 +92,9 @@ class Manifest(Record):
     seed: Annotated[int, 21, U64] = 0
     compress: Annotated[str, 22, text(32)] = "none"
     personal: Annotated[tuple[str, ...], 23, many(text(128), MAX_PERSONAL)] = ()
+    lr_schedule: Annotated[str, 24, text(128)] = "constant"
+    patience: Annotated[int, 25, U32] = 0
+    keep_best: Annotated[bool, 26, BOOL] = False
     select: Annotated[int, 27, U32] = 0
     over_select: Annotated[float, 28, F64] = 0.3
     pace: Annotated[str, 29, text(96)] = "sync"

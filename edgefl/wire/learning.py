@@ -106,7 +106,8 @@ EVERYBODY = 2**64 - 1
 class RoundStart(Message):
     """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds. Devices
     whose hash lies below `threshold` train (edgefl/learning/forest/selection.py); an older peer trains in any case. The
-    part of a device itself is waited for during `own_s` seconds (0: `budget_s`)."""
+    part of a device itself is waited for during `own_s` seconds (0: `budget_s`). At the end (RoundKind.DONE) `best` is
+    the best model that there was, if the application keeps it."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -118,6 +119,7 @@ class RoundStart(Message):
     records: Annotated[tuple[RoundRecord, ...], 8, many(nested(RoundRecord), MAX_RECORDS)] = ()
     threshold: Annotated[int, 9, U64] = EVERYBODY
     own_s: Annotated[float, 10, F64] = 0.0
+    best: Annotated[Best | None, 16, optional(nested(Best))] = None
 
 
 CHUNK_PARAMETERS = 64 * 1024

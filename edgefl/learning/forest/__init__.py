@@ -3,6 +3,7 @@
 application.py  ForestApplication: which event belongs to which part
 worker.py       a member's part of a round: take the model, train, add the children's sums, pass on
 local.py        this device's own part: whether it trains, when its delta is added
+models.py       the round's model on its way to this device
 invitations.py  children hear of the round
 round.py        what a device holds for the round that is open
 inflow.py       children's updates, chunk by chunk into the sum
@@ -18,6 +19,8 @@ records.py      what is written down of it
 replication.py  the newest model on its way to a second device
 recovery.py     where a new root goes on from
 standings.py    how far a new root's children are, as they have told
+best.py         the best model so far, and when to stop for want of a better one
+kept.py         what training leaves on a device for its own next round
 next_model.py   the step of the strategy, and its memory
 objections.py   a member that is further than its root says so
 epoch.py        which root's word counts

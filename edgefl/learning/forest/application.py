@@ -13,6 +13,7 @@ from edgefl.learning.aggregate import FLOAT_BYTES
 from edgefl.learning.application import Application, Forest
 from edgefl.learning.effects import LearningEffects, Progress, TrainResult
 from edgefl.learning.encoding import open_encoding
+from edgefl.learning.forest.best import BestModel
 from edgefl.learning.forest.coordinator import Coordinator
 from edgefl.learning.forest.epoch import plausible
 from edgefl.learning.forest.feedback import Feedback
@@ -62,6 +63,7 @@ class ForestApplication(Application):
         self.feedback = Feedback(self)
         self.kept = Kept(self)
         self.objections = Objections(self)
+        self.best = BestModel(self)
         self.worker = Worker(self)
         self.replicas = Replicas(self)
         self.coordinator = Coordinator(self)

@@ -34,7 +34,7 @@ from edgefl.learning.forest.gathering import GATHER_S, Gathering
 from edgefl.learning.forest.next_model import NextModel
 from edgefl.learning.forest.pacing import Pacing
 from edgefl.learning.forest.records import record_evaluation, record_training
-from edgefl.learning.forest.recovery import Recovery
+from edgefl.learning.forest.recovery import Recovery, blobs_of, extras_of
 from edgefl.learning.forest.replication import REPLICA_RESEND_S, ROUND_RECORDS, Replication
 from edgefl.learning.forest.round import OpenRound
 from edgefl.learning.forest.selection import Selection
@@ -86,7 +86,7 @@ class Coordinator:
         self._standings = Standings()
         self._recovery = Recovery(app, self._standings)
         self._reported: Position = (0, False, 0)
-        self._reported_state = False
+        self._reported_extras = False
         self._wait_for_busy_until = 0.0
         self._gathering = Gathering(app)
         self._selection = Selection(app)
@@ -102,7 +102,7 @@ class Coordinator:
 
     def on_parent(self, now: float) -> None:
         """This device has a parent: it is not the root (any more). A round in flight is finished first."""
-        self._reported, self._reported_state = (0, False, 0), False
+        self._reported, self._reported_extras = (0, False, 0), False
         if self.phase in BUSY:
             self._dethroned = True
             self._report_busy(now)
@@ -144,7 +144,7 @@ class Coordinator:
         if not any(child.contact.node_id == sender.node_id for child in app.children()):
             app.count("standing_not_from_child")
             return
-        if not app.credible(message.epoch, message.round, message.model, *message.state):
+        if not app.credible(message.epoch, message.round, *blobs_of(message)):
             app.count("standing_invalid")
             return
         app.ledger.history.merge(message.records)
@@ -153,7 +153,7 @@ class Coordinator:
             news = message.busy or theirs > max(self._reported, app.ledger.position()) or self._completes(message)
             if app.parent is not None and news:
                 self._reported = max(self._reported, theirs)
-                self._reported_state |= bool(message.state)
+                self._reported_extras |= message.state != () or message.best is not None
                 app.effects.send(app.parent, message)
             return
         before = self._standings.add(message)
@@ -192,7 +192,8 @@ class Coordinator:
     def _completes(self, message: Standing) -> bool:
         """Whether it comes from a device that holds what this device's own model lacks."""
         ledger = self.app.ledger
-        return bool(message.state and not ledger.state and not self._reported_state) and message.model == ledger.model
+        more = extras_of(message) > (len(ledger.state), ledger.best is not None)
+        return more and not self._reported_extras and message.model == ledger.model
 
     def _fetch_missing(self, best: Standing, now: float) -> None:
         """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none."""
@@ -210,7 +211,7 @@ class Coordinator:
                 self._take_over(now)
             return
         best = self._standings.of(holder) if isinstance(holder, int) else None
-        if self.phase is not Phase.RECOVERING or best is None or blob not in (best.model, *best.state):
+        if self.phase is not Phase.RECOVERING or best is None or blob not in blobs_of(best):
             if data is not None and blob not in self.app.ledger.blobs():
                 self.app.effects.discard(self.app.id, blob)
         elif data is None:
@@ -260,7 +261,8 @@ class Coordinator:
         self.phase = Phase.RUNNING
         self.problem = ""
         self._selection.begin()
-        last = self._target_reached or app.ledger.round >= app.manifest.rounds or app.advert.state is AppState.STOPPED
+        enough = self._target_reached or app.best.exhausted or app.ledger.round >= app.manifest.rounds
+        last = enough or app.advert.state is AppState.STOPPED
         kind = RoundKind.EVALUATE if last else RoundKind.TRAIN
         self._begin(kind, now)
 
@@ -281,6 +283,7 @@ class Coordinator:
             app.ledger.history.tail(ROUND_RECORDS),
             self._selection.draw(kind),
             self._pacing.own_s if training else 0.0,
+            app.ledger.best if kind is RoundKind.DONE else None,
         )
         app.worker.begin(start, now, source=None, enough=self._selection.enough)
 
@@ -292,6 +295,8 @@ class Coordinator:
         self._pacing.observe(round_.report)
         self._selection.recount()
         participants, quorum, expected = round_.participants, self._selection.quorum, self._selection.expected
+        if participants >= quorum:
+            self.app.best.on_evaluated(round_.sum.metrics)
         if round_.kind is RoundKind.EVALUATE:
             if participants < quorum and self.attempt < MAX_EVALUATIONS:
                 self._try_again(f"{participants} of {expected} devices evaluated it, {quorum} are needed", now)

@@ -55,5 +55,6 @@ class Invitations:
             round_.records,
             round_.threshold,
             round_.own_s,
+            round_.best,
         )
         self._app.effects.send(child, message)

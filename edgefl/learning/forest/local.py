@@ -95,13 +95,19 @@ class LocalTraining:
         if round_.own_pending and self.pace.measured:
             app.set_timer("own", round_.own_until)
 
-    def on_ready(self, round_: OpenRound, seed: int) -> None:
+    def on_ready(self, round_: OpenRound) -> None:
         """The round's model is here, or what the last round left: training begins when both are."""
         if round_.own_to_come and round_.model_data is not None and not round_.kept_pending:
             round_.own_to_come = False
-            job = TrainJob(round_.tag, round_.kind, round_.model, seed, self._app.kept.held)
+            job = TrainJob(round_.tag, round_.kind, round_.model, self.seed(round_.tag), self._app.kept.held)
             self.running = Running(job, round_.started)
             self._app.effects.train(self._app.id, job)
+
+    def seed(self, tag: Tag) -> int:
+        """Different for every device and round, the same when a round is replayed."""
+        epoch, number, attempt = tag
+        mixed = self._app.manifest.seed * 0x9E3779B97F4A7C15 + self._app.me.node_id
+        return (mixed ^ (epoch << 48) ^ (attempt << 40) ^ number) & (2**63 - 1)
 
     def on_trained(self, round_: OpenRound | None, tag: Tag, result: TrainResult | None, now: float) -> bool:
         """A job is done, or has failed (None). True when that changes the open round."""

@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from edgefl.wire.learning import Standing
 
 
+def extras_of(report: Standing) -> tuple[int, bool]:
+    """How much a device has that belongs to its model."""
+    return len(report.state), report.best is not None
+
+
+def blobs_of(report: Standing) -> tuple[BlobRef, ...]:
+    """What a device holds: the model, the strategy's state as of it, the best model so far."""
+    best = () if report.best is None else (report.best.model,)
+    return (report.model, *report.state, *best)
+
+
 class Recovery:
     """Chooses among the reports, and knows what has been fetched. `fetched`: of the device whose model is adopted."""
 
@@ -22,30 +33,30 @@ class Recovery:
         self.fetched: set[BlobRef] = set()
 
     def furthest(self) -> Standing | None:
-        """Who to go on from: the furthest of those who are further than this device, with the strategy's state if
-        possible; or who has the state that belongs to this device's own model; or nobody."""
+        """Who to go on from: the furthest of those who are further than this device, with what belongs to the model
+        (the strategy's state, the best model so far) if possible; or who has more of that for this device's own model;
+        or nobody."""
         ledger = self._app.ledger
-        model = ledger.model
+        model, extras = ledger.model, (len(ledger.state), ledger.best is not None)
         best = self._standings.furthest()
         if best is not None and position(best) > ledger.position():
-            model = best.model
-        elif ledger.state:
-            return None
+            model, extras = best.model, extras_of(best)
         else:
             best = None
-        complete = [standing for standing in self._standings if standing.model == model and standing.state]
-        return max(complete, key=position, default=best)
+        complete = [one for one in self._standings if one.model == model and extras_of(one) > extras]
+        return max(complete, key=lambda one: (extras_of(one), position(one)), default=best)
 
     def lacks(self, best: Standing) -> BlobRef | None:
         """The next blob to fetch before this device can go on from there; None when it has them all."""
         held = self._app.ledger.blobs() | self.fetched
-        return next((blob for blob in (best.model, *best.state) if blob not in held), None)
+        return next((blob for blob in blobs_of(best) if blob not in held), None)
 
     def adopt(self, best: Standing) -> None:
         """This device is as far as the other now."""
-        ledger = self._app.ledger
-        ledger.epoch = max(ledger.epoch, best.epoch)
-        self._app.advance(best.round, best.model, finished=best.finished, state=best.state)
+        app = self._app
+        app.ledger.epoch = max(app.ledger.epoch, best.epoch)
+        better = best.best if app.best.is_better(best.best, app.ledger.best) else None
+        app.advance(best.round, best.model, finished=best.finished, state=best.state or None, best=better)
 
     def discard_rest(self) -> None:
         """What was fetched and is not needed."""

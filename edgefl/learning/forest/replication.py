@@ -49,7 +49,7 @@ class Replication:
                 app.count("replica_unanswered")
             return False
         records = app.ledger.history.tail(ROUND_RECORDS)
-        message = Replica(app.id, app.ledger.epoch, number, model, False, records, tuple(state))
+        message = Replica(app.id, app.ledger.epoch, number, model, False, records, tuple(state), app.ledger.best)
         self._asked = set(holders)
         for contact in holders.values():
             app.effects.send(contact, message)

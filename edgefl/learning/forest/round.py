@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from edgefl.learning.metrics import merge
-from edgefl.wire.learning import EVERYBODY, Metric, PaceReport, RoundKind, RoundRecord
+from edgefl.wire.learning import EVERYBODY, Best, Metric, PaceReport, RoundKind, RoundRecord
 
 if TYPE_CHECKING:
     from edgefl.learning.aggregate import Accumulator
@@ -50,6 +50,7 @@ class OpenRound:
     closes: float
     sum: Accumulator
     mine: bool
+    best: Best | None = None
     threshold: int = EVERYBODY
     own_s: float = 0.0
     enough: int = 0
@@ -61,6 +62,7 @@ class OpenRound:
     kept_pending: bool = False
     state: RoundState = RoundState.COLLECTING
     model_data: Any = None
+    ended: bool = False
     evaluated: int = 0
     waiting: set[int] = field(default_factory=set)
     delivered: set[int] = field(default_factory=set)

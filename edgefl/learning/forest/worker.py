@@ -25,6 +25,7 @@ what comes late is counted and dropped; what a parent has taken is never sent ag
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgefl.learning.aggregate import Accumulator
@@ -32,6 +33,7 @@ from edgefl.learning.effects import Tag, Token, TrainResult
 from edgefl.learning.forest.inflow import Inflow
 from edgefl.learning.forest.invitations import Invitations
 from edgefl.learning.forest.local import LocalTraining
+from edgefl.learning.forest.models import RoundModels
 from edgefl.learning.forest.outflow import Outflow
 from edgefl.learning.forest.round import OpenRound, RoundState
 from edgefl.wire import Contact
@@ -49,9 +51,6 @@ from edgefl.wire.learning import (
 
 if TYPE_CHECKING:
     from edgefl.learning.forest.application import ForestApplication
-
-REFETCH_S = 1.0
-"""A model that nobody could give is asked for again while the round is open."""
 
 ORPHAN_GRACE_S = 2.0
 """When an interior child dies, its children look for a new parent: the round waits this long for them."""
@@ -72,6 +71,7 @@ class Worker:
         self.inflow = Inflow(app, self._advance)
         self.local = LocalTraining(app)
         self._invitations = Invitations(app)
+        self._models = RoundModels(app)
         self._outflow: Outflow | None = None
         self._early: tuple[Contact, RoundStart] | None = None  # of a new parent whose acceptance is still on the way
 
@@ -98,6 +98,8 @@ class Worker:
             app.objections.raise_to(parent)
             return
         app.coordinator.on_superseded()
+        if message.best is not None and not app.credible(message.epoch, message.best.round, message.best.model):
+            message = replace(message, best=None)
         self.begin(message, now, source=parent)
 
     def begin(self, start: RoundStart, now: float, *, source: Contact | None, enough: int = 0) -> OpenRound:
@@ -116,6 +118,7 @@ class Worker:
             closes=now + min(max(start.budget_s, 0.0), app.manifest.deadline_s),
             sum=Accumulator(app.travelling, app.manifest.max_samples * self.local.unit),
             mine=mine,
+            best=start.best,
             threshold=start.threshold,
             own_s=start.own_s,
             enough=enough,
@@ -134,7 +137,7 @@ class Worker:
         for child in app.children():
             self._invitations.send(round_, child.contact, child.observer, now)
         if not app.observer or kind is not RoundKind.TRAIN:  # an observer waits for the final model
-            self._fetch_model(round_, (source,) if source is not None else ())
+            self._models.fetch(round_, (source,) if source is not None else ())
         self._advance(round_, now)
         return round_
 
@@ -150,36 +153,6 @@ class Worker:
         for name in self.TIMERS:
             self.app.cancel_timer(name)
 
-    def _fetch_model(self, round_: OpenRound, sources: tuple[Contact, ...]) -> None:
-        self.app.effects.fetch(self.app.id, ("start", round_.tag), round_.model, sources, pushed=True)
-
-    def _on_model(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
-        app, round_ = self.app, self.open
-        if round_ is None or token[1] != round_.tag:
-            if blob not in app.ledger.blobs() and (round_ is None or round_.model != blob):
-                app.effects.discard(app.id, blob)
-            return
-        if data is None:
-            app.count("model_not_fetched")
-            app.set_timer("refetch", now + REFETCH_S)
-            return
-        if not round_.mine and blob != app.ledger.model:
-            round_.received_bytes += blob.size
-        round_.model_data = data
-        finished = round_.kind is RoundKind.DONE
-        app.advance(round_.tag[1] - 1, blob, finished=finished)
-        if finished:
-            app.effects.save(app.id, app.ledger.progress())
-            self._report(now)
-        else:
-            self.local.on_ready(round_, self._seed(round_.tag))
-
-    def _seed(self, tag: Tag) -> int:
-        """Different for every device and round, the same when a round is replayed."""
-        epoch, number, attempt = tag
-        mixed = self.app.manifest.seed * 0x9E3779B97F4A7C15 + self.app.me.node_id
-        return (mixed ^ (epoch << 48) ^ (attempt << 40) ^ number) & (2**63 - 1)
-
     def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
         round_ = self.open
         if self.local.on_trained(round_, tag, result, now) and round_ is not None:
@@ -191,7 +164,7 @@ class Worker:
         if round_ is not None and round_.kept_pending and tag == round_.tag:
             self.app.kept.on_recalled(data)
             round_.kept_pending = False
-            self.local.on_ready(round_, self._seed(round_.tag))
+            self.local.on_ready(round_)
 
     def on_recalled(self, tag: Tag, data: Any, now: float) -> None:
         """What earlier rounds left out is here again (or lost)."""
@@ -301,7 +274,7 @@ class Worker:
         round_, outflow, parent = self.open, self._outflow, self.app.parent
         if round_ is None or parent is None or outflow is None or round_.mine:
             return
-        ended = round_.model_data is not None if round_.kind is RoundKind.DONE else round_.state is RoundState.CLOSED
+        ended = round_.ended if round_.kind is RoundKind.DONE else round_.state is RoundState.CLOSED
         if ended:
             epoch, number, attempt = round_.tag
             self.app.effects.send(parent, Update(self.app.id, epoch, number, attempt, final=True))
@@ -377,10 +350,13 @@ class Worker:
         elif name == "own" and round_.state is RoundState.COLLECTING:
             self.local.on_time_over(round_)
             self._advance(round_, now)
-        elif name == "refetch" and round_.model_data is None:
-            parent = self.app.parent
-            self._fetch_model(round_, (parent,) if parent is not None else ())
+        elif name == "refetch":
+            self._models.fetch_again(round_)
 
     def on_fetched(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
-        if token[0] == "start":
-            self._on_model(token, blob, data, now)
+        round_ = self.open
+        if token[0] == "start" and self._models.on_fetched(round_, token, blob, data, now) and round_ is not None:
+            if round_.ended:
+                self._report(now)
+            else:
+                self.local.on_ready(round_)
