@@ -55,6 +55,8 @@ def make_application(
     parameters: int = PARAMETERS,
     deadline_s: float = 120.0,
     strategy: str = "fedavg",
+    pace: str = "sync",
+    select: int = 0,
 ) -> Manifest:
     """A manifest for simulated devices: artifacts in name only. With `zone`, it is of that zone alone."""
     artifacts = tuple(Artifact(file, ref_of(file.encode())) for file in sorted(REQUIRED_ARTIFACTS))
@@ -67,6 +69,8 @@ def make_application(
         parameters=parameters,
         rounds=rounds,
         strategy=strategy,
+        pace=pace,
+        select=select,
         quorum=quorum,
         deadline_s=deadline_s,
         min_members=min_members,

@@ -42,8 +42,8 @@ class PaceRun:
 
 def with_stragglers(devices: int, share: float, slowdown: float, seed: int) -> list[Trace]:
     """Synthetic links, and a speed of which `share` of the devices have 1 / `slowdown`."""
-    random = Random(f"stragglers {seed}")
-    slow = set(random.sample(range(devices), round(share * devices)))
+    random = Random(f"speeds {seed}")
+    slow = set(Random(f"stragglers {seed}").sample(range(devices), round(share * devices)))
     return [
         replace(
             trace,
