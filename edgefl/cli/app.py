@@ -31,8 +31,8 @@ def app() -> None:
     "--strategy",
     default="fedavg",
     metavar="NAME[:KEY=VALUE,…]",
-    help="How updates become the next model: fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, scaffold, fednova "
-    "or qfedavg, for example fedadam:lr=0.1,tau=0.01.",
+    help="How updates become the next model: fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, scaffold, "
+    "fednova, qfedavg or trimmed, for example fedadam:lr=0.1,tau=0.01.",
 )
 @click.option(
     "--personal",

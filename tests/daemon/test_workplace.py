@@ -158,10 +158,23 @@ def test_personal_tensors_stay_and_are_trained_on(tmp_path: Path, strategy: str)
     assert export_model(tmp_path, spec, initial, None) == export_model(tmp_path, spec, initial, b"rot")
 
 
-async def pull(daemon: Any, name: str) -> bytes:
+def test_the_schedule_says_with_which_rate_a_round_is_trained(tmp_path: Path) -> None:
+    place = make_place(tmp_path)
+    initial, _ = place.initial(make_spec(place))
+    constant, halved = (make_spec(place, lr_schedule=text) for text in ("constant", "step:every=2,factor=0.5"))
+    lengths = []
+    for spec, round_ in ((constant, 5), (halved, 2), (halved, 3), (halved, 5)):
+        job = TrainJob((1, round_, 1), RoundKind.TRAIN, BlobRef(bytes(32), 0), 3)
+        result = place.work(job, spec, initial, lambda: False)
+        assert result.delta is not None
+        lengths.append(float(np.linalg.norm(result.delta)))
+    np.testing.assert_allclose(lengths, np.array([1, 1, 0.5, 0.25]) * lengths[0], rtol=1e-3)
+
+
+async def pull(daemon: Any, name: str, *, best: bool = False) -> bytes:
     import base64
 
-    events = [event async for event in Verbs(daemon).pull(name)]
+    events = [event async for event in Verbs(daemon).pull(name, best=best)]
     return b"".join(base64.b64decode(event["data"]) for event in events[1:])
 
 
@@ -184,6 +197,7 @@ async def test_three_daemons_with_heads_of_their_own_and_control_variates(fleet:
         "deadline_s": 30.0,
         "strategy": "scaffold",
         "personal": ["logits.*"],
+        "keep_best": True,
     }
     advert = await create_application(daemons[0], artifacts, given)
     manifest = advert.decode_manifest()
@@ -200,6 +214,12 @@ async def test_three_daemons_with_heads_of_their_own_and_control_variates(fleet:
     for daemon in daemons:
         await fleet.until(lambda daemon=daemon: not daemon.disk._background, "the disk has done what it was told")
     files = [await pull(daemon, "digits") for daemon in daemons]
+    for daemon, file in zip(daemons, files, strict=True):
+        ledger = daemon.learning.applications[manifest.app_id].ledger
+        await fleet.until(lambda ledger=ledger: ledger.best is not None, "the best model is here, too")
+        assert ledger.best is not None
+        same = ledger.best.model == ledger.model
+        assert (await pull(daemon, "digits", best=True) == file) == same
     offsets = {tensor.name: tensor for tensor in trainer.read_manifest(artifacts).parameters}
     for name, alike in (("hidden.weight", True), ("logits.weight", False)):
         tensor = offsets[name]

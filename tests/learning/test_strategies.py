@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from support.learning_world import World, make_manifest
@@ -300,6 +300,43 @@ def test_a_root_that_is_superseded_forgets_what_it_was_making(dies: Phase) -> No
     assert root.coordinator.next_model._memory is None
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([("fedadam:lr=0.1,tau=0.01", 0), ("scaffold", 3), ("fedavgm", 0), ("trimmed:share=0.2", 2)]),
+    st.integers(0, 2**32),
+    st.integers(3, 8),
+    st.lists(st.tuples(st.floats(0.2, 8.0), st.booleans()), min_size=1, max_size=6),
+)
+def test_any_schedule_of_deaths_and_returns_loses_and_keeps_nothing(
+    chosen: tuple[str, int], seed: int, size: int, turns: list[tuple[float, bool]]
+) -> None:
+    """All end with the same model and the same best one, and hold nothing else."""
+    text, patience = chosen
+    changes = {"rounds": 6, "quorum": 0.3, "deadline_s": 15.0, "strategy": text, "patience": patience}
+    world = World(size, seed=seed, manifest=make_manifest(**changes, keep_best=True))
+    world.start({child: world.random.randint(1, child - 1) for child in range(2, size + 1)})
+    for pause, comes_back in turns:
+        world.run_for(pause)
+        alive = [number for number, device in world.devices.items() if device.alive]
+        dead = [number for number, device in world.devices.items() if not device.alive]
+        if dead and comes_back:
+            world.restart(world.random.choice(dead))
+        elif len(alive) > 2:
+            world.kill(world.random.choice(alive))
+        world.run_for(0.3)
+        world.heal()
+    for number, device in list(world.devices.items()):
+        if not device.alive:
+            world.restart(number)
+    world.heal()
+    world.run(world.finished, limit_s=3000)
+    world.run_for(30)
+    ledgers = [device.app.ledger for device in world.devices.values()]
+    assert len({(ledger.round, ledger.model, ledger.best) for ledger in ledgers}) == 1
+    for device in world.devices.values():
+        assert set(device.blobs) == {blob.id for blob in device.app.ledger.blobs()}
+
+
 CONVERGING: dict[str, int] = {
     "fedavg": 12,
     "fedprox": 12,
@@ -313,8 +350,8 @@ CONVERGING: dict[str, int] = {
 }
 
 
-def fleet_error(text: str, rounds: int) -> float:
-    """How far a fleet's last model is from the weighted mean of its targets, as a share of where it began."""
+def fleet_model(text: str, rounds: int) -> tuple[list[LearningDevice], np.ndarray]:
+    """A simulated fleet after its last round: its devices and the model."""
     learners: dict[int, LearningDevice] = {}
     transfers = Transfers()
     fleet = Fleet(devices=8, seed=2, equip=lambda member: [LearningDevice(member, learners, transfers)])
@@ -326,14 +363,26 @@ def fleet_error(text: str, rounds: int) -> float:
     learners[fleet.alive()[0].node_id].create(manifest, fleet.clock.now)
     fleet.run(60.0 + 12.0 * rounds)
     devices = list(learners.values())
-    mean = np.average([d._target for d in devices], axis=0, weights=[d._samples for d in devices])
     ledger = devices[0].learning.applications[manifest.app_id].ledger
     assert ledger.finished
     assert ledger.model is not None
     model = np.frombuffer(devices[0]._blobs[ledger.model.id], "<f4")[: manifest.parameters]
-    return float(np.linalg.norm(model - mean) / np.linalg.norm(mean))
+    return devices, model
 
 
 @pytest.mark.parametrize("text", CONVERGING)
 def test_a_simulated_fleet_converges(text: str) -> None:
-    assert fleet_error(text, CONVERGING[text]) < 0.1
+    """To the weighted mean of its targets: a tenth is left of the way from where it began."""
+    devices, model = fleet_model(text, CONVERGING[text])
+    mean = np.average([d._target for d in devices], axis=0, weights=[d._samples for d in devices])
+    assert np.linalg.norm(model - mean) / np.linalg.norm(mean) < 0.1
+
+
+def test_a_simulated_fleet_trims() -> None:
+    """To somewhere between the targets, in every coordinate, with the ends cut off."""
+    devices, model = fleet_model("trimmed:share=0.3", 12)
+    targets = np.sort([device._target for device in devices], axis=0)
+    assert (model > targets[0]).all()
+    assert (model < targets[-1]).all()
+    middle = np.median(targets, axis=0)
+    assert np.linalg.norm(model - middle) < 0.5 * np.linalg.norm(targets[-1] - middle)

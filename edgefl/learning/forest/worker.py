@@ -36,6 +36,8 @@ from edgefl.learning.forest.local import LocalTraining
 from edgefl.learning.forest.models import RoundModels
 from edgefl.learning.forest.outflow import Outflow
 from edgefl.learning.forest.round import OpenRound, RoundState
+from edgefl.learning.groups import GroupedSum
+from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.wire import Contact
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import (
@@ -116,7 +118,7 @@ class Worker:
             records=start.records,
             started=now,
             closes=now + min(max(start.budget_s, 0.0), app.manifest.deadline_s),
-            sum=Accumulator(app.travelling, app.manifest.max_samples * self.local.unit),
+            sum=self._new_sum(mine),
             mine=mine,
             best=start.best,
             threshold=start.threshold,
@@ -140,6 +142,11 @@ class Worker:
             self._models.fetch(round_, (source,) if source is not None else ())
         self._advance(round_, now)
         return round_
+
+    def _new_sum(self, mine: bool) -> Accumulator:
+        app = self.app
+        max_samples, trim = app.manifest.max_samples * self.local.unit, parse_strategy(app.manifest.strategy).trim
+        return GroupedSum(app.travelling, max_samples, trim) if mine and trim else Accumulator(app.travelling, max_samples)
 
     def close_silently(self) -> None:
         """Forget the open round: a newer one replaces it, or the application stops."""

@@ -48,6 +48,7 @@ STRATEGY_OPTIONS: dict[str, dict[str, Option]] = {
     "scaffold": {"lr": RATE},
     "fednova": {"lr": RATE},
     "qfedavg": {"q": Option(1.0, 0, 5, closed=True), "lr": RATE},
+    "trimmed": {"share": Option(0.1, 0, 0.49), "lr": RATE},
 }
 
 
@@ -68,6 +69,11 @@ class StrategySpec:
         """How many vectors of the model's length travel, down and up, as one: SCAFFOLD's control variate is a second
         one behind the weights."""
         return 2 if self.name == "scaffold" else 1
+
+    @property
+    def trim(self) -> float:
+        """The share that the root cuts off at either end (edgefl/learning/groups.py); 0 for the other strategies."""
+        return self.options["share"] if self.name == "trimmed" else 0.0
 
     @property
     def controls(self) -> bool:
