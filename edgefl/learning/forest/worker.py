@@ -146,7 +146,9 @@ class Worker:
     def _new_sum(self, mine: bool) -> Accumulator:
         app = self.app
         max_samples, trim = app.manifest.max_samples * self.local.unit, parse_strategy(app.manifest.strategy).trim
-        return GroupedSum(app.travelling, max_samples, trim) if mine and trim else Accumulator(app.travelling, max_samples)
+        if mine and trim:
+            return GroupedSum(app.travelling, max_samples, trim)
+        return Accumulator(app.travelling, max_samples)
 
     def close_silently(self) -> None:
         """Forget the open round: a newer one replaces it, or the application stops."""
