@@ -45,6 +45,7 @@ OPTIONS = frozenset(
         "select",
         "over_select",
         "pace",
+        "zone_rounds",
         "personal",
         "lr_schedule",
         "patience",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from edgefl.errors import ConfigError, UsageError
+from edgefl.learning.compatible import check_compatible
 from edgefl.learning.encoding.spec import parse_spec
 from edgefl.learning.pace import parse_pace
 from edgefl.learning.strategies.rates import parse_rates
@@ -24,6 +25,7 @@ MAX_DEADLINE_S = 7 * 24 * 3600.0
 MAX_HELD_BACK = 0.9
 MAX_LEARNING_RATE = 1000.0
 MAX_OVER_SELECT = 10.0
+MAX_ZONE_ROUNDS = 50
 
 REQUIRED_ARTIFACTS = frozenset(
     {
@@ -57,12 +59,6 @@ def check_choices(manifest: Manifest) -> None:
             parse(getattr(manifest, field))
         except UsageError as error:
             raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
-    strategy = parse_strategy(manifest.strategy)
-    if parse_pace(manifest.pace).buffered and not strategy.discountable:
-        raise ManifestError(
-            f"pace: {strategy.name} needs deltas of the newest model, and a buffered round takes older ones",
-            hint="use another --strategy, or --pace quantile",
-        )
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -101,6 +97,7 @@ def check_manifest(manifest: Manifest) -> None:
         "target",
         "must name a metric and a finite value",
     )
+    need(1 <= manifest.zone_rounds <= MAX_ZONE_ROUNDS, "zone_rounds", f"must be 1 to {MAX_ZONE_ROUNDS}")
     need(0 <= manifest.over_select <= MAX_OVER_SELECT, "over_select", f"must be 0 to {MAX_OVER_SELECT:g}")
     need(
         all(pattern.strip() and pattern.isprintable() for pattern in manifest.personal),
@@ -113,6 +110,10 @@ def check_manifest(manifest: Manifest) -> None:
         check_topology(manifest)
     except UsageError as error:
         raise ManifestError(f"topology: {error.cause}", hint=error.hint) from None
+    try:
+        check_compatible(manifest)
+    except UsageError as error:
+        raise ManifestError(error.cause, hint=error.hint) from None
     names = [artifact.name for artifact in manifest.artifacts]
     need(
         frozenset(names) == REQUIRED_ARTIFACTS and len(names) == len(REQUIRED_ARTIFACTS),

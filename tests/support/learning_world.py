@@ -11,7 +11,7 @@ import heapq
 import random
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -259,7 +259,15 @@ class Device:
 class World:
     """Devices, one scripted tree, virtual time. `links_down` holds pairs that cannot talk."""
 
-    def __init__(self, devices: int, *, seed: int = 0, loss: float = 0.0, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self,
+        devices: int,
+        *,
+        seed: int = 0,
+        loss: float = 0.0,
+        manifest: Manifest | None = None,
+        zones: dict[int, int] | None = None,
+    ) -> None:
         self.now = 0.0
         self.random = random.Random(seed)
         self.loss = loss
@@ -279,7 +287,7 @@ class World:
         self.devices = {
             number: Device(
                 self,
-                make_contact(number),
+                replace(make_contact(number), zone=(zones or {}).get(number, 0)),
                 generator.normal(size=self.manifest.parameters).astype(np.float32),
                 int(generator.integers(1, 50)),
             )
@@ -403,9 +411,10 @@ class World:
         parent = self.parent_of.get(number)
         return ScriptedTree(
             is_root=self.root == number,
-            parent=make_contact(parent) if parent is not None else None,
+            parent=self.devices[parent].contact if parent is not None else None,
             children=tuple(
-                ScriptedChild(make_contact(c), self.devices[c].any_app.observer, self._members(c)) for c in children
+                ScriptedChild(self.devices[c].contact, self.devices[c].any_app.observer, self._members(c))
+                for c in children
             ),
             height=self._height(number),
             members=self._members(number),

@@ -39,6 +39,7 @@ from edgefl.learning.forest.replication import REPLICA_RESEND_S, ROUND_RECORDS, 
 from edgefl.learning.forest.round import OpenRound
 from edgefl.learning.forest.selection import Selection
 from edgefl.learning.forest.standings import Standings
+from edgefl.learning.forest.zones import STEPS
 from edgefl.learning.ledger import Position, position
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
@@ -53,6 +54,9 @@ RECOVER_S = 1.0
 
 BUSY_REPORT_S = 5.0
 """A dethroned root that still finishes its round says so this often; after three silences its successor goes on."""
+
+MAX_ATTEMPTS = 1000
+"""Of one round in one epoch: what their names have room for."""
 
 MAX_EVALUATIONS = 6
 """Attempts at a final evaluation with a quorum: half a minute, longer than two trees of one application live side by
@@ -276,7 +280,7 @@ class Coordinator:
             app.id,
             app.ledger.epoch,
             app.ledger.round + 1,
-            self.attempt,
+            self.attempt * (STEPS if app.manifest.zone_rounds > 1 else 1),
             kind,
             app.ledger.model,
             self._pacing.budget_s if training else app.manifest.deadline_s,
@@ -324,6 +328,9 @@ class Coordinator:
             self._hand_over()
             return
         self._gathering.pause(self.attempt, now)
+        if self.attempt >= MAX_ATTEMPTS:
+            self._recover(now, 0.0)  # takes an epoch of its own, and counts from 1 again
+            return
         self.attempt += 1
         self._gather(now)
         self.problem = f"round {self.app.ledger.round + 1}: {problem}"

@@ -29,6 +29,11 @@ class Invitations:
             self._app.set_timer("remind", now + round_.remind_s)
         self._send(round_, child, now)
 
+    def send_all(self, round_: OpenRound, now: float) -> None:
+        """Tell all children."""
+        for child in self._app.children():
+            self.send(round_, child.contact, child.observer, now)
+
     def remind(self, round_: OpenRound, now: float) -> None:
         """Tell the children that are still waited for, and of whom nothing has come, once more."""
         silent = round_.waiting - set(round_.streams)

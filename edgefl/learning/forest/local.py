@@ -95,7 +95,7 @@ class LocalTraining:
         if round_.own_pending and self.pace.measured:
             app.set_timer("own", round_.own_until)
 
-    def on_ready(self, round_: OpenRound) -> None:
+    def on_ready(self, round_: OpenRound, now: float) -> None:
         """The round's model is here, or what the last round left: training begins when both are."""
         if round_.own_to_come and round_.model_data is not None and not round_.kept_pending:
             round_.own_to_come = False

@@ -25,7 +25,7 @@ class RoundModels:
 
     def fetch(self, round_: OpenRound, sources: tuple[Contact, ...]) -> None:
         """Get the round's model."""
-        self._app.effects.fetch(self._app.id, ("start", round_.tag), round_.model, sources, pushed=True)
+        self._app.effects.fetch(self._app.id, ("start", round_.tag), round_.model, sources, pushed=round_.pushed)
 
     def fetch_again(self, round_: OpenRound) -> None:
         """What could not be had a moment ago."""

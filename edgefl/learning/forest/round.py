@@ -36,6 +36,7 @@ class OpenRound:
     streams      what comes, or came, from each child
     enough       the root waits no longer for anybody once so many devices are in; 0: for all
     own_s        how long a device's own part is waited for; 0: as long as the round is open here
+    pushed       the model comes down the tree by itself
     own_pending  this device's own part is waited for, at most until `own_until`
     own_to_come  it trains as soon as the model is here
     own_in       its delta has been handed over
@@ -53,6 +54,7 @@ class OpenRound:
     best: Best | None = None
     threshold: int = EVERYBODY
     own_s: float = 0.0
+    pushed: bool = True
     enough: int = 0
     own_pending: bool = False
     own_to_come: bool = False
@@ -77,7 +79,14 @@ class OpenRound:
         """Devices whose part is in: in every chunk of the sum, or in the evaluation."""
         return self.sum.participants if self.kind is RoundKind.TRAIN else self.evaluated
 
+    @property
+    def begun(self) -> bool:
+        """Whether the children have been told. Of a model that is not pushed they hear when they can fetch it here."""
+        return self.pushed or self.model_data is not None
+
     def complete(self) -> bool:
+        if not self.begun:
+            return False
         return not (self.own_pending or self.waiting) or 0 < self.enough <= self.participants
 
     def add_metrics(self, *metrics: Metric) -> None:

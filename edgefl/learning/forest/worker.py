@@ -123,6 +123,7 @@ class Worker:
             best=start.best,
             threshold=start.threshold,
             own_s=start.own_s,
+            pushed=app.pushes(self.newest),
             enough=enough,
         )
         self.open = round_
@@ -136,8 +137,8 @@ class Worker:
             round_.memory_pending = app.feedback.recall(round_.tag)
         if app.trains:
             round_.kept_pending = app.kept.begin(round_.tag)
-        for child in app.children():
-            self._invitations.send(round_, child.contact, child.observer, now)
+        if round_.pushed:
+            self._invitations.send_all(round_, now)
         if not app.observer or kind is not RoundKind.TRAIN:  # an observer waits for the final model
             self._models.fetch(round_, (source,) if source is not None else ())
         self._advance(round_, now)
@@ -167,13 +168,18 @@ class Worker:
         if self.local.on_trained(round_, tag, result, now) and round_ is not None:
             self._advance(round_, now)
 
+    def on_own_done(self, round_: OpenRound, now: float) -> None:
+        """This device's own part of the open round is in, or will not come."""
+        round_.own_pending = False
+        self._advance(round_, now)
+
     def on_kept_recalled(self, tag: Tag, data: Any, now: float) -> None:
         """What earlier rounds left on this device is here again (or nothing was)."""
         round_ = self.open
         if round_ is not None and round_.kept_pending and tag == round_.tag:
             self.app.kept.on_recalled(data)
             round_.kept_pending = False
-            self.local.on_ready(round_)
+            self.local.on_ready(round_, now)
 
     def on_recalled(self, tag: Tag, data: Any, now: float) -> None:
         """What earlier rounds left out is here again (or lost)."""
@@ -204,7 +210,9 @@ class Worker:
     def on_child(self, child: Contact, observer: bool, now: float) -> None:
         """A newcomer takes part in the round that is open, or gets the final model."""
         round_ = self.open
-        if round_ is not None and (round_.state is RoundState.COLLECTING or round_.kind is RoundKind.DONE):
+        if round_ is None or not round_.begun:
+            return
+        if round_.state is RoundState.COLLECTING or round_.kind is RoundKind.DONE:
             self._invitations.send(round_, child, observer, now)
 
     def on_child_gone(self, child: int, now: float) -> None:
@@ -240,7 +248,7 @@ class Worker:
             return 0
         if round_.state is RoundState.SEALING:
             return round_.sum.chunks
-        if round_.own_pending:
+        if round_.own_pending or not round_.begun:
             return 0
         streams = (round_.streams.get(child) for child in round_.waiting)
         return min((0 if stream is None else stream.next for stream in streams), default=round_.sum.chunks)
@@ -365,7 +373,9 @@ class Worker:
     def on_fetched(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         round_ = self.open
         if token[0] == "start" and self._models.on_fetched(round_, token, blob, data, now) and round_ is not None:
+            if not round_.pushed:
+                self._invitations.send_all(round_, now)
             if round_.ended:
                 self._report(now)
             else:
-                self.local.on_ready(round_)
+                self.local.on_ready(round_, now)
