@@ -38,6 +38,7 @@ STATE_MACHINES = (
     ("An application on a device", "edgefl.learning.application"),
     ("A member's part of a round", "edgefl.learning.forest.worker"),
     ("A device's own part", "edgefl.learning.forest.local"),
+    ("Rounds inside zones", "edgefl.learning.forest.zones"),
     ("Which devices train", "edgefl.learning.forest.selection"),
     ("How much time a round gets", "edgefl.learning.forest.pacing"),
     ("Children's updates on their way in", "edgefl.learning.forest.inflow"),

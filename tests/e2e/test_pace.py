@@ -25,3 +25,20 @@ def test_five_daemons_draw_lots_and_train_at_their_own_pace(tmp_path: Path, pace
         assert record["members"] == 5
     assert history[1]["budget_s"] == 60.0
     assert all(record["budget_s"] < 60.0 for record in history[2:])
+
+
+def test_two_sites_train_by_themselves_between_global_rounds(tmp_path: Path) -> None:
+    task = Task(tmp_path, 6)
+    for number in range(6):
+        config = tmp_path / f"site-{number}.toml"
+        config.write_text(f'site = "{"here" if number % 2 else "there"}"\n')
+        task.fleet.configs[number] = config
+    with task.fleet:
+        task.fleet.start()
+        task.create(rounds=4, zone_rounds=3)
+        task.wait_finished()
+        zones = {task.fleet.status(number)["zone"] for number in range(6)}
+        assert len(zones) == 2
+        assert task.accuracy(5) >= 0.85
+        history = task.fleet.client(0).call("app.history", app=task.id)
+    assert [record["participants"] for record in history[1:]] == [6] * 4
