@@ -139,7 +139,7 @@ def _plateau(curve: Curve) -> float:
 
 
 MODEST = SampledOptions(sample=10, success=0.8, by_uplink=False)
-MODEST_NODES, FALL_ROUND, FALL_SHARE, MODEST_ROUNDS = 100, 20, 0.8, 120
+MODEST_NODES, FALL_ROUND, FALL_SHARE, MODEST_ROUNDS = 100, 20, 0.8, 60
 
 
 def measure_modest(settings: Settings, report: Report) -> None:
