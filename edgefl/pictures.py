@@ -257,13 +257,13 @@ def tree_places(parents: Mapping[str, str | None]) -> dict[str, tuple[float, int
     return {name: (columns_of[name], depth) for name, depth in depths.items()}
 
 
-CURVE_COSTS = (("time_s", "hours", 3600.0), ("bytes", "gigabytes", 1e9), ("device_seconds", "device-hours", 3600.0))
-"""What a curve may be drawn against: column, unit, and how many of the column's are one of these."""
+CURVE_COSTS = (("time_s", "seconds", 1.0), ("bytes", "megabytes", 1e6), ("device_seconds", "device-seconds", 1.0))
+"""What a curve is drawn against: column, unit, and how many of the column's are one of these."""
 
 
 def draw_curves(document: Mapping[str, Any], directory: Path) -> list[Path]:
     """Accuracy against time, bytes and device-seconds of training of a document of `edgefl sim train`, all curves in
-    one, as SVG files in a directory. Bytes and device-seconds are on a logarithmic scale.
+    one, as SVG files in a directory. Costs are on a logarithmic scale.
 
     Raises ConfigError without matplotlib.
     """
@@ -280,7 +280,7 @@ def draw_curves(document: Mapping[str, Any], directory: Path) -> list[Path]:
             label = f"{curve['topology']}, {curve['strategy']}" if named else curve["topology"]
             axes.plot([value / size for value in curve[column]], curve["accuracy"], label=label)
         title = f"accuracy against {unit} (simulated, {document['nodes']:,} devices, seed {document['seed']})"
-        axes.set(title=title, xlabel=unit, ylabel="accuracy", ylim=(0, 1), xscale=_scale(column))
+        axes.set(title=title, xlabel=unit, ylabel="accuracy", ylim=(0, 1), xscale="log")
         axes.title.set_fontsize("medium")
         axes.grid(visible=True, alpha=0.3)
         axes.legend(loc="lower right", fontsize="small")
@@ -288,7 +288,3 @@ def draw_curves(document: Mapping[str, Any], directory: Path) -> list[Path]:
         with mpl.rc_context({"svg.hashsalt": "edgefl", "svg.fonttype": "none"}):  # the same run, the same file
             axes.figure.savefig(paths[-1], format="svg", metadata={"Date": None})
     return paths
-
-
-def _scale(column: str) -> str:
-    return "linear" if column == "time_s" else "log"
