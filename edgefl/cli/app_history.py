@@ -24,6 +24,10 @@ COLUMNS = (
     "accuracy",
     "train_loss",
     "epsilon",
+    "members",
+    "budget_s",
+    "stalest",
+    "dropped",
 )
 """Of a CSV file, whether known or not; further metrics follow."""
 

@@ -18,7 +18,9 @@ from edgefl.errors import MissingPackageError, UnreachableError
 NOT_WRITTEN = frozenset({"round", "epoch", "train_epsilon"})
 """The step, the root's number, and what is written as `epsilon`."""
 
-COSTS = frozenset({"participants", "samples", "seconds", "bytes", "attempts"})
+COSTS = frozenset(
+    {"participants", "samples", "seconds", "bytes", "attempts", "members", "budget_s", "stalest", "dropped"}
+)
 """Of a round of training: round 0, the model before any, has none."""
 
 EXPERIMENT = "edgefl"

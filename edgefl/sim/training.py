@@ -55,6 +55,9 @@ def make_application(
     parameters: int = PARAMETERS,
     deadline_s: float = 120.0,
     strategy: str = "fedavg",
+    pace: str = "sync",
+    select: int = 0,
+    zone_rounds: int = 1,
 ) -> Manifest:
     """A manifest for simulated devices: artifacts in name only. With `zone`, it is of that zone alone."""
     artifacts = tuple(Artifact(file, ref_of(file.encode())) for file in sorted(REQUIRED_ARTIFACTS))
@@ -67,6 +70,9 @@ def make_application(
         parameters=parameters,
         rounds=rounds,
         strategy=strategy,
+        pace=pace,
+        select=select,
+        zone_rounds=zone_rounds,
         quorum=quorum,
         deadline_s=deadline_s,
         min_members=min_members,

@@ -105,6 +105,7 @@ def test_each_round_is_written_once_when_it_is_complete() -> None:
     assert writer.written[0][1] == {"loss": 2.5, "accuracy": 0.125}
     assert writer.written[1][1] == {
         "participants": 3, "samples": 300, "seconds": 1.5, "bytes": 2048, "attempts": 1,
+        "members": 0, "budget_s": 0, "stalest": 0, "dropped": 0,
         "loss": 1.5, "accuracy": 0.5, "train_loss": 2.0, "epsilon": 0.25,
     }  # fmt: skip
     assert writer.written[3][1]["loss"] == 0.25

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.learning_world import Device, World, make_manifest
 
-from edgefl.learning.forest.coordinator import EPSILON_METRIC
 from edgefl.learning.forest.gaps import FILLED, NEWEST
+from edgefl.learning.forest.records import EPSILON_METRIC
 from edgefl.learning.history import MAX_ROUNDS_KEPT, History
 from edgefl.learning.metrics import means
 from edgefl.wire import encode
