@@ -81,7 +81,8 @@ class TensorBoard(Writer):
             raise MissingPackageError(
                 "writing for TensorBoard needs tensorboardX", hint="pip install 'edgefl[tensorboard]'"
             ) from None
-        self._events = SummaryWriter(str(directory / name), purge_step=0)
+        # A thread of the package's own writes; who watches a run wants to see a round soon after it is done.
+        self._events = SummaryWriter(str(directory / name), purge_step=0, flush_secs=1)
 
     def write_round(self, number: int, values: dict[str, float]) -> None:
         for name, value in values.items():
