@@ -59,7 +59,8 @@ def zones_document(report: ZoneReport) -> dict[str, Any]:
 
 def record_document(record: RoundRecord) -> dict[str, Any]:
     """One row of the history. Metrics are weighted means: `loss` and `accuracy` of the round's model on held-back data,
-    `train_loss` of the training that led to it."""
+    `train_loss` of the training that led to it. `budget_s`: the time that the round was given; `stalest`: the age of
+    its oldest delta, in rounds."""
     return {
         "round": record.round,
         "epoch": epoch_number(record.epoch),
@@ -68,6 +69,10 @@ def record_document(record: RoundRecord) -> dict[str, Any]:
         "seconds": round(record.seconds, 3),
         "bytes": record.bytes,
         "attempts": record.attempts,
+        "members": record.members,
+        "budget_s": round(record.budget_s, 3),
+        "stalest": record.stalest,
+        "dropped": record.dropped,
         **{name: round(value, 6) for name, value in means(record.metrics).items()},
     }
 

@@ -50,6 +50,11 @@ def check_topology(manifest: Manifest) -> None:
             f"the topology {name} has no root whose step the strategy {manifest.strategy!r} could shape",
             hint="use fedavg or fedprox with lr=1, or the topology forest",
         )
+    if manifest.select or manifest.pace != "sync" or manifest.zone_rounds > 1:
+        raise UsageError(
+            f"the topology {name} has no root that could select devices, set a pace, or leave rounds to zones",
+            hint="leave out --select, --pace and --zone-rounds, or use the topology forest",
+        )
     for given, option in ((manifest.personal, "--personal"), (manifest.patience, "--patience")):
         if given:
             raise UsageError(
