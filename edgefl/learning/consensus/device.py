@@ -318,7 +318,8 @@ class ConsensusDevice:
         return self.patience.waits_for(missing, wanted)
 
     def _mix_if_complete(self, now: float) -> None:
-        if self.stage is Stage.MIX and self._shared == (self.round, self.step) and not self._missing():
+        waits = self.stage is Stage.MIX and self._shared == (self.round, self.step)
+        if waits and not self._missing() and not self.neighbours.lost:
             self._mix(now)
 
     def _mix(self, now: float) -> None:
