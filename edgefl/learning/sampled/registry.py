@@ -44,6 +44,12 @@ def merged(a: Entry, b: Entry) -> Entry:
     return replace(newer, active=max(a.active, b.active))
 
 
+def _is_same_member(a: Entry, b: Entry) -> bool:
+    """Whether they differ in activity alone, as nearly all do."""
+    same = a.counter == b.counter and a.left == b.left and a.uplink == b.uplink
+    return same and (a.contact is b.contact or a.contact == b.contact)
+
+
 def _fingerprint(entry: Entry) -> int:
     data = pack_contact(entry.contact)[:8] + entry.counter.to_bytes(4, "big") + bytes([entry.left])
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
@@ -97,24 +103,38 @@ class Registry:
             node_id = entry.contact.node_id
             known = self._entries.get(node_id)
             if node_id == self._me:
-                self.touch(node_id, entry.active)
+                self._refute(entry)
             elif known is not None:
-                self._store(merged(known, entry))
+                if _is_same_member(known, entry):
+                    if entry.active > known.active:
+                        self._note(entry)
+                else:
+                    self._store(merged(known, entry))
             elif len(self._entries) < MAX_VIEW or self._make_room():
                 self._store(entry)
             else:
                 self.rejected += 1
 
+    def _refute(self, said: Entry) -> None:
+        """What others say of this device counts for activity; a membership that it does not have (it left, and is back
+        after a restart that has lost its counter) is answered with a higher counter, as SWIM does."""
+        self.touch(self._me, said.active)
+        me = self.me
+        other = replace(said, active=me.active) != me
+        if other and me.counter <= said.counter <= me.counter + MAX_LEAP:
+            self._store(replace(me, counter=said.counter + 1))
+
     def touch(self, node_id: int, round_: int) -> None:
         """The device was seen in this round."""
         known = self._entries.get(node_id)
         if known is not None and round_ > known.active:
-            self._store(replace(known, active=round_))
+            self._note(replace(known, active=round_))
 
-    def declare(self, *, left: bool, contact: Contact | None = None) -> Entry:
-        """This device joins or leaves: its own entry with a higher counter."""
+    def declare(self, *, left: bool, contact: Contact | None = None, uplink: int | None = None) -> Entry:
+        """This device joins, leaves, or has changed: its own entry with a higher counter."""
         me = self.me
-        self._store(replace(me, contact=contact or me.contact, counter=me.counter + 1, left=left))
+        uplink = me.uplink if uplink is None else uplink
+        self._store(replace(me, contact=contact or me.contact, counter=me.counter + 1, left=left, uplink=uplink))
         return self.me
 
     def candidates(self, round_: int) -> tuple[Entry, ...]:
@@ -157,6 +177,11 @@ class Registry:
         if known is not None:
             self._digest ^= _fingerprint(known)
         self._digest ^= _fingerprint(entry)
+        self._note(entry)
+
+    def _note(self, entry: Entry) -> None:
+        """Store what has changed nothing but activity, which the digest leaves out."""
+        node_id = entry.contact.node_id
         self._entries[node_id] = entry
         self._version += 1
         self._changed[node_id] = self._version

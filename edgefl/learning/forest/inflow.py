@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgefl.errors import WireError
 from edgefl.learning.aggregate import DuplicateError
-from edgefl.learning.round import OpenRound, RoundState
+from edgefl.learning.forest.durations import merge_reports
+from edgefl.learning.forest.round import OpenRound, RoundState
 from edgefl.wire import Contact
 from edgefl.wire.learning import (
     MAX_CONTRIBUTORS,
@@ -32,7 +33,7 @@ from edgefl.wire.learning import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgefl.learning.application import Application
+    from edgefl.learning.forest.application import ForestApplication
 
 INFLOW_BYTES = 8 * 1024 * 1024
 """Chunks under way from all children together: a tenth of a second at 100 MB/s. Each child may have one, whatever their
@@ -106,7 +107,7 @@ class Stream:
 class Inflow:
     """Takes in what children send for the open round. `advance(round, now)` is called when more may be ready."""
 
-    def __init__(self, app: Application, advance: Callable[[OpenRound, float], None]) -> None:
+    def __init__(self, app: ForestApplication, advance: Callable[[OpenRound, float], None]) -> None:
         self.app = app
         self._advance = advance
 
@@ -174,7 +175,8 @@ class Inflow:
                     return
                 size = round_.sum.chunk_size(message.index)
                 values = self.app.encoding.decode(data, size, round_.tag, message.index)
-                round_.sum.add_chunk(message.index, values, message.samples, message.participants, mask)
+                part = (message.samples, message.participants, mask, sender.node_id)
+                round_.sum.add_chunk(message.index, values, *part)
                 stream.taken += 1
             except DuplicateError:
                 self.app.count("chunk_duplicate")
@@ -216,8 +218,21 @@ class Inflow:
     def _delivered(self, round_: OpenRound, sender: Contact, message: Update, now: float) -> None:
         round_.delivered.add(sender.node_id)
         round_.waiting.discard(sender.node_id)
+        self._take_report(round_, sender, message)
         self.acknowledge(sender, message, Verdict.ACCEPTED)
         self._advance(round_, now)
+
+    def _take_report(self, round_: OpenRound, sender: Contact, message: Update) -> None:
+        """How long the child's devices take; not of more devices than it has."""
+        report = message.report
+        measured = self.app.worker.local.pace.measured and round_.kind is RoundKind.TRAIN
+        if report is None or not measured:
+            return
+        members = max((c.members for c in self.app.children() if c.contact.node_id == sender.node_id), default=0)
+        if sum(report.durations) > max(members, message.participants):
+            self.app.count("report_invalid")
+        else:
+            round_.report = merge_reports(round_.report, report)
 
     def _refuse(self, round_: OpenRound, sender: Contact, message: Update, verdict: Verdict, now: float) -> None:
         """Nothing more of this child; what is in the sum already stays, with its weight."""
