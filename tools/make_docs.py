@@ -34,6 +34,8 @@ STATE_MACHINES = (
     ("The rendezvous tracker", "edgefl.overlay.tracker"),
     ("Trees", "edgefl.overlay.rank_tree"),
     ("The choice of a parent", "edgefl.overlay.game.player"),
+    ("What the devices of a site carry", "edgefl.overlay.game.site"),
+    ("A walk through a tree", "edgefl.overlay.tree_walk"),
     ("The directory of applications", "edgefl.overlay.directory"),
     ("An application on a device", "edgefl.learning.application"),
     ("A member's part of a round", "edgefl.learning.forest.worker"),
