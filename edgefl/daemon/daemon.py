@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgefl import __version__
-from edgefl.config import Settings, parse_rate, parse_size, split_address
+from edgefl.config import Settings, split_address
 from edgefl.daemon.addresses import AddressSource, LocalAddresses
 from edgefl.daemon.arrival import Arrival
+from edgefl.daemon.budget import Budget
 from edgefl.daemon.control import ControlServer
 from edgefl.daemon.discovery import Discovery
 from edgefl.daemon.disk import Disk
@@ -38,7 +39,9 @@ from edgefl.identity.keys import load_or_create
 from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.signing import verify_advert
 from edgefl.identity.token import fingerprint
+from edgefl.learning.fit import check_fits
 from edgefl.learning.node import Decision, Learning, Part
+from edgefl.limits import parse_rate
 from edgefl.overlay import PROFILES, Overlay, ZoneMethod
 from edgefl.overlay.game.rules import Rule
 from edgefl.store import Store
@@ -108,7 +111,9 @@ class Daemon:
         self.loop.add_signal_handler(signal.SIGHUP, self.guard, self.reload)
         self.supervisor = Supervisor()
         self.disk = Disk(self.store)
-        self.training = Training(self.store.directory / "tried", provider=self.settings.provider)
+        limits = self.settings.device_limits
+        self.memory_bytes = limits.memory_bytes or memory_limit()
+        self.training = Training(self.store.directory / "tried", provider=self.settings.provider, limits=limits)
         try:
             await self._build()
             try:
@@ -131,9 +136,11 @@ class Daemon:
             earlier_port=int.from_bytes(self.store.read_setting("door_port") or b"", "big"),
             executor=self.disk.executor,
             files=self.store,
-            limits=limits_for(parse_size(self.settings.memory) or memory_limit()),
+            limits=limits_for(self.memory_bytes),
             uplink_bytes_s=parse_rate(self.settings.uplink),
         )
+        self.budget = Budget(self.settings.device_limits, self.training, self.disk, self.transport.counters)
+        self.budget.look(None, self.loop.time())
         self.lag.start()
         listening = await self.transport.start()
         self.whereabouts = Whereabouts(self, self.address_source or LocalAddresses(self.settings), listening)
@@ -150,6 +157,7 @@ class Daemon:
             on_timer=self._on_timer,
             guard=self.guard,
             top_ranked=lambda app, count: self.overlay.top_ranked(app, count),
+            memory_bytes=self.memory_bytes,
         )
         self.effects.data = dict(self.settings.data)
         zoning = ZoneMethod.SITE if self.settings.site else ZoneMethod(self.settings.zones)
@@ -203,6 +211,7 @@ class Daemon:
         self.guard(self.overlay.leave, self.effects.now)
         await asyncio.sleep(GOODBYE_S)
         await self.effects.close()
+        await self.budget.close()
         with contextlib.suppress(StorageError):
             self._contacts_saved_at = float("-inf")
             await self._save_contacts()
@@ -341,10 +350,14 @@ class Daemon:
             self._remember_soon(app)  # of what a device helps with nothing is kept over a restart
 
     def _policy(self, manifest: Manifest) -> Decision:
-        """This device takes part wherever it has the data."""
-        if manifest.data in self.effects.data:
-            return Decision(Part.JOIN)
-        return Decision(Part.IGNORE, f"this device has no data source named {manifest.data!r}")
+        """This device takes part wherever it has the data, and the model is not larger than its budget."""
+        if manifest.data not in self.effects.data:
+            return Decision(Part.IGNORE, f"this device has no data source named {manifest.data!r}")
+        try:
+            check_fits(manifest, self.memory_bytes, trains=True)
+        except EdgeflError as error:
+            return Decision(Part.IGNORE, error.cause)
+        return Decision(Part.JOIN)
 
     # What verbs ask for
 
@@ -415,6 +428,7 @@ class Daemon:
             "applications": [application_document(app, overlay) for app in self.learning.applications.values()],
             "pending": len(self.admission.pending),
             "load": self.load.as_dict() if self.load is not None else None,
+            "limits": self.budget.document(self.effects.now),
             "routing": self._routing(),
             "traffic": dict(self.transport.counters),
             "plane": plane_document(self.transport, self.lag),
@@ -447,6 +461,7 @@ class Daemon:
             if self.effects.now - sampled_at >= SAMPLE_S - 0.1:
                 sampled_at = self.effects.now
                 self.load = sensor.sample(sampled_at)
+                self.budget.look(self.load, sampled_at)
                 known = self.transport.serving_rate() or self.transport.uplink.limit_bytes_s
                 self.overlay.set_price(price_of(self.load, known))
                 self.supervisor.notify(STATUS=self._summary())

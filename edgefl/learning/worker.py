@@ -206,7 +206,8 @@ class Worker:
             app.effects.save(app.id, app.ledger.progress())
             self._report(now)
         elif round_.own_pending:
-            app.effects.train(app.id, TrainJob(round_.tag, round_.kind, blob, self._seed(round_.tag)))
+            job = TrainJob(round_.tag, round_.kind, blob, self._seed(round_.tag), round_.closes)
+            app.effects.train(app.id, job)
 
     def _seed(self, tag: Tag) -> int:
         """Different for every device and round, the same when a round is replayed."""
@@ -219,7 +220,9 @@ class Worker:
         if round_ is None or tag != round_.tag or not round_.own_pending:
             return
         round_.own_pending = False
-        if result is None or result.diverged:
+        if result is not None and result.declined:
+            self.app.count("training_declined")
+        elif result is None or result.diverged:
             self.app.count("training_failed")
         elif round_.state is RoundState.COLLECTING:
             try:
