@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgefl.learning.application import Application
-from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
+from edgefl.learning.effects import DECLINED, Prepared, Progress, TrainJob, TrainResult
 from edgefl.learning.manifest import REQUIRED_ARTIFACTS
 from edgefl.learning.node import Decision, Learning, Part
 from edgefl.wire import Contact, Message, decode, encode
@@ -97,6 +97,7 @@ class Device:
     alive: bool = True
     train_s: float = 1.0
     broken: bool = False
+    declines: bool = False
     prepared: Prepared | None = None
     decision: Decision = field(default_factory=lambda: Decision(Part.JOIN))
 
@@ -215,6 +216,9 @@ class Device:
             delta = ((self.target - model) * self.world.pull).astype(np.float32)
             metrics.append(Metric("train_loss", error * self.samples, float(self.samples)))
         result = None if self.broken else TrainResult(delta, self.samples, tuple(metrics))
+        if self.declines:
+            self.later(lambda now: self.learning.on_trained(app, job.tag, DECLINED, now))
+            return
         self.later(lambda now: self.learning.on_trained(app, job.tag, result, now), self.train_s)
 
     def save(self, app: int, progress: Progress) -> None:
