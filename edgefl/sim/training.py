@@ -276,7 +276,12 @@ class LearningDevice:
             self._blobs.pop(blob.id, None)
 
     def train(self, app: int, job: TrainJob) -> None:
-        model = np.frombuffer(self._blobs[job.model.id], "<f4")
+        result = self.result(self._blobs[job.model.id], job)
+        self._later(TRAIN_S * self._speed, self.learning.on_trained, app, job.tag, result)
+
+    def result(self, data: bytes, job: TrainJob) -> TrainResult:
+        """What training from this model gives."""
+        model = np.frombuffer(data, "<f4")
         target = np.resize(self._target, len(model))
         error = float(np.sum((target - model) ** 2)) * self._samples
         metrics = [Metric("loss", error, float(self._samples))]
@@ -284,8 +289,7 @@ class LearningDevice:
         if job.kind is RoundKind.TRAIN:
             delta = ((target - model) / 2).astype(np.float32)
             metrics.append(Metric("train_loss", error, float(self._samples)))
-        result = TrainResult(delta, self._samples, tuple(metrics))
-        self._later(TRAIN_S * self._speed, self.learning.on_trained, app, job.tag, result)
+        return TrainResult(delta, self._samples, tuple(metrics))
 
     def save(self, app: int, progress: Progress) -> None:
         self.saved[app] = progress
