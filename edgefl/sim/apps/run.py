@@ -257,8 +257,14 @@ def _counts(fleet: Fleet) -> dict[str, Any]:
     }
 
 
-def alike(setting: Setting, traces: list[Trace]) -> list[Trace]:
-    """The same devices with links that are all the same: the median."""
+def median_links(traces: list[Trace]) -> list[Trace]:
+    """The same devices with links that are all the same."""
     uplink = sorted(trace.uplink_bytes_s for trace in traces)[len(traces) // 2]
     downlink = sorted(trace.downlink_bytes_s for trace in traces)[len(traces) // 2]
-    return [replace(trace, uplink_bytes_s=uplink, downlink_bytes_s=downlink) for trace in traces[: setting.nodes]]
+    return [replace(trace, uplink_bytes_s=uplink, downlink_bytes_s=downlink) for trace in traces]
+
+
+def median_steps(traces: list[Trace]) -> list[Trace]:
+    """The same devices with processors that are all the same."""
+    step_s = sorted(trace.step_s for trace in traces)[len(traces) // 2]
+    return [replace(trace, step_s=step_s) for trace in traces]
