@@ -22,7 +22,11 @@ def app() -> None:
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", required=True, help="Name of the application.")
 @click.option("--data", required=True, metavar="NAME", help="Data source that a device must have to take part.")
-@click.option("--topology", default="forest", help="How the devices work together: forest.")
+@click.option(
+    "--topology",
+    default="forest",
+    help="How the devices work together: forest, sampled[:sample=13,...], consensus[:steps=1,...].",
+)
 @click.option(
     "--strategy",
     default="fedavg",

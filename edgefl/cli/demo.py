@@ -14,7 +14,11 @@ from edgefl.cli.output import emit_json, json_option, note, report_errors
 @click.option("--nodes", default=8, type=click.IntRange(2, 64), help="Devices: one daemon process each.")
 @click.option("--rounds", default=12, type=click.IntRange(1, 1000), help="Rounds of training.")
 @click.option("--apps", default=1, type=click.IntRange(1, 16), help="Applications at the same time.")
-@click.option("--topology", default="forest", help="How the devices work together: forest.")
+@click.option(
+    "--topology",
+    default="forest",
+    help="How the devices work together: forest, sampled[:sample=13,...], consensus[:steps=1,...].",
+)
 @click.option("--model", default="mlp", type=click.Choice(["mlp", "cnn"]), help="What is trained.")
 @click.option("--compress", default="none", metavar="HOW", help="How updates travel (edgefl app create --help).")
 @click.option("--seed", default=0, help="Seed of the division of the data and of the initial weights.")

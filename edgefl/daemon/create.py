@@ -89,7 +89,7 @@ def _manifest(daemon: Daemon, contents: dict[str, bytes], options: dict[str, Any
     from edgefl.trainer.files.manifest import Manifest as Artifacts
 
     options = dict(options)
-    topology = str(options.pop("topology", "forest"))
+    topology, _, topology_options = str(options.pop("topology", "forest")).partition(":")
     if topology.upper() not in Topology.__members__:
         known = ", ".join(name.lower() for name in Topology.__members__)
         raise UsageError(f"topology {topology!r} is not known", hint=f"this release has: {known}")
@@ -109,6 +109,7 @@ def _manifest(daemon: Daemon, contents: dict[str, bytes], options: dict[str, Any
         parameters=Artifacts.parse(contents[MANIFEST]).vector_size,
         rounds=10,
         topology=Topology[topology.upper()],
+        topology_options=topology_options,
         target=Target(target[0], float(target[1])) if target else None,
         scope=scope,
         zone=daemon.overlay.contact.zone if scope is Scope.ZONE else 0,

@@ -272,6 +272,9 @@ class LoopEffects:
             if self._unsaved.get(app) is progress:
                 del self._unsaved[app]
 
+    def uplink_bytes_s(self) -> float | None:
+        return self._transport.serving_rate()
+
     def remember(self, app: int, data: Any) -> None:
         self._disk.soon(lambda store: store.save_feedback(app, data))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgefl.learning.epoch import epoch_number
+from edgefl.learning.forest.epoch import epoch_number
 from edgefl.learning.metrics import means
 from edgefl.learning.node import Learning
 from edgefl.overlay.game.equilibrium import BINS_S, Epsilon
@@ -94,9 +94,10 @@ def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
         "data": app.manifest.data,
         "wanted": app.advert.state.name.lower(),
         "stage": app.stage.value,
-        "phase": app.coordinator.phase.value,
-        "problem": app.refusal or app.coordinator.problem,
-        "round": app.ledger.round,
+        "phase": app.phase,
+        "problem": app.refusal or app.problem,
+        "topology": app.manifest.topology.name.lower(),
+        "round": app.round,
         "rounds": app.manifest.rounds,
         "epoch": epoch_number(app.ledger.epoch),
         "finished": app.ledger.finished,

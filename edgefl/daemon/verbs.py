@@ -134,7 +134,7 @@ class Verbs:
                 chosen = self._matches(app)
             if until == "done":
                 return bool(chosen) and all(one.ledger.finished for one in chosen)
-            return bool(chosen) and all(one.ledger.round >= round or one.ledger.finished for one in chosen)
+            return bool(chosen) and all(one.round >= round or one.ledger.finished for one in chosen)
 
         deadline = asyncio.get_running_loop().time() + timeout_s
         while not reached():

@@ -1,9 +1,5 @@
-"""One application on one device: what it knows, and the parts that act on it.
-
-    ledger.py       how far the application has come here: the newest model held, its epoch and round, the history
-    worker.py       a member's part of a round (every device, the root too)
-    replicas.py     holding the newest model for the root
-    coordinator.py  the root's part: start rounds, make the next model, replicate it, hand over
+"""One application on one device: what it knows, and its life. What a round does is the topology's: forest/, sampled/,
+consensus/ each have an `Application` of their own.
 
 Life cycle:
 
@@ -12,38 +8,23 @@ Life cycle:
         '--data or artifacts do not fit--> REFUSED                   not in the tree; the reason is shown
     PREPARING --this device helps--> HELPER                          in the tree without being a member
     any --leave--> gone
+
+Every topology uses the application's tree, if only to find the other members and to tell observers how far it is.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from edgefl.learning.aggregate import FLOAT_BYTES
 from edgefl.learning.border import Border
-from edgefl.learning.coordinator import Coordinator
 from edgefl.learning.effects import LearningEffects, Prepared, Progress, TrainResult
-from edgefl.learning.encoding import open_encoding
-from edgefl.learning.epoch import plausible
-from edgefl.learning.feedback import Feedback
 from edgefl.learning.history import History
 from edgefl.learning.ledger import Ledger
-from edgefl.learning.objections import Objections
-from edgefl.learning.replicas import Replicas
-from edgefl.learning.worker import Worker
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Advert, Manifest
 from edgefl.wire.blob import BlobRef
-from edgefl.wire.learning import (
-    Replica,
-    ReplicaAck,
-    RoundStart,
-    Standing,
-    Update,
-    UpdateAck,
-    UpdateChunk,
-    UpdateGet,
-)
 from edgefl.wire.overlay import Scope
 
 if TYPE_CHECKING:
@@ -113,8 +94,13 @@ class Stage(Enum):
     REFUSED = "refused"
 
 
-class Application:
-    """Everything that one application does on one device. Pure: acts through `effects`, hears of time as `now`."""
+class Application(ABC):
+    """What every topology shares. Pure: acts through `effects`, hears of time as `now`.
+
+    A topology implements the events below `Events`, and names its timers in TIMERS.
+    """
+
+    TIMERS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -144,12 +130,6 @@ class Application:
             self.ledger = Ledger(
                 progress.epoch, progress.round, progress.model, progress.finished, History(progress.records)
             )
-        self.encoding = open_encoding(self.manifest.compress, self.manifest.seed)
-        self.feedback = Feedback(self)
-        self.objections = Objections(self)
-        self.worker = Worker(self)
-        self.replicas = Replicas(self)
-        self.coordinator = Coordinator(self)
 
     @property
     def me(self) -> Contact:
@@ -158,6 +138,11 @@ class Application:
     @property
     def tree(self) -> Tree | None:
         return self.forest.tree(self.id)
+
+    @property
+    def round(self) -> int:
+        """How far the application is, as far as this device knows: the newest model's round."""
+        return self.ledger.round
 
     @property
     def parent(self) -> Contact | None:
@@ -185,20 +170,6 @@ class Application:
 
     def cancel_timer(self, name: str) -> None:
         self.effects.cancel_timer(("learning", self.id, name))
-
-    def credible(self, epoch: int, round_: int, model: BlobRef) -> bool:
-        """Whether a peer's word about a model can be true: its size, its round, its epoch."""
-        fits = model.size == self.manifest.parameters * FLOAT_BYTES
-        return fits and round_ <= self.manifest.rounds and plausible(epoch, self.ledger.epoch)
-
-    def standing(self, *, busy: bool = False) -> Standing | None:
-        """This device's own Standing; None while it holds no model."""
-        ledger = self.ledger
-        if ledger.model is None:
-            return None
-        return Standing(
-            self.id, ledger.epoch, ledger.round, ledger.model, self.me, busy, ledger.finished, ledger.history.tail(2)
-        )
 
     def advance(self, round_: int, model: BlobRef, *, finished: bool = False) -> None:
         """This device now holds model `round_`; the one before is no longer needed."""
@@ -241,6 +212,7 @@ class Application:
             self.forest.leave_tree(self.id, now)
         self.stage = Stage.HELPER if self.helper else Stage.OBSERVER if self.observer else Stage.MEMBER
         self._join(now, observer=self.observer)
+        self.on_ready(now)
 
     def _join(self, now: float, *, observer: bool) -> None:
         """Take a place in the tree; not from another zone than the application's: we may have moved meanwhile."""
@@ -251,11 +223,11 @@ class Application:
         """A newer advert: the owner wants another state."""
         if advert.version > self.advert.version:
             self.advert = advert
-            self.coordinator.on_advert(now)
+            self.on_state(now)
 
     def stop(self, now: float) -> None:
         """Leave the tree and forget what was prepared."""
-        for name in ("prepare", *Worker.TIMERS, *Coordinator.TIMERS):
+        for name in ("prepare", *self.TIMERS):
             self.cancel_timer(name)
         self.forest.leave_tree(self.id, now)
         self.effects.unsubscribe(self.id)
@@ -264,75 +236,77 @@ class Application:
     def on_root(self, now: float) -> None:
         self.effects.unsubscribe(self.id)
         if self.stage is Stage.MEMBER:
-            self.coordinator.on_root(now)
+            self.on_rooted(now)
 
     def on_parent(self, parent: Contact, now: float) -> None:
         self.effects.subscribe(self.id, parent)
         if self.stage is Stage.SEEKING:
             self.set_timer("prepare", now)
-            return
-        self.coordinator.on_parent(now)
-        self.worker.on_parent(now)
+        else:
+            self.on_attached(now)
 
     def on_orphaned(self, now: float) -> None:
         self.effects.unsubscribe(self.id)
 
-    def on_child(self, child: Contact, observer: bool, now: float) -> None:
-        self.worker.on_child(child, observer, now)
-
-    def on_child_gone(self, child: int, now: float) -> None:
-        self.worker.on_child_gone(child, now)
-        self.coordinator.on_child_gone(child, now)
-
     def on_message(self, sender: Contact, message: Message, now: float) -> None:
-        if not self.effects.admits(sender):
-            return
-        if isinstance(message, RoundStart):
-            self.worker.on_round_start(sender, message, now)
-        elif isinstance(message, Update):
-            self.worker.on_update(sender, message, now)
-        elif isinstance(message, UpdateGet):
-            self.worker.on_update_get(sender, message, now)
-        elif isinstance(message, UpdateAck):
-            self.worker.on_update_ack(sender, message, now)
-        elif isinstance(message, Standing):
-            self.coordinator.on_standing(sender, message, now)
-        elif isinstance(message, Replica):
-            self.replicas.on_replica(sender, message, now)
-        elif isinstance(message, ReplicaAck):
-            self.coordinator.on_replica_ack(sender, message, now)
+        if self.effects.admits(sender):
+            self.on_admitted(sender, message, now)
 
     def on_bulk(self, sender: Contact, message: Message, data: Any, now: float) -> None:
         """A message with a second frame, which is only read, and only now."""
-        if isinstance(message, UpdateChunk) and self.effects.admits(sender):
-            self.worker.on_chunk(sender, message, data, now)
 
     def on_timer(self, name: str, now: float) -> None:
         if name == "prepare":
             if self.stage is Stage.SEEKING:
                 self.prepare(now)
-        elif name in Worker.TIMERS:
-            self.worker.on_timer(name, now)
-        elif name in Coordinator.TIMERS:
-            self.coordinator.on_timer(name, now)
+        elif name in self.TIMERS:
+            self.on_alarm(name, now)
 
-    def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
-        self.worker.on_trained(tag, result, now)
+    # Events, which each topology answers in its way
 
+    @property
+    @abstractmethod
+    def phase(self) -> str:
+        """What this device is doing for the application, in a word."""
+
+    @property
+    @abstractmethod
+    def problem(self) -> str:
+        """Why the rounds do not go on, as far as this device knows; empty when they do."""
+
+    def on_ready(self, now: float) -> None:
+        """The artifacts are here, and a place in the tree has been asked for."""
+
+    def on_state(self, now: float) -> None:
+        """The owner pauses, resumes or stops the application: see `advert`."""
+
+    def on_rooted(self, now: float) -> None:
+        """This member is the root of the tree."""
+
+    def on_attached(self, now: float) -> None:
+        """This device has a new parent."""
+
+    def on_child(self, child: Contact, observer: bool, now: float) -> None: ...
+
+    def on_child_gone(self, child: int, now: float) -> None: ...
+
+    @abstractmethod
+    def on_admitted(self, sender: Contact, message: Message, now: float) -> None:
+        """A message from a device that may speak to this application."""
+
+    @abstractmethod
+    def on_alarm(self, name: str, now: float) -> None:
+        """A timer of TIMERS."""
+
+    @abstractmethod
+    def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None: ...
+
+    @abstractmethod
     def on_fetched(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         """`data` is the blob's content as a buffer, or None when nobody had it."""
-        if token[0] == "recover":
-            self.coordinator.on_recovered(token, blob, data, now)
-        elif token[0] == "replica":
-            self.replicas.on_data(token, blob, data, now)
-        else:
-            self.worker.on_fetched(token, blob, data, now)
 
     def on_recalled(self, token: Token, data: Any, now: float) -> None:
         """`data` is what `remember` was last given, or None."""
-        tag = token[1]
-        if isinstance(tag, tuple):
-            self.worker.on_recalled(tag, data, now)
 
-    def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
-        self.coordinator.on_kept(token, blob, now)
+    @abstractmethod
+    def on_kept(self, token: Token, blob: BlobRef, now: float) -> None: ...

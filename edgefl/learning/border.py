@@ -100,6 +100,9 @@ class Border:
     def train(self, app: int, job: TrainJob) -> None:
         self._effects.train(app, job)
 
+    def uplink_bytes_s(self) -> float | None:
+        return self._effects.uplink_bytes_s()
+
     def remember(self, app: int, data: Any) -> None:
         self._effects.remember(app, data)
 

@@ -134,6 +134,10 @@ class LearningEffects(Effects, Protocol):
         with other applications. Best effort: it is lost when there is no connection."""
         ...
 
+    def uplink_bytes_s(self) -> float | None:
+        """What this device's uplink has delivered while something waited for it; None before that was measured."""
+        ...
+
     def remember(self, app: int, data: Any) -> None:
         """Make a buffer durable, in place of the one before. `data` must not change any more."""
         ...

@@ -7,15 +7,16 @@ its model. Every RoundStart carries the newest two, so each member has the histo
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from edgefl.wire.learning import RoundRecord
+from edgefl.wire.learning import MAX_METRICS, Metric, RoundRecord
 
 MAX_ROUNDS_KEPT = 10_000
 """Records held per application, about 200 bytes each; the oldest go first."""
 
 
 class History:
-    """Records by round number. A record of a higher epoch, or with more metrics, replaces what was there."""
+    """Records by round number. One of a higher epoch replaces what was there; two of one epoch complete each other."""
 
     __slots__ = ("_records",)
 
@@ -29,8 +30,10 @@ class History:
     def merge(self, records: Iterable[RoundRecord]) -> None:
         for record in records:
             known = self._records.get(record.round)
-            if known is None or (record.epoch, len(record.metrics)) >= (known.epoch, len(known.metrics)):
+            if known is None or record.epoch > known.epoch:
                 self._records[record.round] = record
+            elif record.epoch == known.epoch:
+                self._records[record.round] = _completed(known, record)
         for oldest in sorted(self._records)[: max(0, len(self._records) - MAX_ROUNDS_KEPT)]:
             del self._records[oldest]
 
@@ -43,3 +46,19 @@ class History:
 
     def all(self) -> tuple[RoundRecord, ...]:
         return self.tail(len(self._records))
+
+
+def _completed(known: RoundRecord, news: RoundRecord) -> RoundRecord:
+    """What both say: who made the model knows how, who evaluated it how good it is. Of two values of one metric the
+    one with more weight counts, so that merging ends at the same record in any order."""
+
+    def key(record: RoundRecord) -> tuple[float, ...]:
+        return record.participants, record.samples, record.seconds, record.bytes, record.attempts
+
+    best = max(known, news, key=key)
+    metrics: dict[str, Metric] = {}
+    for metric in (*known.metrics, *news.metrics):
+        other = metrics.get(metric.name)
+        if other is None or (metric.weight, metric.total) > (other.weight, other.total):
+            metrics[metric.name] = metric
+    return replace(best, metrics=tuple(metrics[name] for name in sorted(metrics)[:MAX_METRICS]))

@@ -7,7 +7,8 @@ import math
 from edgefl.errors import ConfigError, UsageError
 from edgefl.learning.encoding.spec import parse_spec
 from edgefl.learning.strategies.spec import parse_strategy
-from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest, Topology
+from edgefl.learning.topologies import check_topology
+from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest
 from edgefl.wire.blob import MAX_BLOB_BYTES
 from edgefl.wire.codec import encode_record
 
@@ -52,7 +53,6 @@ def check_manifest(manifest: Manifest) -> None:
 
     need(bool(manifest.name.strip()) and manifest.name.isprintable(), "name", "must be readable text")
     need(bool(manifest.data.strip()) and manifest.data.isprintable(), "data", "must name a data source")
-    need(manifest.topology is Topology.FOREST, "topology", "this release knows forest alone")
     need(1 <= manifest.parameters <= MAX_PARAMETERS, "parameters", f"must be 1 to {MAX_PARAMETERS}")
     need(1 <= manifest.rounds <= MAX_ROUNDS, "rounds", f"must be 1 to {MAX_ROUNDS}")
     need(0 < manifest.quorum <= 1, "quorum", "must be a fraction above 0 and at most 1")
@@ -81,6 +81,10 @@ def check_manifest(manifest: Manifest) -> None:
             parse(getattr(manifest, field))
         except UsageError as error:
             raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
+    try:
+        check_topology(manifest)
+    except UsageError as error:
+        raise ManifestError(f"topology: {error.cause}", hint=error.hint) from None
     names = [artifact.name for artifact in manifest.artifacts]
     need(
         frozenset(names) == REQUIRED_ARTIFACTS and len(names) == len(REQUIRED_ARTIFACTS),

@@ -91,9 +91,9 @@ class Learning:
 
         Returns None when the device has its fill of applications.
         """
-        from edgefl.learning.application import Application  # numpy comes with it: only when there is something to do
+        from edgefl.learning.topologies import kind_of  # numpy comes with it: only when there is something to do
 
-        app = Application(
+        app = kind_of(advert.decode_manifest())(
             advert, self.forest, self.effects, observer=observer, owner=owner, helper=helper, progress=progress
         )
         known = self.applications.get(app.id)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edgefl.learning.epoch import epoch_number
+from edgefl.learning.forest.epoch import epoch_number
 from edgefl.learning.metrics import mean
 from edgefl.sim.faults import FaultInjector
 from edgefl.sim.footprint import footprint

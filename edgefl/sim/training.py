@@ -202,6 +202,9 @@ class LearningDevice:
             lambda now: receiver.learning.on_bulk(sender, message, payload, now),
         )
 
+    def uplink_bytes_s(self) -> float | None:
+        return None
+
     def remember(self, app: int, data: Any) -> None:
         self.memories[app] = bytes(data)
 

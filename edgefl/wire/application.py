@@ -25,9 +25,14 @@ SALT_BYTES = 16
 
 
 class Topology(IntEnum):
-    """How an application's devices work together. Others are planned; a device refuses what it does not know."""
+    """How an application's devices work together; a device refuses what it does not know."""
 
     FOREST = 0
+    """One root at a time, models down and sums up the application's tree (Totoro)."""
+    SAMPLED = 1
+    """Samples chosen by a hash, an aggregator out of the next sample (MoDeST, Plexus)."""
+    CONSENSUS = 2
+    """Every device a model of its own, averaged with its neighbours (P2PL)."""
 
 
 class AppState(IntEnum):
@@ -83,6 +88,7 @@ class Manifest(Record):
     max_samples: Annotated[int, 20, U32] = 1_000_000
     seed: Annotated[int, 21, U64] = 0
     compress: Annotated[str, 22, text(32)] = "none"
+    topology_options: Annotated[str, 32, text(128)] = ""
 
     @property
     def app_id(self) -> int:

@@ -2,7 +2,8 @@
 
 A task is named by (attempt, round); the larger one is the newer one. The attempt is raised only when everything has
 come to a standstill. The task of round k trains model k - 1; the sample of round k does it, and an aggregator out of
-the sample of round k + 1 makes model k from the results.
+the sample of round k + 1 makes model k from the results. The last but one task only evaluates the final model
+(RoundKind.EVALUATE), the last one hands it out (RoundKind.DONE).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Annotated
 from edgefl.wire.blob import BLOB, BlobRef
 from edgefl.wire.codec import Message, Record, message, nested, record
 from edgefl.wire.contact import CONTACT, Contact
-from edgefl.wire.fields import BOOL, U8, U16, U32, U64, many
+from edgefl.wire.fields import BOOL, U8, U16, U32, U64, choice, many
+from edgefl.wire.learning import MAX_METRICS, MAX_RECORDS, Metric, RoundKind, RoundRecord
 
 MAX_ENTRIES = 512
 """Entries of a view in one message: about 45 bytes each, 23 kB, well below the largest message. What does not fit
@@ -59,7 +61,7 @@ class SamplePing(Message):
     request: Annotated[int, 2, U32]
     round: Annotated[int, 3, U32]
     me: Annotated[Entry, 4, nested(Entry)]
-    attempt: Annotated[int, 5, U16] = 0
+    attempt: Annotated[int, 5, U32] = 0
 
 
 @message(82)
@@ -70,7 +72,7 @@ class SamplePong(Message):
     app: Annotated[int, 1, U64]
     request: Annotated[int, 2, U32]
     round: Annotated[int, 3, U32]
-    attempt: Annotated[int, 4, U16]
+    attempt: Annotated[int, 4, U32]
     me: Annotated[Entry, 5, nested(Entry)]
     holds: Annotated[int, 6, U32] = 0
 
@@ -78,32 +80,37 @@ class SamplePong(Message):
 @message(83)
 @dataclass(frozen=True, slots=True)
 class SampleTrain(Message):
-    """An aggregator gives its sample the model to train. `sampled`: how many devices got it; `finished`: there is
-    nothing left to train."""
+    """An aggregator gives its sample the model to train, evaluate or keep, which is that of `model_round`. `sampled`:
+    how many devices got it; `records`: the newest of the history."""
 
     app: Annotated[int, 1, U64]
     round: Annotated[int, 2, U32]
-    attempt: Annotated[int, 3, U16]
+    attempt: Annotated[int, 3, U32]
     model: Annotated[BlobRef, 4, BLOB]
     view: Annotated[View, 5, VIEW]
-    finished: Annotated[bool, 6, BOOL] = False
+    kind: Annotated[RoundKind, 6, choice(RoundKind)] = RoundKind.TRAIN
     sampled: Annotated[int, 7, U16] = 0
     served: Annotated[tuple[int, ...], 8, many(U64, DUTY_ROUNDS)] = ()
+    model_round: Annotated[int, 9, U32] = 0
+    records: Annotated[tuple[RoundRecord, ...], 10, many(nested(RoundRecord), MAX_RECORDS)] = ()
 
 
 @message(84)
 @dataclass(frozen=True, slots=True)
 class SampleUpdate(Message):
-    """A trainer offers its trained model to the aggregator, which fetches it."""
+    """A trainer offers its trained model to the aggregator, which fetches it; or, when it was only to evaluate, the
+    model that it was given, with 0 samples."""
 
     app: Annotated[int, 1, U64]
     round: Annotated[int, 2, U32]
-    attempt: Annotated[int, 3, U16]
+    attempt: Annotated[int, 3, U32]
     model: Annotated[BlobRef, 4, BLOB]
     samples: Annotated[int, 5, U32]
     view: Annotated[View, 6, VIEW]
     sampled: Annotated[int, 7, U16] = 0
     served: Annotated[tuple[int, ...], 8, many(U64, DUTY_ROUNDS)] = ()
+    kind: Annotated[RoundKind, 9, choice(RoundKind)] = RoundKind.TRAIN
+    metrics: Annotated[tuple[Metric, ...], 10, many(nested(Metric), MAX_METRICS)] = ()
 
 
 @message(85)
@@ -113,7 +120,7 @@ class SampleAck(Message):
 
     app: Annotated[int, 1, U64]
     round: Annotated[int, 2, U32]
-    attempt: Annotated[int, 3, U16]
+    attempt: Annotated[int, 3, U32]
     ok: Annotated[bool, 4, BOOL]
 
 
@@ -143,3 +150,18 @@ class ViewPart(Message):
     app: Annotated[int, 1, U64]
     view: Annotated[View, 2, VIEW]
     more: Annotated[bool, 3, BOOL]
+
+
+@message(89)
+@dataclass(frozen=True, slots=True)
+class SampleNews(Message):
+    """Model `round` of `attempt` exists, and `holder` has it: spread along the application's tree, to members and
+    observers alike. `finished`: it is the final one."""
+
+    app: Annotated[int, 1, U64]
+    round: Annotated[int, 2, U32]
+    attempt: Annotated[int, 3, U32]
+    model: Annotated[BlobRef, 4, BLOB]
+    holder: Annotated[Contact, 5, CONTACT]
+    finished: Annotated[bool, 6, BOOL] = False
+    records: Annotated[tuple[RoundRecord, ...], 7, many(nested(RoundRecord), MAX_RECORDS)] = ()

@@ -16,9 +16,9 @@ from support.learning_world import World, make_contact, make_manifest
 
 from edgefl.errors import WireError
 from edgefl.learning.aggregate import Accumulator, DuplicateError
-from edgefl.learning.inflow import INFLOW_BYTES
+from edgefl.learning.forest.inflow import INFLOW_BYTES
+from edgefl.learning.forest.round import OpenRound
 from edgefl.learning.metrics import mean, means
-from edgefl.learning.round import OpenRound
 from edgefl.wire import Message
 from edgefl.wire.learning import CHUNK_PARAMETERS, MAX_CONTRIBUTORS, Metric, Update, UpdateChunk, UpdateGet
 
@@ -29,9 +29,9 @@ contributions = st.lists(st.tuples(vectors, st.integers(1, 10_000)), min_size=1,
 def small_chunks() -> ExitStack:
     """Chunks of two values and a credit of two, so that five values are three chunks and much can happen in between."""
     stack = ExitStack()
-    for module in ("aggregate", "feedback"):
+    for module in ("aggregate", "forest.feedback"):
         stack.enter_context(patch(f"edgefl.learning.{module}.CHUNK_PARAMETERS", 2))
-    stack.enter_context(patch("edgefl.learning.inflow.MAX_CREDIT", 2))
+    stack.enter_context(patch("edgefl.learning.forest.inflow.MAX_CREDIT", 2))
     return stack
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.learning_world import World, make_advert, make_manifest
 
-from edgefl.learning.coordinator import Phase
-from edgefl.learning.objections import MAX_OBJECTIONS
+from edgefl.learning.forest.coordinator import Phase
+from edgefl.learning.forest.objections import MAX_OBJECTIONS
 from edgefl.wire import Message
 from edgefl.wire.application import AppState
 from edgefl.wire.learning import Replica, RoundKind, RoundStart, Standing, Update

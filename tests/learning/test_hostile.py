@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.learning_world import World, make_contact, make_manifest
 
-from edgefl.learning.coordinator import MAX_STANDINGS, Phase
-from edgefl.learning.epoch import MAX_LEAP
+from edgefl.learning.forest.coordinator import MAX_STANDINGS, Phase
+from edgefl.learning.forest.epoch import MAX_LEAP
 from edgefl.wire import Contact, Message
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.learning import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.learning_world import World, make_advert, make_manifest
 
-from edgefl.learning.epoch import epoch_number, next_epoch
 from edgefl.learning.fit import check_fits
+from edgefl.learning.forest.epoch import epoch_number, next_epoch
 from edgefl.learning.history import MAX_ROUNDS_KEPT, History
 from edgefl.learning.manifest import ManifestError, check_manifest
 from edgefl.learning.metrics import mean, means, merge
@@ -211,3 +212,28 @@ class TestLearning:
         standing = Standing(world.app_id, 1, 99, BlobRef(bytes(32), 20), contact)
         world.devices[1].learning.on_message(contact, standing, world.now)
         assert world.devices[1].app.counters["standing_not_from_child"] == 1
+
+
+RECORDS = st.builds(
+    RoundRecord,
+    round=st.integers(1, 2),
+    epoch=st.integers(0, 2),
+    participants=st.integers(0, 3),
+    samples=st.integers(0, 3),
+    seconds=st.just(1.0),
+    metrics=st.lists(
+        st.builds(
+            Metric, st.sampled_from(["accuracy", "loss", "train_loss"]), st.integers(0, 3).map(float), st.just(2.0)
+        ),
+        max_size=3,
+        unique_by=lambda metric: metric.name,
+    ).map(lambda metrics: tuple(sorted(metrics, key=lambda metric: metric.name))),
+)
+
+
+@given(st.lists(RECORDS, max_size=6), st.randoms())
+def test_a_history_is_the_same_in_whatever_order_its_records_come(records: list[RoundRecord], random: Random) -> None:
+    shuffled = [*records, *records]
+    random.shuffle(shuffled)
+    first, second = History(records), History(shuffled)
+    assert first.all() == second.all()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.learning_world import World, make_manifest
 
-from edgefl.learning.coordinator import Phase
 from edgefl.learning.effects import Prepared
+from edgefl.learning.forest.coordinator import Phase
 from edgefl.learning.metrics import means
 from edgefl.wire import Message
 from edgefl.wire.application import AppState, Target

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from support.learning_world import World, make_manifest
 
 from edgefl.errors import UsageError
-from edgefl.learning.coordinator import Phase
+from edgefl.learning.forest.coordinator import Phase
 from edgefl.learning.strategies.server import State, strategy_of
 from edgefl.learning.strategies.spec import STRATEGY_OPTIONS, parse_strategy
 from edgefl.sim import World as Fleet

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgefl.learning.application import Application
 from edgefl.learning.effects import DECLINED, Prepared, Progress, TrainJob, TrainResult
+from edgefl.learning.forest.application import ForestApplication
 from edgefl.learning.manifest import REQUIRED_ARTIFACTS
 from edgefl.learning.node import Decision, Learning, Part
 from edgefl.wire import Contact, Message, decode, encode
@@ -106,7 +107,14 @@ class Device:
         self.learning = Learning(self, self, lambda manifest: self.decision)
 
     @property
-    def app(self) -> Application:
+    def app(self) -> ForestApplication:
+        app = self.any_app
+        assert isinstance(app, ForestApplication)
+        return app
+
+    @property
+    def any_app(self) -> Application:
+        """The application, whatever its topology."""
         return next(iter(self.learning.applications.values()))
 
     # The overlay, scripted
@@ -115,7 +123,7 @@ class Device:
         return self.world.tree_of(self, app)
 
     def top_ranked(self, app: int, count: int) -> tuple[Contact, ...]:
-        others = [d for d in self.world.members(app) if d.alive and d is not self and not d.app.observer]
+        others = [d for d in self.world.members(app) if d.alive and d is not self and not d.any_app.observer]
         return tuple(d.contact for d in sorted(others, key=lambda d: d.contact.node_id)[:count])
 
     def join_tree(
@@ -148,6 +156,9 @@ class Device:
     def send_bulk(self, app: int, to: Contact, message: Message, data: Any) -> None:
         assert decode(encode(message)) == message, "the message does not survive the wire"
         self.world.post(self, to.node_id, message, bytes(data))
+
+    def uplink_bytes_s(self) -> float | None:
+        return None
 
     def remember(self, app: int, data: Any) -> None:
         self.memories[app] = bytes(data)
@@ -351,7 +362,7 @@ class World:
             self.root = None
         c, p = self.devices[child], self.devices[parent]
         if p.alive:
-            p.learning.on_child(self.app_id, c.contact, c.app.observer, self.now)
+            p.learning.on_child(self.app_id, c.contact, c.any_app.observer, self.now)
         if c.alive:
             c.learning.on_parent(self.app_id, p.contact, self.now)
 
@@ -388,7 +399,7 @@ class World:
             is_root=self.root == number,
             parent=make_contact(parent) if parent is not None else None,
             children=tuple(
-                ScriptedChild(make_contact(c), self.devices[c].app.observer, self._members(c)) for c in children
+                ScriptedChild(make_contact(c), self.devices[c].any_app.observer, self._members(c)) for c in children
             ),
             height=self._height(number),
             members=self._members(number),
@@ -404,7 +415,7 @@ class World:
         return max((1 + self._height(c) for c, p in self.parent_of.items() if p == number), default=0)
 
     def _members(self, number: int) -> int:
-        own = 0 if self.devices[number].app.observer else 1
+        own = 0 if self.devices[number].any_app.observer else 1
         return own + sum(self._members(c) for c, p in self.parent_of.items() if p == number)
 
     # What must come out
@@ -418,8 +429,8 @@ class World:
 
     def model_of(self, number: int) -> np.ndarray:
         device = self.devices[number]
-        assert device.app.ledger.model is not None
-        return np.frombuffer(device.blobs[device.app.ledger.model.id], "<f4")
+        assert device.any_app.ledger.model is not None
+        return np.frombuffer(device.blobs[device.any_app.ledger.model.id], "<f4")
 
     def finished(self, *numbers: int) -> bool:
         chosen = numbers or tuple(n for n, d in self.devices.items() if d.alive)

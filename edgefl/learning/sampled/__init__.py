@@ -5,5 +5,11 @@ order.py      the order of all devices in a round; who aggregates
 sampling.py   finding those who answer: hedged pings, replacement
 options.py    what a manifest may choose
 average.py    the running weighted mean of the models of one session
-device.py     one device: trainer, aggregator, watchdog
+record.py     the history, written by aggregators
+searches.py   searches under way, by name
+trainer.py    a task: train, find an aggregator
+aggregator.py a session: collect, average, draw the next sample
+watchdog.py   starts again when everybody who worked on a round is gone
+device.py     one device: what these parts share, and which message belongs to which
+application.py  SampledApplication: members and news along the application's tree
 """

@@ -1,40 +1,44 @@
-"""One device of a sampled application: trainer, aggregator and watchdog. Theory of operation:
+"""One device of a sampled application. Theory of operation:
 
     trainer     SampleTrain(k) -> fetch model k-1 -> train -> find an aggregator for k+1 -> SampleUpdate -> SampleAck
                 no ack in time, or a refusal: the next aggregator in the order, until one has made a model of it
     aggregator  SampleUpdate(k) -> fetch -> enough, or the time is over -> mean -> sample k+1 -> SampleTrain
                 -> first SampleAck of the sample, which holds the model now -> SampleAck to the trainers
     watchdog    nothing new for `watch_s` at two looks in a row, and nobody asked holds a newer model: start again from
-                the model held here, with a higher attempt
+                the newest model that can be had, with a higher attempt
+    the end     after the last round, or when the target is reached or the owner stops: the next sample only evaluates
+                the model; then it is handed out as the final one
 
 So nothing that vanishes silently stops the rounds: a lost aggregator costs its trainers one `ack_s`; only when every
 trainer of a round is lost, too, does the watchdog have to act, after at most 4 * `watch_s` (two looks, each drawn out
-by up to 2 so that devices do not all act at once).
+by up to 2 so that devices do not all act at once). All waits follow what the last rounds took (`patience_s`).
 
 A task is (attempt, round); a device takes only tasks newer than the newest that it has begun. Two aggregators of one
 round may make different models of it; the first to arrive counts (the papers' "mostly consistent" samples).
 
 A JOIN is merged only after the next model was sent, so that the newcomer is not in a sample that others have drawn
-already. Source: arXiv 2302.13837 and 2503.05509, algorithms 1-3; the watchdog, takeover and weights are ours.
+already. Source: arXiv 2302.13837 and 2503.05509, algorithms 1-3; the watchdog, takeover, weights and end are ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from edgefl.learning.effects import LearningEffects, TrainJob, TrainResult
-from edgefl.learning.sampled.options import SampledOptions
-from edgefl.learning.sampled.order import aggregators, order
+from edgefl.learning.effects import LearningEffects, TrainResult
+from edgefl.learning.history import History
+from edgefl.learning.sampled.aggregator import Aggregator, Session
+from edgefl.learning.sampled.options import REMEMBERED_ROUNDS, SampledOptions, ack_s, watch_s
+from edgefl.learning.sampled.record import reached
 from edgefl.learning.sampled.registry import Registry
-from edgefl.learning.sampled.sampling import Pace, Sampling
+from edgefl.learning.sampled.searches import Searches
+from edgefl.learning.sampled.trainer import Own, Trainer
+from edgefl.learning.sampled.watchdog import Watchdog
 from edgefl.wire import Contact, Message
-from edgefl.wire.application import Manifest
+from edgefl.wire.application import AppState, Manifest
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import RoundKind
 from edgefl.wire.sampled import (
-    DUTY_ROUNDS,
     Entry,
     SampleAck,
     SampleMembership,
@@ -49,113 +53,138 @@ from edgefl.wire.sampled import (
 
 if TYPE_CHECKING:
     from edgefl.learning.effects import Tag, Token
-    from edgefl.learning.sampled.average import Average
 
 Task = tuple[int, int]
 """(attempt, round)."""
 
-MAX_ATTEMPT_LEAP = 64
-"""How far an attempt may be above the newest known: a liar must not use up all numbers."""
+MAX_ATTEMPT_LEAP = 1 << 20
+"""How far an attempt may be above the newest known: a liar must not use up all 2^32 of them."""
 
 MAX_PENDING = 128
 """Newcomers that wait to be merged."""
 
-RETRY_S = 5.0
-"""When nobody at all answers, or a fetch has failed, it is tried again after this."""
 
-TIMERS = ("ack", "aggregate", "watch", "find", "draw", "look")
-
-
-@dataclass(slots=True)
-class Session:
-    """The models of one task, at their aggregator."""
-
-    task: Task
-    average: Average
-    sampled: int
-    served: tuple[int, ...]
-    senders: dict[int, Contact] = field(default_factory=dict)
-    closed: bool = False
+class Around(Protocol):
+    """What is around the machine: the owner's wish, and who wants to hear of progress."""
 
     @property
-    def next_task(self) -> Task:
-        """The task that trains the model made here."""
-        return self.task[0], self.task[1] + 1
+    def state(self) -> AppState: ...
 
+    def on_held(self) -> None:
+        """Another model is held here: `holds`, `model`, `finished`."""
 
-@dataclass(slots=True)
-class Own:
-    """This device's part as a trainer of one task."""
-
-    task: Task
-    source: Contact | None
-    base: BlobRef
-    sampled: int
-    served: tuple[int, ...] = ()
-    data: Any = None
-    update: BlobRef | None = None
-    samples: int = 0
-    asked: set[int] = field(default_factory=set)
-    done: bool = False
+    def on_made(self) -> None:
+        """This device has made the newest model, or has found that it is the final one."""
 
 
 class SampledDevice:
     """The state machine. Events come in as on_<event>; what it asks for are the effects of learning/effects.py."""
 
+    TIMERS = (*Trainer.TIMERS, *Aggregator.TIMERS, *Watchdog.TIMERS)
+
     def __init__(
-        self, app: int, manifest: Manifest, options: SampledOptions, registry: Registry, effects: LearningEffects
+        self,
+        app: int,
+        manifest: Manifest,
+        options: SampledOptions,
+        registry: Registry,
+        effects: LearningEffects,
+        around: Around,
+        history: History | None = None,
     ) -> None:
         self.app = app
         self.manifest = manifest
         self.options = options
         self.registry = registry
         self.effects = effects
-        self.pace = Pace()
+        self.around = around
+        self.history = history if history is not None else History()
         self.newest: Task = (0, 0)
+        self.began: float | None = None
+        """When the newest task was first heard of here."""
         self.holds = 0
         self.model: BlobRef | None = None
         self.finished = False
-        self.own: Own | None = None
-        self.session: Session | None = None
-        self.completed: Task = (0, 0)
         self.counters: dict[str, int] = {}
+        self.searches = Searches(self.me.node_id, self._ping, self._alarm)
+        self.trainer = Trainer(self)
+        self.aggregator = Aggregator(self)
+        self.watchdog = Watchdog(self)
         self._pending: dict[int, Entry] = {}
-        self._served: tuple[int, ...] = ()
-        self._searches: dict[str, tuple[int, Sampling]] = {}
-        self._request = 0
-        self._looked: Task | None = None
-        self._unconfirmed: Session | None = None
-        self._draw: tuple[Task, BlobRef] | None = None
         self._view_asked: Task | None = None
-        self._ahead = False
 
     @property
     def me(self) -> Contact:
         return self.registry.me.contact
 
+    @property
+    def key(self) -> bytes:
+        """Of the order of devices."""
+        return self.manifest.salt
+
+    @property
+    def own(self) -> Own | None:
+        """The task that this device works on as a trainer."""
+        return self.trainer.own
+
+    @property
+    def session(self) -> Session | None:
+        """The task that this device collects the models of."""
+        return self.aggregator.session
+
+    @property
+    def patience_s(self) -> float:
+        """How long an aggregator waits for models."""
+        rounds = self.history.tail(REMEMBERED_ROUNDS)
+        return self.options.patience_s([record.seconds for record in rounds if record.participants])
+
+    @property
+    def ack_s(self) -> float:
+        return ack_s(self.patience_s, self.searches.pace.timeout_s)
+
+    @property
+    def watch_s(self) -> float:
+        return watch_s(self.patience_s, self.searches.pace.timeout_s)
+
     # Life
 
-    def start(self, model: BlobRef, now: float) -> None:
-        """Model 0 is held by everybody. Whoever is in the first sample begins, as if a task had come."""
-        self.model = model
-        self._watch(now)
-        first = order(self._key, self.registry.candidates(1), 1)[: self.options.sample]
-        if self.me.node_id in (entry.contact.node_id for entry in first):
-            self._begin(Own((0, 1), None, model, len(first)), now)
+    def start(self, model: BlobRef, now: float, *, holds: int = 0, attempt: int = 0) -> None:
+        """Begin with this model: everybody has model 0; after a restart it is the one that was saved."""
+        self.model, self.holds = model, holds
+        if holds or attempt:
+            self.heard((attempt, holds), now)
+        self.watchdog.start(now)
 
-    def announce(self, now: float, *, left: bool) -> None:
-        """Tell some others that this device joins, or leaves."""
-        entry = self.registry.declare(left=left)
+    def launch(self, now: float) -> None:
+        """The first task of all: once the members have found each other, one of them begins."""
+        if self.model is not None and self.newest == (0, 0):
+            self.aggregator.hand_out((0, 1), self.model, 0, now)
+
+    def leave(self, now: float) -> None:
+        """Tell some others that this device will take part no more."""
+        entry = self.registry.declare(left=True)
         others = [one.contact for one in self.registry.entries() if one.contact.node_id != self.me.node_id]
         for contact in self.effects.random.sample(others, min(len(others), self.options.sample)):
-            self._send(contact, SampleMembership(self.app, entry))
-        if left and self.session is not None:
-            for sender in self.session.senders.values():
-                self._ack(sender, self.session.task, ok=False)
+            self.effects.send(contact, SampleMembership(self.app, entry))
+        self.aggregator.leave(now)
+        self.cancel(*self.TIMERS)
 
-    def stop(self) -> None:
-        for name in TIMERS:
-            self.effects.cancel_timer(("learning", self.app, name))
+    def finish(self) -> None:
+        """The model held here is the final one."""
+        self.finished = True
+        self.cancel(*self.TIMERS)
+        self.around.on_held()
+        self.around.on_made()
+
+    def on_state(self, now: float) -> None:
+        """The owner pauses, resumes or stops the application."""
+        self.aggregator.on_state(now)
+
+    def on_news(self, task: Task, model: BlobRef, holder: Contact, now: float) -> None:
+        """Somebody holds the model that this task goes on from."""
+        if self.plausible(task):
+            self.heard(task, now)
+            self.watchdog.on_news(task[1] - 1, model, holder)
 
     # Messages
 
@@ -169,348 +198,174 @@ class SampledDevice:
         elif isinstance(message, SampleUpdate):
             self._on_update(sender, message, now)
         elif isinstance(message, SampleAck):
-            self._on_ack(sender, message, now)
+            self.acknowledged(sender, (message.attempt, message.round), ok=message.ok, now=now)
         elif isinstance(message, SampleMembership):
             self._on_membership(sender, message.me)
         elif isinstance(message, ViewGet):
             view, more = self.registry.part(message.after)
-            self._send(sender, ViewPart(self.app, view, more))
+            self.effects.send(sender, ViewPart(self.app, view, more))
         elif isinstance(message, ViewPart):
             self.registry.merge(message.view.entries, limit=self._limit)
             if message.more and message.view.entries:
-                self._send(sender, ViewGet(self.app, message.view.entries[-1].contact.node_id))
+                self.effects.send(sender, ViewGet(self.app, message.view.entries[-1].contact.node_id))
 
     def _on_ping(self, sender: Contact, ping: SamplePing, now: float) -> None:
-        self._heard((ping.attempt, ping.round), now)
+        self.heard((ping.attempt, ping.round), now)
         self._meet(sender, ping.me)
         attempt, round_ = self.newest
-        self._send(sender, SamplePong(self.app, ping.request, round_, attempt, self.registry.me, self.holds))
+        self.effects.send(sender, SamplePong(self.app, ping.request, round_, attempt, self.registry.me, self.holds))
         if self.finished and self.model is not None:  # who still asks does not have it
-            self._send_task(sender, (attempt, self.manifest.rounds + 1), self.model, 0)
+            task = (attempt, max(round_, self.holds + 2))
+            self.aggregator.give(sender, task, RoundKind.DONE, self.model, self.holds, 0)
 
     def _on_pong(self, sender: Contact, pong: SamplePong, now: float) -> None:
-        self._heard((pong.attempt, pong.round), now)
+        self.heard((pong.attempt, pong.round), now)
         self._meet(sender, pong.me)
-        for name, (request, sampling) in list(self._searches.items()):
-            if request == pong.request and sampling.on_answer(sender.node_id, now):
-                if name == "look" and self.holds < pong.holds <= self.manifest.rounds:
-                    self._ahead = True
-                self._step(name, now)
+        name = self.searches.on_answer(sender.node_id, pong.request, now)
+        if name == "look":
+            self.watchdog.on_answer(pong.holds)
+        if name is not None:
+            self.searches.step(name, now)
 
     def _on_train(self, sender: Contact, message: SampleTrain, now: float) -> None:
         task = (message.attempt, message.round)
-        if not self._plausible(task) or message.model.size != 4 * self.manifest.parameters:
-            return self._count("implausible")
+        fits = message.model.size == 4 * self.manifest.parameters and message.model_round < message.round
+        if not self.plausible(task) or not fits:
+            return self.count("implausible")
+        self.history.merge(message.records)
         self._merge_view(sender, message.view, task)
-        self._heard(task, now)
-        if self.finished or (self.own is not None and task <= self.own.task) or task < self.completed:
+        self.heard(task, now)
+        if self.finished or (self.own is not None and task <= self.own.task) or task < self.aggregator.completed:
             return None
-        if message.finished != (message.round > self.manifest.rounds):
-            return self._count("implausible")
-        self._begin(Own(task, sender, message.model, message.sampled, message.served), now)
+        own = Own(task, message.kind, sender, message.model, message.model_round, message.sampled, message.served)
+        self.trainer.begin(own, now)
         return None
 
     def _on_update(self, sender: Contact, message: SampleUpdate, now: float) -> None:
         task = (message.attempt, message.round)
-        if not self._plausible(task) or message.model.size != 4 * self.manifest.parameters:
-            return self._count("implausible")
+        if not self.plausible(task) or message.model.size != 4 * self.manifest.parameters:
+            return self.count("implausible")
+        if message.kind is RoundKind.DONE:
+            return self.count("implausible")
         self._merge_view(sender, message.view, task)
-        self._heard(task, now)
+        self.heard(task, now)
         self.registry.touch(sender.node_id, message.round)
-        if self.registry.me.left:
-            return self._ack(sender, task, ok=False)
-        if task <= self.completed or self.finished:
-            self._count("late")
-            if self._unconfirmed is not None and self._unconfirmed.task == task:
-                self._unconfirmed.senders[sender.node_id] = sender
-                return None
-            return self._ack(sender, task, ok=True)
-        session = self.session
-        if session is None or task > session.task:
-            from edgefl.learning.sampled.average import Average  # numpy comes with it
-
-            average = Average(self.manifest.parameters, self.manifest.max_samples)
-            session = self.session = Session(task, average, message.sampled, message.served)
-            self._set_timer("aggregate", now + self.options.timeout_s)
-        if task < session.task:
-            return self._ack(sender, task, ok=True)
-        if sender.node_id not in session.senders and len(session.senders) < 2 * self.options.sample:
-            session.senders[sender.node_id] = sender
-            token = ("collect", task, sender.node_id, message.samples)
-            self.effects.fetch(self.app, token, message.model, (sender,))
+        self.aggregator.on_update(sender, message, now)
         return None
 
-    def _on_ack(self, sender: Contact, ack: SampleAck, now: float) -> None:
-        if self._unconfirmed is not None and (ack.attempt, ack.round) == self._unconfirmed.next_task:
-            self._confirmed()
-            return
-        own = self.own
-        if own is None or own.task != (ack.attempt, ack.round) or sender.node_id not in own.asked or own.done:
-            return
-        if ack.ok:
-            own.done = True
-            self._cancel("ack", "find")
+    def acknowledge(self, to: Contact, task: Task, *, ok: bool, now: float) -> None:
+        """Tell a peer (it may be this device itself) that its task is done with."""
+        if to.node_id == self.me.node_id:
+            self.trainer.on_ack(to, task, ok=ok, now=now)
         else:
-            self._find_aggregator(now)
+            self.effects.send(to, SampleAck(self.app, task[1], task[0], ok))
+
+    def acknowledged(self, sender: Contact, task: Task, *, ok: bool, now: float) -> None:
+        if self.aggregator.awaits(task):
+            self.aggregator.on_confirmed(now)
+        else:
+            self.trainer.on_ack(sender, task, ok=ok, now=now)
 
     def _on_membership(self, sender: Contact, entry: Entry) -> None:
         """A LEAVE counts at once, a JOIN after the next model was sent. Only a device's own word."""
         if entry.contact.node_id != sender.node_id:
-            self._count("implausible")
+            self.count("implausible")
         elif entry.left:
             self.registry.merge([entry], limit=self._limit)
         elif len(self._pending) < MAX_PENDING:
             self._pending[sender.node_id] = entry
 
-    # Trainer
-
-    def _begin(self, own: Own, now: float) -> None:
-        old, self.own = self.own, own
-        for blob in (old.update, old.base) if old is not None else ():
-            if blob is not None and blob not in (self.model, own.base):
-                self.effects.discard(self.app, blob)
-        self._cancel("ack", "find")
-        self._heard(own.task, now)
-        self.registry.touch(self.me.node_id, own.task[1])
-        sources = (own.source,) if own.source is not None else ()
-        self.effects.fetch(self.app, ("task", own.task), own.base, sources)
+    # Answers of the world
 
     def on_fetched(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         if token[0] == "collect":
-            self._collected(token, blob, data, now)
-            return
-        own = self.own
-        if own is None or token != ("task", own.task):
-            return
-        if data is None:
-            # Whoever made it is gone, without having acknowledged: its trainers find another, and the task comes again.
-            self._count("model lost")
-            self.own = None
-            return
-        own.data = data
-        if own.source is not None:
-            self._ack(own.source, own.task, ok=True)
-        self._hold(own.task[1] - 1, own.base)
-        if own.task[1] > self.manifest.rounds:
-            self.finished = True
-            self._cancel(*TIMERS)
-            return
-        attempt, round_ = own.task
-        self.effects.train(
-            self.app, TrainJob((0, round_, attempt), RoundKind.TRAIN, own.base, self.manifest.seed + round_)
-        )
+            self.aggregator.on_collected(token, blob, data, now)
+        elif token[0] == "catch up":
+            self.watchdog.on_fetched(int(str(token[1])), blob, data, now)
+        else:
+            self.trainer.on_fetched(token, data, now)
 
     def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
-        own = self.own
-        if own is None or (tag[2], tag[1]) != own.task or own.data is None:
-            return
-        if result is None or result.delta is None or result.diverged or result.samples < 1:
-            self._count("diverged")
-            return
-        from edgefl.learning.sampled.average import trained
-
-        own.samples = result.samples
-        self.effects.keep(self.app, ("update", own.task), trained(own.data, result.delta))
-        own.data = None
+        self.trainer.on_trained(tag, result, now)
 
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
         if token[0] == "model":
-            self._made(blob, now)
-        elif self.own is not None and token == ("update", self.own.task):
-            self.own.update = blob
-            self._find_aggregator(now)
-        else:
+            self.aggregator.on_made(blob, now)
+        elif not self.trainer.on_kept(token, blob, now):
             self.effects.discard(self.app, blob)
-
-    def _find_aggregator(self, now: float) -> None:
-        own = self.own
-        if own is None or own.update is None or own.done:
-            return
-        target = own.task[1] + 1
-        ordered = order(self._key, self.registry.candidates(target), target)
-        line = aggregators(ordered, self.options.sample, own.served, by_uplink=self.options.by_uplink)
-        fresh = [entry for entry in line if entry.contact.node_id not in own.asked]
-        if not fresh:
-            own.asked.clear()
-            fresh = line
-        self._search("find", fresh, self.options.aggregators, now)
-
-    def _found(self, chosen: list[Entry], now: float) -> None:
-        own = self.own
-        if own is None or own.update is None or own.done:
-            return
-        attempt, round_ = own.task
-        for entry in chosen:
-            peer = entry.contact
-            own.asked.add(peer.node_id)
-            view = self.registry.delta(peer.node_id)
-            message = SampleUpdate(self.app, round_, attempt, own.update, own.samples, view, own.sampled, own.served)
-            if peer.node_id == self.me.node_id:
-                self._on_update(self.me, message, now)
-            else:
-                self._send(peer, message)
-        self._merge_pending()
-        if not chosen:
-            own.asked.clear()
-        self._set_timer("ack", now + (self.options.ack_s if chosen else RETRY_S))
-
-    # Aggregator
-
-    def _collected(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
-        _, task, sender, samples = token
-        session = self.session
-        own_update = self.own.update if self.own is not None else None
-        if session is None or session.task != task or session.closed or not isinstance(samples, int):
-            pass
-        elif data is None or not session.average.add(data, samples):
-            self._count("models lost")
-            session.senders.pop(int(str(sender)), None)
-        elif session.average.count >= self.options.threshold(session.sampled):
-            self._finish(session)
-        if data is not None and blob not in (own_update, self.model):
-            self.effects.discard(self.app, blob)
-
-    def _finish(self, session: Session) -> None:
-        session.closed = True
-        self._cancel("aggregate")
-        self.effects.keep(self.app, ("model", session.task), session.average.mean())
-
-    def _made(self, blob: BlobRef, now: float) -> None:
-        session = self.session
-        if session is None or not session.closed:
-            return
-        self.session = None
-        attempt, round_ = self.completed = session.task
-        self._count("models")
-        self._hold(round_, blob)
-        self._unconfirmed = session
-        self._served = (*session.served, self.me.node_id)[-DUTY_ROUNDS:]
-        self._hand_out((attempt, round_ + 1), blob, now)
-
-    def _confirmed(self) -> None:
-        """Somebody else holds the model: from now on it survives this device, so the trainers are let go."""
-        session, self._unconfirmed = self._unconfirmed, None
-        if session is not None:
-            for sender in session.senders.values():
-                self._ack(sender, session.task, ok=True)
-
-    def _hand_out(self, task: Task, blob: BlobRef, now: float) -> None:
-        """Draw the sample of a task and give it the model."""
-        self._heard(task, now)
-        self._draw = (task, blob)
-        ordered = order(self._key, self.registry.candidates(task[1]), task[1])
-        self._search("draw", ordered, self.options.sample, now)
-
-    def _drawn(self, chosen: list[Entry], now: float) -> None:
-        if self._draw is None:
-            return
-        (task, blob), self._draw = self._draw, None
-        peers = [entry.contact for entry in chosen]
-        self.effects.random.shuffle(peers)
-        for peer in peers:
-            if peer.node_id != self.me.node_id:
-                self._send_task(peer, task, blob, len(peers))
-        self._merge_pending()
-        if all(peer.node_id == self.me.node_id for peer in peers):
-            self._confirmed()
-        if task[1] > self.manifest.rounds:
-            self.finished = True
-            self._cancel(*TIMERS)
-        elif any(peer.node_id == self.me.node_id for peer in peers) and (self.own is None or self.own.task < task):
-            self._begin(Own(task, None, blob, len(peers), self._served), now)
-
-    def _send_task(self, peer: Contact, task: Task, blob: BlobRef, sampled: int) -> None:
-        attempt, round_ = task
-        view = self.registry.delta(peer.node_id)
-        finished = round_ > self.manifest.rounds
-        self._send(peer, SampleTrain(self.app, round_, attempt, blob, view, finished, sampled, self._served))
-
-    # Watchdog
-
-    def _watch(self, now: float) -> None:
-        self._set_timer("watch", now + self.options.watch_s * (1 + self.effects.random.random()))
-
-    def _on_watch(self, now: float) -> None:
-        self._watch(now)
-        if self._looked != self.newest:
-            self._looked = self.newest
-            return
-        self._ahead = False
-        others = [one for one in self.registry.candidates(self.newest[1]) if one.contact.node_id != self.me.node_id]
-        self.effects.random.shuffle(others)
-        self._search("look", others, self.options.sample, now)
-
-    def _seen(self, now: float) -> None:
-        """The answers are in: start again, unless somebody knows of progress, or is further and will do it."""
-        if self._looked != self.newest or self._ahead or self.model is None:
-            return
-        self._count("restarts")
-        self._hand_out((self.newest[0] + 1, self.holds + 1), self.model, now)
-
-    # Timers and searches
 
     def on_timer(self, name: str, now: float) -> None:
         if self.finished or self.registry.me.left:
             return
         if name == "watch":
-            self._on_watch(now)
+            self.watchdog.on_watch(now)
         elif name == "ack":
-            self._count("takeovers")
-            self._find_aggregator(now)
+            self.trainer.on_ack_late(now)
         elif name == "aggregate":
-            session = self.session
-            if session is not None and session.average.count:
-                self._finish(session)
-            else:
-                self.session = None
-        elif name in self._searches:
-            self._step(name, now)
+            self.aggregator.on_time_over(now)
+        elif name in self.searches:
+            self.searches.step(name, now)
 
-    def _search(self, name: str, ordered: list[Entry], want: int, now: float) -> None:
-        self._request = (self._request + 1) % 2**32
-        self._searches[name] = (self._request, Sampling(ordered, want, self.pace, self.me.node_id))
-        self._step(name, now)
+    # What the parts share
 
-    def _step(self, name: str, now: float) -> None:
-        request, sampling = self._searches[name]
-        attempt, round_ = self.newest
-        for entry in sampling.step(now):
-            self._send(entry.contact, SamplePing(self.app, request, round_, self.registry.me, attempt))
-        if sampling.result is None:
-            self._set_timer(name, sampling.deadline)
-            return
-        del self._searches[name]
-        self._cancel(name)
-        if name == "find":
-            self._found(sampling.result, now)
-        elif name == "draw":
-            self._drawn(sampling.result, now)
-        else:
-            self._seen(now)
+    def next_kind(self, model_round: int) -> RoundKind:
+        """What is left to do with this model."""
+        stopped = self.around.state is AppState.STOPPED
+        enough = reached(self.history.tail(REMEMBERED_ROUNDS), self.manifest.target)
+        return RoundKind.EVALUATE if stopped or enough or model_round >= self.manifest.rounds else RoundKind.TRAIN
 
-    # Small parts
+    def plausible(self, task: Task) -> bool:
+        return 1 <= task[1] <= self._limit and task[0] <= self.newest[0] + MAX_ATTEMPT_LEAP
 
-    @property
-    def _key(self) -> bytes:
-        return self.manifest.salt
+    def heard(self, task: Task, now: float) -> None:
+        """There is such a task."""
+        if task > self.newest and self.plausible(task):
+            self.newest, self.began = task, now
+
+    def hold(self, round_: int, blob: BlobRef) -> None:
+        """This device now holds the model of this round, and lets go of the one before."""
+        old = self.model
+        self.holds, self.model = round_, blob
+        if old is not None and not self.needs(old):
+            self.effects.discard(self.app, old)
+        self.around.on_held()
+
+    def needs(self, blob: BlobRef) -> bool:
+        """Whether the blob is held for something."""
+        own = self.own
+        return blob == self.model or (own is not None and blob in (own.base, own.update))
+
+    def merge_pending(self) -> None:
+        """The sample is drawn: newcomers count from now on."""
+        newcomers: Iterable[Entry] = self._pending.values()
+        self.registry.merge([*newcomers], limit=self._limit)
+        for node_id in self._pending:
+            self.registry.touch(node_id, self.newest[1])
+        self._pending.clear()
+
+    def set_timer(self, name: str, at: float) -> None:
+        self.effects.set_timer(("learning", self.app, name), at)
+
+    def cancel(self, *names: str) -> None:
+        self.searches.cancel(*names)
+
+    def count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1
 
     @property
     def _limit(self) -> int:
-        return self.manifest.rounds + 1
+        """The highest round of a task: one to evaluate the last model, and one to hand it out."""
+        return self.manifest.rounds + 2
 
-    def _plausible(self, task: Task) -> bool:
-        return 1 <= task[1] <= self._limit and task[0] <= self.newest[0] + MAX_ATTEMPT_LEAP
+    def _ping(self, to: Contact, request: int) -> None:
+        attempt, round_ = self.newest
+        self.effects.send(to, SamplePing(self.app, request, round_, self.registry.me, attempt))
 
-    def _heard(self, task: Task, now: float) -> None:
-        if task > self.newest and self._plausible(task):
-            self.newest = task
-
-    def _hold(self, round_: int, blob: BlobRef) -> None:
-        old = self.model
-        self.holds, self.model = round_, blob
-        kept = (blob, self.own.base, self.own.update) if self.own is not None else (blob,)
-        if old is not None and old not in kept:
-            self.effects.discard(self.app, old)
+    def _alarm(self, name: str, at: float | None) -> None:
+        if at is None:
+            self.effects.cancel_timer(("learning", self.app, name))
+        else:
+            self.set_timer(name, at)
 
     def _meet(self, sender: Contact, entry: Entry) -> None:
         """What a device says of itself; that it said anything makes it active."""
@@ -525,34 +380,4 @@ class SampledDevice:
         self.registry.touch(sender.node_id, task[1])
         if view.digest != self.registry.digest and self._view_asked != task:
             self._view_asked = task
-            self._send(sender, ViewGet(self.app, 0))
-
-    def _merge_pending(self) -> None:
-        newcomers: Iterable[Entry] = self._pending.values()
-        self.registry.merge([*newcomers], limit=self._limit)
-        for node_id in self._pending:
-            self.registry.touch(node_id, self.newest[1])
-        self._pending.clear()
-
-    def _ack(self, to: Contact, task: Task, *, ok: bool) -> None:
-        ack = SampleAck(self.app, task[1], task[0], ok)
-        if to.node_id == self.me.node_id:
-            if self.own is not None and self.own.task == task:
-                self.own.done = ok
-                self._cancel("ack", "find")
-        else:
-            self._send(to, ack)
-
-    def _send(self, to: Contact, message: Message) -> None:
-        self.effects.send(to, message)
-
-    def _set_timer(self, name: str, at: float) -> None:
-        self.effects.set_timer(("learning", self.app, name), at)
-
-    def _cancel(self, *names: str) -> None:
-        for name in names:
-            self._searches.pop(name, None)
-            self.effects.cancel_timer(("learning", self.app, name))
-
-    def _count(self, name: str) -> None:
-        self.counters[name] = self.counters.get(name, 0) + 1
+            self.effects.send(sender, ViewGet(self.app, 0))

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
-from edgefl.learning.sampled.sampling import MAX_TIMEOUT_S
+from edgefl.learning.sampled.sampling import MAX_TIMEOUT_S as MAX_PING_S
 
 MAX_SAMPLE = 100
 """The sample: one aggregator takes that many models in a row. The papers advise about 10."""
 
 MAX_AGGREGATORS = 5
 MAX_WINDOW = 1_000_000
+
+MIN_PATIENCE_S, MAX_TIMEOUT_S = 3.0, 7 * 24 * 3600.0
+
+PATIENCE = 4.0
+"""Times what the last rounds took: a wait that is cut short wastes the work of a whole sample."""
+
+REMEMBERED_ROUNDS = 8
+"""The last rounds, whose lengths count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,8 @@ class SampledOptions:
             return f"success {self.success} of a sample of {self.sample} is not even one model"
         if not 1 <= self.window <= MAX_WINDOW:
             return f"window is {self.window}, but must be 1 to {MAX_WINDOW} rounds"
+        if not MIN_PATIENCE_S <= self.timeout_s <= MAX_TIMEOUT_S:
+            return f"timeout_s is {self.timeout_s:g}, but must be {MIN_PATIENCE_S:g} to {MAX_TIMEOUT_S:g} seconds"
         return None
 
     def threshold(self, sampled: int) -> int:
@@ -47,12 +59,19 @@ class SampledOptions:
         size = min(self.sample, sampled) if sampled else self.sample
         return max(1, math.floor(size * self.success + 1e-9))
 
-    @property
-    def ack_s(self) -> float:
-        """How long a trainer waits for its aggregator before it looks for another one."""
-        return self.timeout_s + 2 * MAX_TIMEOUT_S
+    def patience_s(self, seconds: Sequence[float]) -> float:
+        """How long an aggregator waits for models: some times what the last rounds took (their median: one that was
+        held up by a failure must not make the next failures last longer), at most `timeout_s`."""
+        if not seconds:
+            return self.timeout_s
+        return min(self.timeout_s, max(MIN_PATIENCE_S, PATIENCE * median(seconds)))
 
-    @property
-    def watch_s(self) -> float:
-        """No progress for that long, at two looks in a row: a standstill."""
-        return 2 * self.ack_s
+
+def ack_s(patience_s: float, ping_s: float = MAX_PING_S) -> float:
+    """How long a trainer waits for its aggregator before it looks for another one. `ping_s`: the time-out of a ping."""
+    return patience_s + 2 * ping_s
+
+
+def watch_s(patience_s: float, ping_s: float = MAX_PING_S) -> float:
+    """No progress for that long, at two looks in a row: a standstill."""
+    return 2 * ack_s(patience_s, ping_s)

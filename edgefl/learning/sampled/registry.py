@@ -97,7 +97,7 @@ class Registry:
             node_id = entry.contact.node_id
             known = self._entries.get(node_id)
             if node_id == self._me:
-                self.touch(node_id, entry.active)
+                self._refute(entry)
             elif known is not None:
                 self._store(merged(known, entry))
             elif len(self._entries) < MAX_VIEW or self._make_room():
@@ -105,16 +105,26 @@ class Registry:
             else:
                 self.rejected += 1
 
+    def _refute(self, said: Entry) -> None:
+        """What others say of this device counts for activity; a membership that it does not have (it left, and is back
+        after a restart that has lost its counter) is answered with a higher counter, as SWIM does."""
+        self.touch(self._me, said.active)
+        me = self.me
+        other = replace(said, active=me.active) != me
+        if other and me.counter <= said.counter <= me.counter + MAX_LEAP:
+            self._store(replace(me, counter=said.counter + 1))
+
     def touch(self, node_id: int, round_: int) -> None:
         """The device was seen in this round."""
         known = self._entries.get(node_id)
         if known is not None and round_ > known.active:
             self._store(replace(known, active=round_))
 
-    def declare(self, *, left: bool, contact: Contact | None = None) -> Entry:
-        """This device joins or leaves: its own entry with a higher counter."""
+    def declare(self, *, left: bool, contact: Contact | None = None, uplink: int | None = None) -> Entry:
+        """This device joins, leaves, or has changed: its own entry with a higher counter."""
         me = self.me
-        self._store(replace(me, contact=contact or me.contact, counter=me.counter + 1, left=left))
+        uplink = me.uplink if uplink is None else uplink
+        self._store(replace(me, contact=contact or me.contact, counter=me.counter + 1, left=left, uplink=uplink))
         return self.me
 
     def candidates(self, round_: int) -> tuple[Entry, ...]:

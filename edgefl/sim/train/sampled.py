@@ -9,6 +9,7 @@ import numpy as np
 
 from edgefl.learning.sampled.device import SampledDevice
 from edgefl.learning.sampled.registry import Registry
+from edgefl.wire.application import AppState
 from edgefl.wire.sampled import Entry
 
 if TYPE_CHECKING:
@@ -19,8 +20,18 @@ if TYPE_CHECKING:
     from edgefl.wire.application import Manifest
 
 
+class Undisturbed:
+    """Nobody pauses a simulated application, and nobody watches it through its tree."""
+
+    state = AppState.RUNNING
+
+    def on_held(self) -> None: ...
+
+    def on_made(self) -> None: ...
+
+
 def start_sampled(world: World, manifest: Manifest, options: SampledOptions) -> list[SampledDevice]:
-    """Give every device its machine, with everybody in its view, and let the first sample begin."""
+    """Give every device its machine, with everybody in its view, and let one of them draw the first sample."""
     entries = [
         Entry(device.contact, 0, 1, False, int(math.log2(device.trace.uplink_bytes_s))) for device in world.devices
     ]
@@ -29,11 +40,14 @@ def start_sampled(world: World, manifest: Manifest, options: SampledOptions) -> 
     for device, entry in zip(world.devices, entries, strict=True):
         registry = Registry(device.contact, options.window, uplink=entry.uplink)
         registry.merge(entries)
-        machine = SampledDevice(manifest.app_id, manifest, options, registry, cast("LearningEffects", device))
+        machine = SampledDevice(
+            manifest.app_id, manifest, options, registry, cast("LearningEffects", device), Undisturbed()
+        )
         device.machine = machine
         machines.append(machine)
     for device, machine in zip(world.devices, machines, strict=True):
         machine.start(device.hold(initial), world.clock.now)
+    machines[0].launch(world.clock.now)
     return machines
 
 

@@ -16,6 +16,7 @@ from edgefl.sim.clock import Clock
 from edgefl.wire import Contact, Message, encode
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef, ref_of
+from edgefl.wire.learning import RoundKind
 
 if TYPE_CHECKING:
     from edgefl.effects import TimerKey
@@ -167,6 +168,9 @@ class Device:
         def done() -> None:
             if not self.alive or self.machine is None or mine != self._job:
                 return
+            if job.kind is not RoundKind.TRAIN:
+                self.machine.on_trained(job.tag, TrainResult(None, 0, ()), self.world.clock.now)
+                return
             recipe = self.world.recipe
             trained = self.world.learner.train(
                 model,
@@ -181,6 +185,9 @@ class Device:
             self.machine.on_trained(job.tag, TrainResult(trained - model, len(self.y), ()), self.world.clock.now)
 
         self.world.clock.at(self.world.clock.now + seconds, done)
+
+    def uplink_bytes_s(self) -> float | None:
+        return self.trace.uplink_bytes_s
 
     def save(self, app: int, progress: Progress) -> None: ...
 

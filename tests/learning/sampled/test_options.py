@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgefl.learning.sampled.options import MAX_AGGREGATORS, MAX_SAMPLE, MAX_WINDOW, SampledOptions
+from edgefl.learning.sampled.options import MAX_AGGREGATORS, MAX_SAMPLE, MAX_WINDOW, MIN_PATIENCE_S, SampledOptions
 
 
 def test_the_defaults_are_those_of_plexus():
@@ -10,7 +10,15 @@ def test_the_defaults_are_those_of_plexus():
     assert options.objection() is None
     assert options.threshold(0) == options.threshold(13) == 10
     assert options.threshold(1) == 1
-    assert options.watch_s > options.ack_s > options.timeout_s
+    assert options.timeout_s == 300
+
+
+def test_patience_follows_the_median_of_the_last_rounds() -> None:
+    options = SampledOptions(timeout_s=100.0)
+    assert options.patience_s([]) == 100
+    assert options.patience_s([3.0, 90.0, 4.0]) == 16
+    assert options.patience_s([0.1]) == MIN_PATIENCE_S
+    assert options.patience_s([1000.0]) == 100
 
 
 @pytest.mark.parametrize(
@@ -26,6 +34,8 @@ def test_the_defaults_are_those_of_plexus():
         ({"sample": 1, "success": 0.5}, "success"),
         ({"window": 0}, "window"),
         ({"window": MAX_WINDOW + 1}, "window"),
+        ({"timeout_s": 1.0}, "timeout_s"),
+        ({"timeout_s": float("nan")}, "timeout_s"),
     ],
     ids=str,
 )

@@ -64,7 +64,9 @@ def test_activity_and_membership_are_each_the_newest(a: Entry, b: Entry, c: Entr
 def test_only_a_device_itself_changes_its_membership() -> None:
     registry = Registry(contact(1), window=10)
     registry.merge([Entry(contact(1), active=7, counter=50, left=True)])
-    assert registry.me == Entry(contact(1), active=7, counter=1)
+    assert registry.me == Entry(contact(1), active=7, counter=51), "what is not true is answered with a higher counter"
+    registry.merge([Entry(contact(1), active=7, counter=51 + MAX_LEAP + 1, left=True)])
+    assert registry.me.counter == 51, "a leap that nobody makes is a lie"
 
 
 def test_the_window_and_leaving() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from edgefl.datasets import digits
 from edgefl.learning.sampled.device import SampledDevice
-from edgefl.learning.sampled.options import SampledOptions
+from edgefl.learning.sampled.options import SampledOptions, ack_s, watch_s
 from edgefl.sim.train.learner import Learner
 from edgefl.sim.train.sampled import newest_model, start_sampled
 from edgefl.sim.train.traces import synthetic
@@ -69,7 +69,7 @@ def test_four_of_five_fall_silent_and_the_rounds_go_on() -> None:
     for index, device in enumerate(world.devices):
         device.alive = index in survivors
     before = best(world, machines)
-    assert advance(world, machines, lambda: best(world, machines) >= before + 10, 10 * OPTIONS.ack_s)
+    assert advance(world, machines, lambda: best(world, machines) >= before + 10, 10 * ack_s(OPTIONS.timeout_s))
 
 
 @pytest.mark.parametrize("moment", range(10))
@@ -86,7 +86,7 @@ def test_an_aggregator_that_vanishes_at_any_point_delays_a_round_by_a_bounded_ti
     world.clock.run(world.clock.now + 0.2 * moment)  # from the first offer, over the transfers, to the next sample
     before = best(world, machines)
     world.devices[victim].alive = False
-    limit = 2 * OPTIONS.ack_s + OPTIONS.timeout_s
+    limit = 2 * ack_s(OPTIONS.timeout_s) + OPTIONS.timeout_s
     assert advance(world, machines, lambda: best(world, machines) >= before + 2, limit)
 
 
@@ -101,4 +101,4 @@ def test_when_all_who_work_on_a_round_vanish_the_watchdog_starts_again() -> None
         if machine.newest == newest:
             device.alive = False
     before = best(world, machines)
-    assert advance(world, machines, lambda: best(world, machines) >= before + 3, 4 * OPTIONS.watch_s + 60)
+    assert advance(world, machines, lambda: best(world, machines) >= before + 3, 4 * watch_s(OPTIONS.timeout_s) + 60)

@@ -8,7 +8,7 @@ from edgefl.wire import Contact
 from edgefl.wire.learning import RoundKind, RoundStart
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
+    from edgefl.learning.forest.application import ForestApplication
 
 MAX_OBJECTIONS = 3
 """How often a device tells one root that it holds a later model, before it follows: the model may be out of reach."""
@@ -17,7 +17,7 @@ MAX_OBJECTIONS = 3
 class Objections:
     """What one device has told the root of an epoch about being behind."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self.app = app
         self._told = (0, 0)  # epoch of the root, how often
 

@@ -20,14 +20,14 @@ from edgefl.wire.learning import CHUNK_PARAMETERS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgefl.learning.application import Application
     from edgefl.learning.effects import Tag
+    from edgefl.learning.forest.application import ForestApplication
 
 
 class Feedback:
     """One application's memory: float32 [parameters] while it is needed, nothing for encodings that need none."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self._app = app
         self._memory: NDArray[np.float32] | None = None
 

@@ -31,19 +31,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgefl.learning.effects import Token
-from edgefl.learning.epoch import next_epoch
+from edgefl.learning.forest.epoch import next_epoch
+from edgefl.learning.forest.round import OpenRound
+from edgefl.learning.forest.worker import BYTES_METRIC
 from edgefl.learning.ledger import Position, position
 from edgefl.learning.metrics import TRAIN_PREFIX, mean, merge
-from edgefl.learning.round import OpenRound
 from edgefl.learning.strategies.server import State, strategy_of
-from edgefl.learning.worker import BYTES_METRIC
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import Metric, Replica, ReplicaAck, RoundKind, RoundRecord, Standing
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
+    from edgefl.learning.forest.application import ForestApplication
 
 RECOVER_S = 1.0
 """A new root listens this long for how far its children are, before it goes on."""
@@ -101,7 +101,7 @@ class Coordinator:
 
     TIMERS = ("settle", "gather", "replicate", "busy")
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self.app = app
         self.phase = Phase.MEMBER
         self.attempt = 1

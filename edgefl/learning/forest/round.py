@@ -12,7 +12,7 @@ from edgefl.wire.learning import Metric, RoundKind, RoundRecord
 if TYPE_CHECKING:
     from edgefl.learning.aggregate import Accumulator
     from edgefl.learning.effects import Tag
-    from edgefl.learning.inflow import Stream
+    from edgefl.learning.forest.inflow import Stream
     from edgefl.wire.blob import BlobRef
 
 REMIND_S, REMIND_MAX_S = 3.0, 60.0

@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Any
 from edgefl.errors import WireError
 from edgefl.learning.aggregate import Accumulator
 from edgefl.learning.effects import Tag, Token, TrainJob, TrainResult
-from edgefl.learning.inflow import Inflow
-from edgefl.learning.outflow import Outflow
-from edgefl.learning.round import REMIND_MAX_S, OpenRound, RoundState
+from edgefl.learning.forest.inflow import Inflow
+from edgefl.learning.forest.outflow import Outflow
+from edgefl.learning.forest.round import REMIND_MAX_S, OpenRound, RoundState
 from edgefl.wire import Contact
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import (
@@ -49,7 +49,7 @@ from edgefl.wire.learning import (
 )
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
+    from edgefl.learning.forest.application import ForestApplication
 
 REFETCH_S = 1.0
 """A model that nobody could give is asked for again while the round is open."""
@@ -66,7 +66,7 @@ class Worker:
 
     TIMERS = ("budget", "resend", "refetch", "grace", "remind", "seal")
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self.app = app
         self.open: OpenRound | None = None
         self.newest: Tag = (0, 0, 0)

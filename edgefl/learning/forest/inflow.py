@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefl.errors import WireError
 from edgefl.learning.aggregate import DuplicateError
-from edgefl.learning.round import OpenRound, RoundState
+from edgefl.learning.forest.round import OpenRound, RoundState
 from edgefl.wire import Contact
 from edgefl.wire.learning import (
     MAX_CONTRIBUTORS,
@@ -32,7 +32,7 @@ from edgefl.wire.learning import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgefl.learning.application import Application
+    from edgefl.learning.forest.application import ForestApplication
 
 INFLOW_BYTES = 8 * 1024 * 1024
 """Chunks under way from all children together: a tenth of a second at 100 MB/s. Each child may have one, whatever their
@@ -106,7 +106,7 @@ class Stream:
 class Inflow:
     """Takes in what children send for the open round. `advance(round, now)` is called when more may be ready."""
 
-    def __init__(self, app: Application, advance: Callable[[OpenRound, float], None]) -> None:
+    def __init__(self, app: ForestApplication, advance: Callable[[OpenRound, float], None]) -> None:
         self.app = app
         self._advance = advance
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgefl.learning.round import OpenRound, RoundState
+from edgefl.learning.forest.round import OpenRound, RoundState
 from edgefl.wire.learning import MAX_CONTRIBUTORS, Metric, Update, UpdateChunk, UpdateGet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgefl.learning.application import Application
     from edgefl.learning.encoding import Encoded
+    from edgefl.learning.forest.application import ForestApplication
 
 RESEND_S, RESEND_MAX_S = 3.0, 60.0
 """An update that the parent has neither asked for nor acknowledged is offered again, then after twice as long."""
@@ -43,7 +43,7 @@ ENCODING_METRIC, REQUANTISING_METRIC = "train_encoding_error", "train_requantisi
 class Outflow:
     """What this device has to deliver in one round, and how far it is."""
 
-    def __init__(self, app: Application, round_: OpenRound) -> None:
+    def __init__(self, app: ForestApplication, round_: OpenRound) -> None:
         self.app = app
         self.round = round_
         self.ready: list[Encoded | None] = []

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgefl.learning.epoch import made_by
+from edgefl.learning.forest.epoch import made_by
 from edgefl.wire import Contact
 from edgefl.wire.learning import Replica, ReplicaAck
 
 if TYPE_CHECKING:
-    from edgefl.learning.application import Application
     from edgefl.learning.effects import Token
+    from edgefl.learning.forest.application import ForestApplication
     from edgefl.wire.blob import BlobRef
 
 
 class Replicas:
     """Takes the replicas that this device is asked to hold."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ForestApplication) -> None:
         self.app = app
 
     def on_replica(self, sender: Contact, message: Replica, now: float) -> None:

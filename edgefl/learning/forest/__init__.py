@@ -1,0 +1,13 @@
+"""The topology `forest`: rounds along the application's tree, one root at a time (after Totoro).
+
+application.py  ForestApplication: which event belongs to which part
+worker.py       a member's part of a round: take the model, train, add the children's sums, pass on
+round.py        what a device holds for the round that is open
+inflow.py       children's updates, chunk by chunk into the sum
+outflow.py      the sum, chunk by chunk to the parent
+feedback.py     what the encoding leaves out, kept for the next round
+replicas.py     holding the newest model for the root
+coordinator.py  the root's part: start rounds, next model, replicate, take over, hand over
+objections.py   a member that is further than its root says so
+epoch.py        which root's word counts
+"""

@@ -1,0 +1,146 @@
+"""A forest application: every round runs once up and once down the application's tree.
+
+worker.py       a member's part of a round (every device, the root too)
+replicas.py     holding the newest model for the root
+coordinator.py  the root's part: start rounds, make the next model, replicate it, hand over
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgefl.learning.aggregate import FLOAT_BYTES
+from edgefl.learning.application import Application, Forest
+from edgefl.learning.effects import LearningEffects, Progress, TrainResult
+from edgefl.learning.encoding import open_encoding
+from edgefl.learning.forest.coordinator import Coordinator
+from edgefl.learning.forest.epoch import plausible
+from edgefl.learning.forest.feedback import Feedback
+from edgefl.learning.forest.objections import Objections
+from edgefl.learning.forest.replicas import Replicas
+from edgefl.learning.forest.worker import Worker
+from edgefl.wire import Contact, Message
+from edgefl.wire.application import Advert
+from edgefl.wire.blob import BlobRef
+from edgefl.wire.learning import (
+    Replica,
+    ReplicaAck,
+    RoundStart,
+    Standing,
+    Update,
+    UpdateAck,
+    UpdateChunk,
+    UpdateGet,
+)
+
+if TYPE_CHECKING:
+    from edgefl.learning.effects import Tag, Token
+
+
+class ForestApplication(Application):
+    """The topology `forest`."""
+
+    TIMERS: ClassVar[tuple[str, ...]] = (*Worker.TIMERS, *Coordinator.TIMERS)
+
+    def __init__(
+        self,
+        advert: Advert,
+        forest: Forest,
+        effects: LearningEffects,
+        *,
+        observer: bool,
+        owner: bool,
+        helper: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__(advert, forest, effects, observer=observer, owner=owner, helper=helper, progress=progress)
+        self.encoding = open_encoding(self.manifest.compress, self.manifest.seed)
+        self.feedback = Feedback(self)
+        self.objections = Objections(self)
+        self.worker = Worker(self)
+        self.replicas = Replicas(self)
+        self.coordinator = Coordinator(self)
+
+    @property
+    def phase(self) -> str:
+        return self.coordinator.phase.value
+
+    @property
+    def problem(self) -> str:
+        return self.coordinator.problem
+
+    def credible(self, epoch: int, round_: int, model: BlobRef) -> bool:
+        """Whether a peer's word about a model can be true: its size, its round, its epoch."""
+        fits = model.size == self.manifest.parameters * FLOAT_BYTES
+        return fits and round_ <= self.manifest.rounds and plausible(epoch, self.ledger.epoch)
+
+    def standing(self, *, busy: bool = False) -> Standing | None:
+        """This device's own Standing; None while it holds no model."""
+        ledger = self.ledger
+        if ledger.model is None:
+            return None
+        return Standing(
+            self.id, ledger.epoch, ledger.round, ledger.model, self.me, busy, ledger.finished, ledger.history.tail(2)
+        )
+
+    def on_state(self, now: float) -> None:
+        self.coordinator.on_advert(now)
+
+    def on_rooted(self, now: float) -> None:
+        self.coordinator.on_root(now)
+
+    def on_attached(self, now: float) -> None:
+        self.coordinator.on_parent(now)
+        self.worker.on_parent(now)
+
+    def on_child(self, child: Contact, observer: bool, now: float) -> None:
+        self.worker.on_child(child, observer, now)
+
+    def on_child_gone(self, child: int, now: float) -> None:
+        self.worker.on_child_gone(child, now)
+        self.coordinator.on_child_gone(child, now)
+
+    def on_admitted(self, sender: Contact, message: Message, now: float) -> None:
+        if isinstance(message, RoundStart):
+            self.worker.on_round_start(sender, message, now)
+        elif isinstance(message, Update):
+            self.worker.on_update(sender, message, now)
+        elif isinstance(message, UpdateGet):
+            self.worker.on_update_get(sender, message, now)
+        elif isinstance(message, UpdateAck):
+            self.worker.on_update_ack(sender, message, now)
+        elif isinstance(message, Standing):
+            self.coordinator.on_standing(sender, message, now)
+        elif isinstance(message, Replica):
+            self.replicas.on_replica(sender, message, now)
+        elif isinstance(message, ReplicaAck):
+            self.coordinator.on_replica_ack(sender, message, now)
+
+    def on_bulk(self, sender: Contact, message: Message, data: Any, now: float) -> None:
+        if isinstance(message, UpdateChunk) and self.effects.admits(sender):
+            self.worker.on_chunk(sender, message, data, now)
+
+    def on_alarm(self, name: str, now: float) -> None:
+        if name in Worker.TIMERS:
+            self.worker.on_timer(name, now)
+        else:
+            self.coordinator.on_timer(name, now)
+
+    def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
+        self.worker.on_trained(tag, result, now)
+
+    def on_fetched(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
+        if token[0] == "recover":
+            self.coordinator.on_recovered(token, blob, data, now)
+        elif token[0] == "replica":
+            self.replicas.on_data(token, blob, data, now)
+        else:
+            self.worker.on_fetched(token, blob, data, now)
+
+    def on_recalled(self, token: Token, data: Any, now: float) -> None:
+        tag = token[1]
+        if isinstance(tag, tuple):
+            self.worker.on_recalled(tag, data, now)
+
+    def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
+        self.coordinator.on_kept(token, blob, now)

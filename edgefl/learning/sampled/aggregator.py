@@ -1,0 +1,229 @@
+"""A device's part as an aggregator: collect the models of one task, make the next one, hand it to the next sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgefl.learning.metrics import merge
+from edgefl.learning.sampled.order import order
+from edgefl.learning.sampled.record import evaluated, trained_record
+from edgefl.learning.sampled.trainer import Own
+from edgefl.wire import Contact
+from edgefl.wire.application import AppState
+from edgefl.wire.blob import BlobRef
+from edgefl.wire.learning import Metric, RoundKind
+from edgefl.wire.sampled import DUTY_ROUNDS, Entry, SampleTrain, SampleUpdate
+
+if TYPE_CHECKING:
+    from edgefl.learning.effects import Token
+    from edgefl.learning.sampled.average import Average
+    from edgefl.learning.sampled.device import SampledDevice, Task
+
+ROUND_RECORDS = 2
+"""Records with each task: the round just done, and the one before, completed by its evaluation."""
+
+
+@dataclass(slots=True)
+class Session:
+    """The models of one task, at their aggregator. `offers`: samples and metrics that came with each."""
+
+    task: Task
+    kind: RoundKind
+    average: Average
+    sampled: int
+    served: tuple[int, ...]
+    senders: dict[int, Contact] = field(default_factory=dict)
+    offers: dict[int, tuple[int, tuple[Metric, ...]]] = field(default_factory=dict)
+    metrics: tuple[Metric, ...] = ()
+    evaluated: int = 0
+    model: BlobRef | None = None
+    """What was evaluated."""
+    closed: bool = False
+
+    @property
+    def count(self) -> int:
+        return self.evaluated if self.kind is RoundKind.EVALUATE else self.average.count
+
+    @property
+    def next_task(self) -> Task:
+        """The task that goes on from here."""
+        return self.task[0], self.task[1] + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A model that waits for its sample; `last` when there is nothing left to do with it."""
+
+    task: Task
+    model: BlobRef
+    model_round: int
+    last: bool
+
+
+class Aggregator:
+    """One session at a time: that of the newest task."""
+
+    TIMERS = ("aggregate", "draw")
+
+    def __init__(self, device: SampledDevice) -> None:
+        self.device = device
+        self.session: Session | None = None
+        self.completed: Task = (0, 0)
+        self._unconfirmed: Session | None = None
+        self._served: tuple[int, ...] = ()
+        self._draw: Draw | None = None
+
+    def on_update(self, sender: Contact, message: SampleUpdate, now: float) -> None:
+        device, task = self.device, (message.attempt, message.round)
+        if device.registry.me.left:
+            return device.acknowledge(sender, task, ok=False, now=now)
+        if task <= self.completed or device.finished:
+            device.count("late")
+            if self._unconfirmed is not None and self._unconfirmed.task == task:
+                self._unconfirmed.senders[sender.node_id] = sender
+                return None
+            return device.acknowledge(sender, task, ok=True, now=now)
+        session = self.session
+        if session is None or task > session.task:
+            session = self.session = self._open(message, now)
+        if task < session.task or message.kind is not session.kind:
+            return device.acknowledge(sender, task, ok=True, now=now)
+        if sender.node_id not in session.senders and len(session.senders) < 2 * device.options.sample:
+            session.senders[sender.node_id] = sender
+            session.offers[sender.node_id] = (message.samples, message.metrics)
+            device.effects.fetch(device.app, ("collect", task, sender.node_id), message.model, (sender,))
+        return None
+
+    def _open(self, message: SampleUpdate, now: float) -> Session:
+        from edgefl.learning.sampled.average import Average  # numpy comes with it
+
+        device = self.device
+        device.set_timer("aggregate", now + device.patience_s)
+        average = Average(device.manifest.parameters, device.manifest.max_samples)
+        task = (message.attempt, message.round)
+        return Session(task, message.kind, average, message.sampled, message.served)
+
+    def on_collected(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
+        _, task, sender = token
+        device, session = self.device, self.session
+        current = session is not None and session.task == task and not session.closed
+        if session is not None and current and isinstance(sender, int) and sender in session.offers:
+            samples, metrics = session.offers.pop(sender)
+            if self._take(session, blob, data, samples):
+                session.metrics = merge(session.metrics, metrics)
+                if session.count >= device.options.threshold(session.sampled):
+                    self._close(session, now)
+            else:
+                device.count("models_lost")
+                session.senders.pop(sender, None)
+        if data is not None and not device.needs(blob) and (session is None or blob != session.model):
+            device.effects.discard(device.app, blob)
+
+    def _take(self, session: Session, blob: BlobRef, data: Any, samples: int) -> bool:
+        if session.kind is RoundKind.TRAIN:
+            return data is not None and session.average.add(data, samples)
+        if data is None or session.model not in (None, blob):
+            return False
+        session.model = blob
+        session.evaluated += 1
+        return True
+
+    def on_time_over(self, now: float) -> None:
+        """Go on with what is here."""
+        session = self.session
+        if session is not None and session.count:
+            self._close(session, now)
+        else:
+            self.session = None
+
+    def _close(self, session: Session, now: float) -> None:
+        device = self.device
+        session.closed = True
+        device.effects.cancel_timer(("learning", device.app, "aggregate"))
+        if session.model is not None:
+            self.on_made(session.model, now)
+        else:
+            device.effects.keep(device.app, ("model", session.task), session.average.mean())
+
+    def on_made(self, blob: BlobRef, now: float) -> None:
+        """The model of the closed session has a name."""
+        device, session = self.device, self.session
+        if session is None or not session.closed:
+            return
+        self.session = None
+        attempt, round_ = self.completed = session.task
+        device.count("models")
+        last = session.kind is RoundKind.EVALUATE
+        evaluated(device.history, attempt, round_ - 1, session.metrics)
+        if not last:
+            seconds = now - device.began if device.began is not None else 0.0
+            model_bytes = 4 * device.manifest.parameters
+            moved = model_bytes * (session.average.count + session.sampled)
+            trained_record(device.history, attempt, round_, session.average, seconds, session.metrics, moved)
+        device.hold(round_ - 1 if last else round_, blob)
+        self._unconfirmed = session
+        self._served = (*session.served, device.me.node_id)[-DUTY_ROUNDS:]
+        device.around.on_made()
+        self.hand_out((attempt, round_ + 1), blob, device.holds, now, last=last)
+
+    def on_confirmed(self, now: float) -> None:
+        """Somebody else holds the model: from now on it survives this device, so the trainers are let go."""
+        session, self._unconfirmed = self._unconfirmed, None
+        if session is not None:
+            for sender in session.senders.values():
+                self.device.acknowledge(sender, session.task, ok=True, now=now)
+
+    def awaits(self, task: Task) -> bool:
+        """Whether a word about this task is what the made model waits for."""
+        return self._unconfirmed is not None and self._unconfirmed.next_task == task
+
+    def hand_out(self, task: Task, model: BlobRef, model_round: int, now: float, *, last: bool = False) -> None:
+        """Draw the sample of a task and give it the model; when the owner has paused, not before it goes on."""
+        self.device.heard(task, now)
+        self._draw = Draw(task, model, model_round, last)
+        self.device.cancel("draw")
+        self.on_state(now)
+
+    def on_state(self, now: float) -> None:
+        device, draw = self.device, self._draw
+        if draw is None or device.around.state is AppState.PAUSED or "draw" in device.searches:
+            return
+        ordered = order(device.key, device.registry.candidates(draw.task[1]), draw.task[1])
+        device.searches.start("draw", ordered, device.options.sample, self._drawn, now)
+
+    def _drawn(self, chosen: list[Entry], now: float) -> None:
+        device, draw = self.device, self._draw
+        if draw is None:
+            return
+        self._draw = None
+        kind = RoundKind.DONE if draw.last else device.next_kind(draw.model_round)
+        peers = [entry.contact for entry in chosen]
+        device.effects.random.shuffle(peers)
+        others = [peer for peer in peers if peer.node_id != device.me.node_id]
+        for peer in others:
+            self.give(peer, draw.task, kind, draw.model, draw.model_round, len(peers))
+        device.merge_pending()
+        if not others:
+            self.on_confirmed(now)
+        if kind is RoundKind.DONE:
+            device.finish()
+        elif len(others) < len(peers) and (device.own is None or device.own.task < draw.task):
+            own = Own(draw.task, kind, None, draw.model, draw.model_round, len(peers), self._served)
+            device.trainer.begin(own, now)
+
+    def give(self, peer: Contact, task: Task, kind: RoundKind, model: BlobRef, model_round: int, sampled: int) -> None:
+        """Hand a model to one device."""
+        device, (attempt, round_) = self.device, task
+        view = device.registry.delta(peer.node_id)
+        records = device.history.tail(ROUND_RECORDS)
+        message = SampleTrain(
+            device.app, round_, attempt, model, view, kind, sampled, self._served, model_round, records
+        )
+        device.effects.send(peer, message)
+
+    def leave(self, now: float) -> None:
+        """This device goes: the trainers of an open session shall find another one."""
+        if self.session is not None:
+            for sender in self.session.senders.values():
+                self.device.acknowledge(sender, self.session.task, ok=False, now=now)

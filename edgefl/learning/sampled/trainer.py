@@ -1,0 +1,171 @@
+"""A device's part as a trainer of a task: fetch the model, train or evaluate it, find an aggregator for the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgefl.learning.effects import TrainJob, TrainResult
+from edgefl.learning.sampled.order import aggregators, order
+from edgefl.wire import Contact
+from edgefl.wire.blob import BlobRef
+from edgefl.wire.learning import Metric, RoundKind
+from edgefl.wire.sampled import Entry, SampleUpdate
+
+if TYPE_CHECKING:
+    from edgefl.learning.effects import Tag, Token
+    from edgefl.learning.sampled.device import SampledDevice, Task
+
+RETRY_S = 5.0
+"""When nobody at all answers, it is tried again after this."""
+
+
+@dataclass(slots=True)
+class Own:
+    """What this device does for one task. `source` is None when the base is its own making."""
+
+    task: Task
+    kind: RoundKind
+    source: Contact | None
+    base: BlobRef
+    base_round: int
+    sampled: int
+    served: tuple[int, ...] = ()
+    data: Any = None
+    update: BlobRef | None = None
+    samples: int = 0
+    metrics: tuple[Metric, ...] = ()
+    asked: set[int] = field(default_factory=set)
+    done: bool = False
+
+
+class Trainer:
+    """One task at a time: a newer one takes the place of the one before."""
+
+    TIMERS = ("ack", "find")
+
+    def __init__(self, device: SampledDevice) -> None:
+        self.device = device
+        self.own: Own | None = None
+
+    def begin(self, own: Own, now: float) -> None:
+        device = self.device
+        old, self.own = self.own, own
+        for blob in (old.update, old.base) if old is not None else ():
+            if blob is not None and blob not in (device.model, own.base):
+                device.effects.discard(device.app, blob)
+        device.cancel(*self.TIMERS)
+        device.heard(own.task, now)
+        device.registry.touch(device.me.node_id, own.task[1])
+        sources = (own.source,) if own.source is not None else ()
+        device.effects.fetch(device.app, ("task", own.task), own.base, sources)
+
+    def on_fetched(self, token: Token, data: Any, now: float) -> None:
+        own, device = self.own, self.device
+        if own is None or token != ("task", own.task):
+            return
+        if data is None:
+            # Whoever made it is gone, without having acknowledged: its trainers find another, and the task comes again.
+            device.count("model_lost")
+            self.own = None
+            return
+        own.data = data
+        if own.source is not None:
+            device.acknowledge(own.source, own.task, ok=True, now=now)
+        device.hold(own.base_round, own.base)
+        if own.kind is RoundKind.DONE:
+            device.finish()
+            return
+        attempt, round_ = own.task
+        job = TrainJob((0, round_, attempt), own.kind, own.base, device.manifest.seed + round_)
+        device.effects.train(device.app, job)
+
+    def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
+        own, device = self.own, self.device
+        if own is None or (tag[2], tag[1]) != own.task or own.data is None:
+            return
+        if result is not None and result.declined:
+            device.count("training_declined")
+            return
+        if result is None or result.diverged or (own.kind is RoundKind.TRAIN) != (result.delta is not None):
+            device.count("training_failed")
+            return
+        own.metrics = result.metrics
+        if result.delta is None:
+            own.update, own.data = own.base, None
+            self.find_aggregator(now)
+        elif result.samples >= 1:
+            from edgefl.learning.sampled.average import trained  # numpy comes with it
+
+            own.samples = result.samples
+            device.effects.keep(device.app, ("update", own.task), trained(own.data, result.delta))
+            own.data = None
+
+    def on_kept(self, token: Token, blob: BlobRef, now: float) -> bool:
+        """False when the blob belongs to no task of this device any more."""
+        if self.own is None or token != ("update", self.own.task):
+            return False
+        self.own.update = blob
+        self.find_aggregator(now)
+        return True
+
+    def find_aggregator(self, now: float) -> None:
+        """Look for who makes the next model: somebody of the next sample who was not asked yet."""
+        own, device = self.own, self.device
+        if own is None or own.update is None or own.done:
+            return
+        target = own.task[1] + 1
+        ordered = order(device.key, device.registry.candidates(target), target)
+        line = aggregators(ordered, device.options.sample, own.served, by_uplink=device.options.by_uplink)
+        fresh = [entry for entry in line if entry.contact.node_id not in own.asked]
+        if not fresh:
+            own.asked.clear()
+            fresh = line
+        device.searches.start("find", fresh, device.options.aggregators, self._found, now)
+
+    def _found(self, chosen: list[Entry], now: float) -> None:
+        own, device = self.own, self.device
+        if own is None or own.update is None or own.done:
+            return
+        attempt, round_ = own.task
+        for entry in chosen:
+            peer = entry.contact
+            own.asked.add(peer.node_id)
+            view = device.registry.delta(peer.node_id)
+            message = SampleUpdate(
+                device.app,
+                round_,
+                attempt,
+                own.update,
+                own.samples,
+                view,
+                own.sampled,
+                own.served,
+                own.kind,
+                own.metrics,
+            )
+            if peer.node_id == device.me.node_id:
+                device.aggregator.on_update(device.me, message, now)
+            else:
+                device.effects.send(peer, message)
+        device.merge_pending()
+        if not chosen:
+            own.asked.clear()
+        device.set_timer("ack", now + (device.ack_s if chosen else RETRY_S))
+
+    def on_ack_late(self, now: float) -> None:
+        """The aggregator has not said anything for too long."""
+        self.device.count("takeovers")
+        self.find_aggregator(now)
+
+    def on_ack(self, sender: Contact, task: Task, *, ok: bool, now: float) -> None:
+        own = self.own
+        if own is None or own.task != task or own.done:
+            return
+        if sender.node_id not in own.asked and sender.node_id != self.device.me.node_id:
+            return
+        if ok:
+            own.done = True
+            self.device.cancel(*self.TIMERS)
+        else:
+            self.find_aggregator(now)

@@ -1,0 +1,79 @@
+"""The watchdog: when everybody who worked on a round is gone, those who are left start it again.
+
+It looks every `watch_s`, drawn out by up to 2 so that devices do not all act at once. Nothing new at two looks in a
+row: ask a sample of the others. Somebody knows of progress, or holds a newer model: leave it to them. Else go on from
+the newest model that can be had, with a higher attempt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgefl.wire import Contact
+from edgefl.wire.application import AppState
+from edgefl.wire.blob import BlobRef
+from edgefl.wire.sampled import Entry
+
+if TYPE_CHECKING:
+    from edgefl.learning.sampled.device import SampledDevice, Task
+
+
+class Watchdog:
+    """Looks for a standstill of one application, at one device."""
+
+    TIMERS = ("watch", "look")
+
+    def __init__(self, device: SampledDevice) -> None:
+        self.device = device
+        self._looked: Task | None = None
+        self._ahead = False
+        self._known: tuple[int, BlobRef, Contact] | None = None
+
+    def start(self, now: float) -> None:
+        device = self.device
+        device.set_timer("watch", now + device.watch_s * (1 + device.effects.random.random()))
+
+    def on_news(self, round_: int, model: BlobRef, holder: Contact) -> None:
+        """Somebody holds this model."""
+        if self._known is None or round_ >= self._known[0]:
+            self._known = (round_, model, holder)
+
+    def on_answer(self, holds: int) -> None:
+        """Who was asked holds the model of this round."""
+        self._ahead |= self.device.holds < holds <= self.device.manifest.rounds
+
+    def on_watch(self, now: float) -> None:
+        device = self.device
+        self.start(now)
+        idle = device.newest == (0, 0) or device.around.state is AppState.PAUSED
+        if idle or self._looked != device.newest:
+            self._looked = device.newest
+            return
+        self._ahead = False
+        others = [one for one in device.registry.candidates(device.newest[1]) if one.contact != device.me]
+        device.effects.random.shuffle(others)
+        device.searches.start("look", others, device.options.sample, self._seen, now)
+
+    def _seen(self, chosen: list[Entry], now: float) -> None:
+        device, known = self.device, self._known
+        if self._looked != device.newest or self._ahead or device.model is None:
+            return
+        if known is not None and known[0] > device.holds and known[1] != device.model:
+            self._known = None
+            device.effects.fetch(device.app, ("catch up", known[0]), known[1], (known[2],))
+        else:
+            self._restart(now)
+
+    def on_fetched(self, round_: int, model: BlobRef, data: Any, now: float) -> None:
+        """The newest known model is here, or nobody has it any more."""
+        device = self.device
+        if data is not None:
+            device.hold(round_, model)
+        if self._looked == device.newest:
+            self._restart(now)
+
+    def _restart(self, now: float) -> None:
+        device = self.device
+        if device.model is not None:
+            device.count("restarts")
+            device.aggregator.hand_out((device.newest[0] + 1, device.holds + 1), device.model, device.holds, now)
