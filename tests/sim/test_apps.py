@@ -80,6 +80,20 @@ class TestProcessor:
         assert ended == [(1, False), (2, True)]
         assert processor.busy_s == 15.0
 
+    def test_who_hears_of_an_end_may_begin_anew_at_once(self) -> None:
+        clock, ended = Clock(), []
+        processor = Processor(clock, 1.0)
+
+        def again(done: bool) -> None:
+            ended.append(done)
+            processor.submit(1, 3, 100.0, ended.append)
+
+        processor.submit(1, 10, 2.5, again)
+        processor.submit(2, 2, 100.0, ended.append)
+        clock.run(100.0)
+        assert ended == [False, True, True]
+        assert processor.busy_s == 3.0 + 3.0 + 2.0
+
     def test_a_newer_job_takes_the_place_of_the_older_one(self) -> None:
         clock, ended = Clock(), []
         processor = Processor(clock, 1.0)

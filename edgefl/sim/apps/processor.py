@@ -39,10 +39,10 @@ class Processor:
             return
         now = self._clock.now
         for app, job in list(self._jobs.items()):
-            if now > job.deadline:
+            if now > job.deadline and self._jobs.get(app) is job:
                 self._end(app, done=False)
         app_now = self.turns.turn(now)
-        if app_now is not None:
+        if app_now is not None and not self._stepping:  # who was told of an end may have begun something already
             self._stepping = True
             self._clock.at(now + self.step_s, self._stepped, app_now, self._jobs[app_now])
 
