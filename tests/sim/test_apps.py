@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -22,6 +23,11 @@ SMALL = Setting(nodes=16, apps=4, members=4, rounds=3, parameters=70_000, steps=
 def run(setting: Setting, *, alike: bool = False) -> dict[str, Any]:
     traces = median_links(synthetic(setting.nodes, setting.seed))
     return run_apps(setting, median_steps(traces) if alike else traces)
+
+
+@cache
+def small() -> dict[str, Any]:
+    return run(SMALL)
 
 
 def test_flows_take_turns_on_an_uplink() -> None:
@@ -119,7 +125,7 @@ def test_members_are_dealt_evenly(nodes: int, apps: int, members: int, seed: int
 
 def test_applications_with_trainers_of_their_own_take_no_longer_together_than_one() -> None:
     """The measure of many applications (Totoro: 15.41 h for one, 15.47 h for twenty), small enough for a test."""
-    found = run(SMALL)
+    found = small()
     assert found["over_one"]["mean"] <= 1.15
     assert found["over_one"]["longest"] <= 1.15
     assert found["server"]["sequential_over_trees"] > found["server"]["parallel_over_trees"] > 1.0
@@ -139,7 +145,7 @@ def test_trainers_that_overlap_share_their_processors_almost_without_loss() -> N
 
 
 def test_a_fast_server_is_faster() -> None:
-    slow = run(SMALL)["server"]
+    slow = small()["server"]
     fast = run(replace(SMALL, server_uplink_bytes_s=1e8))["server"]
     assert fast["parallel_s"] < slow["parallel_s"]
 
