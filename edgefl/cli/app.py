@@ -31,8 +31,15 @@ def app() -> None:
     "--strategy",
     default="fedavg",
     metavar="NAME[:KEY=VALUE,…]",
-    help="How updates become the next model: fedavg, fedprox, fedavgm, fedadagrad, fedadam or fedyogi, "
-    "for example fedadam:lr=0.1,tau=0.01.",
+    help="How updates become the next model: fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, scaffold, "
+    "fednova, qfedavg or trimmed, for example fedadam:lr=0.1,tau=0.01.",
+)
+@click.option(
+    "--personal",
+    multiple=True,
+    metavar="GLOB",
+    help="Tensors that stay on each device and never travel, such as the last layer (see edgefl artifacts show); again "
+    "for more.",
 )
 @click.option("--rounds", default=10, help="Rounds of training.")
 @click.option("--target", metavar="METRIC>=VALUE", help="Stop early, for example accuracy>=0.95.")
@@ -41,6 +48,20 @@ def app() -> None:
 @click.option("--local-epochs", default=1, help="Passes over the local data per round.")
 @click.option("--batch", default=32, help="Samples per step.")
 @click.option("--lr", "learning_rate", default=0.05, help="Learning rate of the local optimizer.")
+@click.option(
+    "--lr-schedule",
+    default="constant",
+    metavar="HOW",
+    help="How it changes from round to round: constant, cosine[:floor=F], step:every=N[,factor=F], warmup:rounds=N, or "
+    "warmup:rounds=N+ before one of them.",
+)
+@click.option(
+    "--patience",
+    default=0,
+    metavar="N",
+    help="Stop when N rounds brought nothing better; 0: never. Keeps the best.",
+)
+@click.option("--keep-best", is_flag=True, help="Keep the best model beside the newest: edgefl app pull --best.")
 @click.option(
     "--compress",
     default="none",
@@ -273,12 +294,13 @@ def resume(name: str, state: Path | None, as_json: bool) -> None:
 @click.option(
     "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="ONNX file to write."
 )
+@click.option("--best", is_flag=True, help="The best model that was evaluated, instead of the newest.")
 @state_option
 @json_option
 @report_errors
-def pull(name: str, output: Path, state: Path | None, as_json: bool) -> None:
-    """Write the application's newest model as a plain inference ONNX file."""
-    found = client(state).pull(name, output)
+def pull(name: str, output: Path, best: bool, state: Path | None, as_json: bool) -> None:
+    """Write the application's newest model as a plain inference ONNX file, with this device's own personal tensors."""
+    found = client(state).pull(name, output, best=best)
     if as_json:
         emit_json({"output": str(output), **found})
     else:

@@ -101,6 +101,7 @@ def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
         "rounds": app.manifest.rounds,
         "epoch": epoch_number(app.ledger.epoch),
         "finished": app.ledger.finished,
+        "best": None if app.ledger.best is None else {"round": app.ledger.best.round, "value": app.ledger.best.value},
         "is_root": tree is not None and tree.is_root,
         "root": node_name(tree.root) if tree is not None and tree.root else None,
         "parent": node_name(tree.parent.node_id) if tree is not None and tree.parent is not None else None,

@@ -7,6 +7,7 @@
     forest/         rounds along the tree: one root, sums on their way up (Totoro)
     encoding/       how chunks are written: from float32 to the largest hundredth
     aggregate.py    the running weighted sum of one open round, every chunk with its own weight
+    groups.py       the same at a root that cuts off the ends of its children's means
     strategies/     how the mean delta becomes the next model
     history.py      one record per round
     metrics.py      weighted sums on their way up

@@ -1,11 +1,11 @@
 """Does a model fit into this device? Asked where an application is made, and on every device before it is fetched.
 
-Counted in copies of the parameters as float32. What a batch takes besides is not known before the graph is opened.
+Counted in copies of what travels, as float32. What a batch takes besides is not known before the graph is opened.
 """
 
 from __future__ import annotations
 
-from edgefl.learning.manifest import ManifestError
+from edgefl.learning.manifest import ManifestError, travelling
 from edgefl.wire.application import Manifest
 
 FLOAT_BYTES = 4
@@ -19,7 +19,7 @@ PASSING_COPIES = 3
 
 def memory_need(manifest: Manifest, *, trains: bool) -> int:
     """Bytes that a device needs at the least to take part."""
-    return manifest.parameters * FLOAT_BYTES * (TRAINING_COPIES if trains else PASSING_COPIES)
+    return travelling(manifest) * FLOAT_BYTES * (TRAINING_COPIES if trains else PASSING_COPIES)
 
 
 def check_fits(manifest: Manifest, memory_bytes: int | None, *, trains: bool) -> None:

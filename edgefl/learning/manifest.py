@@ -6,6 +6,7 @@ import math
 
 from edgefl.errors import ConfigError, UsageError
 from edgefl.learning.encoding.spec import parse_spec
+from edgefl.learning.strategies.rates import parse_rates
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.learning.topologies import check_topology
 from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest
@@ -35,10 +36,24 @@ REQUIRED_ARTIFACTS = frozenset(
 """The trainer's files; their names travel, so nothing but these is ever written on a device."""
 
 
+def travelling(manifest: Manifest) -> int:
+    """float32 values in the vector that travels, down and up."""
+    return manifest.parameters * parse_strategy(manifest.strategy).width
+
+
 class ManifestError(ConfigError):
     """An application that no device could run as asked."""
 
     name = "manifest"
+
+
+def check_choices(manifest: Manifest) -> None:
+    """Raises ManifestError for a text in the manifest that names nothing that there is."""
+    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy), ("lr_schedule", parse_rates)):
+        try:
+            parse(getattr(manifest, field))
+        except UsageError as error:
+            raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -69,6 +84,7 @@ def check_manifest(manifest: Manifest) -> None:
         f"must be above 0 and at most {MAX_LEARNING_RATE:g}",
     )
     need(0 <= manifest.held_back <= MAX_HELD_BACK, "held_back", f"must be 0 to {MAX_HELD_BACK}")
+    need(manifest.patience <= MAX_ROUNDS, "patience", f"must be 0 (never) to {MAX_ROUNDS} rounds")
     need(manifest.min_members >= 1, "min_members", "must be at least 1")
     need(manifest.max_samples >= 1, "max_samples", "must be at least 1")
     need(
@@ -76,11 +92,13 @@ def check_manifest(manifest: Manifest) -> None:
         "target",
         "must name a metric and a finite value",
     )
-    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy)):
-        try:
-            parse(getattr(manifest, field))
-        except UsageError as error:
-            raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
+    need(
+        all(pattern.strip() and pattern.isprintable() for pattern in manifest.personal),
+        "personal",
+        "must name tensors",
+    )
+    check_choices(manifest)
+    need(travelling(manifest) <= MAX_PARAMETERS, "parameters", f"{manifest.strategy} sends twice as many")
     try:
         check_topology(manifest)
     except UsageError as error:

@@ -45,6 +45,15 @@ def check_topology(manifest: Manifest) -> None:
             f"the topology {name} has no root whose step the strategy {manifest.strategy!r} could shape",
             hint="use fedavg or fedprox with lr=1, or the topology forest",
         )
+    for given, option in ((manifest.personal, "--personal"), (manifest.patience, "--patience")):
+        if given:
+            raise UsageError(
+                f"the topology {name} has no {option[2:]}", hint=f"leave out {option}, or use the topology forest"
+            )
+    if manifest.keep_best:
+        raise UsageError(
+            f"the topology {name} keeps no best model", hint="leave out --keep-best, or use the topology forest"
+        )
     if manifest.compress != "none":
         raise UsageError(
             f"the topology {name} sends whole models, which {manifest.compress!r} would harm",

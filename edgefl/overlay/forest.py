@@ -163,10 +163,6 @@ class Forest:
         largest = {name: max((size[name] for size in sizes), default=0) for name in ("children", "pool")}
         return {"trees": len(self.trees), **largest}
 
-    def has_neighbour(self, node_id: int) -> bool:
-        """Is this device a parent or a child in some tree?"""
-        return any(tree.has_neighbour(node_id) for tree in self.trees.values())
-
     def neighbours(self) -> set[int]:
         """Parents and children in all trees."""
         return {node_id for tree in self.trees.values() for node_id, _ in tree.silent_since()}

@@ -101,7 +101,7 @@ class Hooks:
     appeared: Callable[[Peer, bool, float], None] = _nothing  # a new one; True when it has spoken to us by itself
     changed: Callable[[Peer, Contact, float], None] = _nothing  # new contact of a known device; the old one given
     gone: Callable[[Peer, bool, float], None] = _nothing  # dropped; True when it said so itself
-    pinned: Callable[[int], bool] = field(default=lambda _: False)  # some table refers to it
+    pinned: Callable[[], frozenset[int]] = field(default=frozenset)  # some table refers to them
 
 
 class Liveness:
@@ -407,5 +407,6 @@ class Liveness:
 
     def _loose(self, newest: Peer | None) -> list[Peer]:
         """Peers that no table refers to, the least recently heard first."""
-        loose = [p for p in self.peers.values() if p is not newest and not self.hooks.pinned(p.node_id)]
+        pinned = self.hooks.pinned()
+        loose = [p for p in self.peers.values() if p is not newest and p.node_id not in pinned]
         return sorted(loose, key=lambda p: p.heard_at)

@@ -88,6 +88,7 @@ class Membership:
         self._next_row = 0
         self._self_joins = 0
         self._members: list[Peer] | None = None
+        self._member_ids: frozenset[int] = frozenset()
         self._probes = ProbeQueue(liveness)
         self.table = RoutingTable(device.node_id, device.contact.zone, device.profile)
         self.rings = Rings(device, requests, liveness)
@@ -111,17 +112,19 @@ class Membership:
             known.update((peer.node_id, peer) for peer in self.rings.peers())
             known.update((peer.node_id, peer) for peer in self.doors)
             self._members = list(known.values())
+            self._member_ids = frozenset(known)
             self._probes.clear()
         return self._members
+
+    def pinned(self) -> frozenset[int]:
+        """Whom to remember: who has a place, and bootstrap contacts (which, forgotten, would seem lost)."""
+        self.members()
+        return self._member_ids | self._bootstrap.keys()
 
     def holds(self, node_id: int) -> bool:
         """Is this device in the table or a leaf set?"""
         rings = self.rings
         return node_id in rings.zone or node_id in rings.fleet or node_id in self.table or node_id in self.doors
-
-    def refers_to(self, node_id: int) -> bool:
-        """Whether to remember it: it has a place, or is a bootstrap contact (which, forgotten, would seem lost)."""
-        return node_id in self._bootstrap or self.holds(node_id)
 
     def leaves(self, now: float) -> list[Contact]:
         """Leaves that have spoken to us lately, on links that they have dialled."""

@@ -388,8 +388,8 @@ class Overlay:
         self._tracker.forget_member(peer.node_id, now)
         self._forest.on_gone(peer.node_id, now)
 
-    def _pinned(self, node_id: int) -> bool:
-        return self._membership.refers_to(node_id) or self._forest.has_neighbour(node_id)
+    def _pinned(self) -> frozenset[int]:
+        return self._membership.pinned() | self._forest.neighbours()
 
     def _looked_up(self, request: int, owner: Contact | None, hops: int, now: float) -> None:
         if not self._zones.on_lookup(request, owner, now):

@@ -139,9 +139,6 @@ class RankTree:
     def sizes(self) -> dict[str, int]:
         return {"children": len(self.children), "pool": len(self._pool)}
 
-    def has_neighbour(self, node_id: int) -> bool:
-        return node_id in self.children or self._is_parent(node_id)
-
     def _is_parent(self, node_id: int) -> bool:
         return self.parent is not None and self.parent.node_id == node_id
 

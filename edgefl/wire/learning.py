@@ -14,7 +14,7 @@ from typing import Annotated
 from edgefl.wire.blob import BLOB, BlobRef
 from edgefl.wire.codec import Message, Record, message, nested, record
 from edgefl.wire.contact import CONTACT, Contact
-from edgefl.wire.fields import BOOL, F64, U16, U32, U64, choice, many, raw, text
+from edgefl.wire.fields import BOOL, F64, U16, U32, U64, choice, many, optional, raw, text
 
 MAX_CONTRIBUTORS = 4096
 """Devices named in one update, 9 bytes each. A larger subtree names none and is trusted with its count."""
@@ -22,6 +22,9 @@ MAX_CONTRIBUTORS = 4096
 MAX_METRICS = 16
 MAX_RECORDS = 64
 """History rows in one message."""
+
+MAX_STATE_BLOBS = 2
+"""Vectors that a strategy remembers from round to round."""
 
 
 @record
@@ -49,11 +52,22 @@ class RoundRecord(Record):
     attempts: Annotated[int, 8, U16] = 1
 
 
+@record
+@dataclass(frozen=True, slots=True)
+class Best(Record):
+    """The best model that has been evaluated so far, and what it was judged by: a mean over the devices."""
+
+    round: Annotated[int, 1, U32]
+    value: Annotated[float, 2, F64]
+    model: Annotated[BlobRef, 3, BLOB]
+
+
 @message(60)
 @dataclass(frozen=True, slots=True)
 class Standing(Message):
     """How far the sender has come: model `round` is held by `holder`. A new parent hears it from its children, so a new
-    root knows where to go on; `busy` says that a dethroned root is still finishing a round and will report again."""
+    root knows where to go on; `busy` says that a dethroned root is still finishing a round and will report again. A
+    holder of replicas names what it has beside the model: the strategy's `state` as of it, and the `best` model."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -63,6 +77,8 @@ class Standing(Message):
     busy: Annotated[bool, 6, BOOL] = False
     finished: Annotated[bool, 7, BOOL] = False
     records: Annotated[tuple[RoundRecord, ...], 8, many(nested(RoundRecord), MAX_RECORDS)] = ()
+    state: Annotated[tuple[BlobRef, ...], 9, many(BLOB, MAX_STATE_BLOBS)] = ()
+    best: Annotated[Best | None, 10, optional(nested(Best))] = None
 
 
 class RoundKind(IntEnum):
@@ -77,7 +93,8 @@ class RoundKind(IntEnum):
 @message(61)
 @dataclass(frozen=True, slots=True)
 class RoundStart(Message):
-    """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds."""
+    """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds. At the
+    end (RoundKind.DONE) `best` is the best model that there was, if the application keeps it."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -87,6 +104,7 @@ class RoundStart(Message):
     model: Annotated[BlobRef, 6, BLOB]
     budget_s: Annotated[float, 7, F64]
     records: Annotated[tuple[RoundRecord, ...], 8, many(nested(RoundRecord), MAX_RECORDS)] = ()
+    best: Annotated[Best | None, 16, optional(nested(Best))] = None
 
 
 CHUNK_PARAMETERS = 64 * 1024
@@ -171,7 +189,8 @@ class UpdateAck(Message):
 @message(64)
 @dataclass(frozen=True, slots=True)
 class Replica(Message):
-    """The root's state after a round, for its two runners-up: fetch the model from the sender, keep it, acknowledge."""
+    """The root's state after a round, for its two runners-up: fetch the model, the vectors that the strategy remembers
+    with it and the best model so far from the sender, keep them, acknowledge."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -179,6 +198,8 @@ class Replica(Message):
     model: Annotated[BlobRef, 4, BLOB]
     finished: Annotated[bool, 5, BOOL] = False
     records: Annotated[tuple[RoundRecord, ...], 6, many(nested(RoundRecord), MAX_RECORDS)] = ()
+    state: Annotated[tuple[BlobRef, ...], 7, many(BLOB, MAX_STATE_BLOBS)] = ()
+    best: Annotated[Best | None, 8, optional(nested(Best))] = None
 
 
 @message(65)

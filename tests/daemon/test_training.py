@@ -39,7 +39,7 @@ class Device:
         self.start = session.vector()
 
     def job(self, *, seed: int = 3, deadline: float = math.inf, kind: RoundKind = RoundKind.TRAIN) -> TrainJob:
-        return TrainJob((1, 1, 1), kind, BlobRef(bytes(32), self.start.nbytes), seed, deadline)
+        return TrainJob((1, 1, 1), kind, BlobRef(bytes(32), self.start.nbytes), seed, deadline=deadline)
 
     async def train(
         self, app: int = 1, spec: Manifest | None = None, job: TrainJob | None = None

@@ -18,13 +18,13 @@ import numpy as np
 from edgefl.learning.application import Application
 from edgefl.learning.effects import DECLINED, Prepared, Progress, TrainJob, TrainResult
 from edgefl.learning.forest.application import ForestApplication
-from edgefl.learning.manifest import REQUIRED_ARTIFACTS
+from edgefl.learning.manifest import REQUIRED_ARTIFACTS, travelling
 from edgefl.learning.node import Decision, Learning, Part
+from edgefl.sim import stand_in
 from edgefl.wire import Contact, Message, decode, encode
 from edgefl.wire.application import Advert, AppState, Artifact, Manifest
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.codec import encode_record
-from edgefl.wire.learning import Metric, RoundKind
 
 PARAMETERS = 5
 LATENCY_S = 0.01
@@ -86,7 +86,7 @@ class Device:
     timers: dict[Any, int] = field(default_factory=dict)
     saved: dict[int, Progress] = field(default_factory=dict)
     durable: dict[bytes, bytes] = field(default_factory=dict)
-    memories: dict[int, bytes] = field(default_factory=dict)
+    memories: dict[tuple[int, str], bytes] = field(default_factory=dict)
     broadcasts: list[BlobRef] = field(default_factory=list)
     adverts: list[Advert] = field(default_factory=list)
     jobs: list[TrainJob] = field(default_factory=list)
@@ -97,6 +97,7 @@ class Device:
     rounds_over: list[tuple[int, int]] = field(default_factory=list)
     alive: bool = True
     train_s: float = 1.0
+    steps: int = 1
     broken: bool = False
     declines: bool = False
     prepared: Prepared | None = None
@@ -160,11 +161,11 @@ class Device:
     def uplink_bytes_s(self) -> float | None:
         return None
 
-    def remember(self, app: int, data: Any) -> None:
-        self.memories[app] = bytes(data)
+    def remember(self, app: int, data: Any, name: str = "feedback") -> None:
+        self.memories[app, name] = bytes(data)
 
     def recall(self, app: int, token: Any) -> None:
-        self.later(lambda now: self.learning.on_recalled(app, token, self.memories.get(app), now))
+        self.later(lambda now: self.learning.on_recalled(app, token, self.memories.get((app, token[0])), now))
 
     def set_timer(self, key: Any, at: float) -> None:
         self.timers[key] = self.timers.get(key, 0) + 1
@@ -179,7 +180,7 @@ class Device:
             self.learning.on_timer(key, now)
 
     def prepare(self, app: int, manifest: Manifest, sources: tuple[Contact, ...], *, observer: bool) -> None:
-        data = np.zeros(manifest.parameters, np.float32).tobytes()
+        data = np.zeros(travelling(manifest), np.float32).tobytes()
         ref = self.hold(data)
         result = self.prepared or Prepared(ref)
         self.later(lambda now: self.learning.on_prepared(app, result, now))
@@ -218,26 +219,24 @@ class Device:
 
     def train(self, app: int, job: TrainJob) -> None:
         self.jobs.append(job)
-        model = np.frombuffer(self.blobs[job.model.id], "<f4")
-        with np.errstate(all="ignore"):  # a test may hand out any bytes as a model
-            error = float(np.sum((self.target - model) ** 2))
-        metrics = [Metric("loss", error * self.samples, float(self.samples))]
-        delta = None
-        if job.kind is RoundKind.TRAIN:
-            delta = ((self.target - model) * self.world.pull).astype(np.float32)
-            metrics.append(Metric("train_loss", error * self.samples, float(self.samples)))
-        result = None if self.broken else TrainResult(delta, self.samples, tuple(metrics))
+        strategy, model = self.world.manifest.strategy, self.blobs[job.model.id]
+        result: TrainResult | None = stand_in.train(
+            strategy, job, model, self.target, self.samples, lr=self.world.pull, steps=self.steps
+        )
+        if self.broken:
+            result = None
         if self.declines:
             self.later(lambda now: self.learning.on_trained(app, job.tag, DECLINED, now))
             return
         self.later(lambda now: self.learning.on_trained(app, job.tag, result, now), self.train_s)
 
     def save(self, app: int, progress: Progress) -> None:
-        assert progress.model.id in self.blobs, "saved progress names a model that this device does not hold"
+        for blob in progress.blobs():
+            assert blob.id in self.blobs, "saved progress names a blob that this device does not hold"
         earlier = self.saved.get(app)
         assert earlier is None or progress.epoch >= earlier.epoch, "epochs go backwards"
         self.saved[app] = progress
-        self.durable = {progress.model.id: self.blobs[progress.model.id]}
+        self.durable = {blob.id: self.blobs[blob.id] for blob in progress.blobs()}
 
     # Helpers
 
@@ -453,6 +452,7 @@ class World:
         assert not old.alive
         fresh = Device(self, old.contact, old.target, old.samples)
         fresh.train_s = old.train_s
+        fresh.steps = old.steps
         fresh.saved = dict(old.saved)
         progress = old.saved.get(self.app_id)
         fresh.durable = dict(old.durable)

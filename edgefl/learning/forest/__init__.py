@@ -8,6 +8,9 @@ outflow.py      the sum, chunk by chunk to the parent
 feedback.py     what the encoding leaves out, kept for the next round
 replicas.py     holding the newest model for the root
 coordinator.py  the root's part: start rounds, next model, replicate, take over, hand over
+best.py         the best model so far, and when to stop for want of a better one
+kept.py         what training leaves on a device for its own next round
+next_model.py   the step of the strategy, and its memory
 objections.py   a member that is further than its root says so
 epoch.py        which root's word counts
 """

@@ -13,12 +13,15 @@ from edgefl.learning.aggregate import FLOAT_BYTES
 from edgefl.learning.application import Application, Forest
 from edgefl.learning.effects import LearningEffects, Progress, TrainResult
 from edgefl.learning.encoding import open_encoding
+from edgefl.learning.forest.best import BestModel
 from edgefl.learning.forest.coordinator import Coordinator
 from edgefl.learning.forest.epoch import plausible
 from edgefl.learning.forest.feedback import Feedback
+from edgefl.learning.forest.kept import KEPT, Kept
 from edgefl.learning.forest.objections import Objections
 from edgefl.learning.forest.replicas import Replicas
 from edgefl.learning.forest.worker import Worker
+from edgefl.learning.manifest import travelling
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Advert
 from edgefl.wire.blob import BlobRef
@@ -55,8 +58,12 @@ class ForestApplication(Application):
     ) -> None:
         super().__init__(advert, forest, effects, observer=observer, owner=owner, helper=helper, progress=progress)
         self.encoding = open_encoding(self.manifest.compress, self.manifest.seed)
+        self.travelling = travelling(self.manifest)
+        """float32 values in the vector that travels."""
         self.feedback = Feedback(self)
+        self.kept = Kept(self)
         self.objections = Objections(self)
+        self.best = BestModel(self)
         self.worker = Worker(self)
         self.replicas = Replicas(self)
         self.coordinator = Coordinator(self)
@@ -69,9 +76,9 @@ class ForestApplication(Application):
     def problem(self) -> str:
         return self.coordinator.problem
 
-    def credible(self, epoch: int, round_: int, model: BlobRef) -> bool:
-        """Whether a peer's word about a model can be true: its size, its round, its epoch."""
-        fits = model.size == self.manifest.parameters * FLOAT_BYTES
+    def credible(self, epoch: int, round_: int, *blobs: BlobRef) -> bool:
+        """Whether a peer's word about a model, and what belongs to it, can be true: size, round, epoch."""
+        fits = all(blob.size == self.travelling * FLOAT_BYTES for blob in blobs)
         return fits and round_ <= self.manifest.rounds and plausible(epoch, self.ledger.epoch)
 
     def standing(self, *, busy: bool = False) -> Standing | None:
@@ -80,7 +87,16 @@ class ForestApplication(Application):
         if ledger.model is None:
             return None
         return Standing(
-            self.id, ledger.epoch, ledger.round, ledger.model, self.me, busy, ledger.finished, ledger.history.tail(2)
+            self.id,
+            ledger.epoch,
+            ledger.round,
+            ledger.model,
+            self.me,
+            busy,
+            ledger.finished,
+            ledger.history.tail(2),
+            ledger.state,
+            ledger.best,
         )
 
     def on_state(self, now: float) -> None:
@@ -140,7 +156,7 @@ class ForestApplication(Application):
     def on_recalled(self, token: Token, data: Any, now: float) -> None:
         tag = token[1]
         if isinstance(tag, tuple):
-            self.worker.on_recalled(tag, data, now)
+            (self.worker.on_kept_recalled if token[0] == KEPT else self.worker.on_recalled)(tag, data, now)
 
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
         self.coordinator.on_kept(token, blob, now)

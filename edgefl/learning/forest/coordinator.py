@@ -13,7 +13,8 @@ What it needs to go on is on the other devices, since each of them holds the mod
     RUNNING      the round closed without                     GATHERING    next attempt, after a pause
     RUNNING      final evaluation closed                      FINISHED
     RUNNING      somebody is further than this root           RECOVERING
-    KEEPING      the next model has a name (blob)             REPLICATING
+    KEEPING      the next model has a name (blob), and so     REPLICATING
+                 has what the strategy remembers with it
     REPLICATING  a runner-up holds it (or none exists)        RUNNING, the next round; or MEMBER, see below
     any          a higher-ranked member is the root           MEMBER; if busy, only at the round's end
 
@@ -28,15 +29,13 @@ import math
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgefl.learning.effects import Token
 from edgefl.learning.forest.epoch import next_epoch
+from edgefl.learning.forest.next_model import NextModel
 from edgefl.learning.forest.round import OpenRound
 from edgefl.learning.forest.worker import BYTES_METRIC
 from edgefl.learning.ledger import Position, position
 from edgefl.learning.metrics import TRAIN_PREFIX, mean, merge
-from edgefl.learning.strategies.server import State, strategy_of
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
 from edgefl.wire.blob import BlobRef
@@ -96,6 +95,16 @@ class Phase(Enum):
 BUSY = frozenset({Phase.RUNNING, Phase.KEEPING, Phase.REPLICATING})
 
 
+def _extras(report: Standing) -> tuple[int, bool]:
+    """How much a device has that belongs to its model."""
+    return len(report.state), report.best is not None
+
+
+def _blobs(report: Standing) -> tuple[BlobRef, ...]:
+    best = () if report.best is None else (report.best.model,)
+    return (report.model, *report.state, *best)
+
+
 class Coordinator:
     """Does nothing until the overlay makes this device the root."""
 
@@ -110,16 +119,16 @@ class Coordinator:
         self._standings: dict[int, Standing] = {}
         self._heard = 0  # the highest epoch in any report, also of one whose model could not be had
         self._reported: Position = (0, False, 0)
+        self._reported_extras = False
         self._wait_for_busy_until = 0.0
         self._members_seen = (0, 0.0)  # how many, and since when
         self._not_before = 0.0
         self._expected = 1
         self._target_reached = False
-        self._next: tuple[int, BlobRef, float] | None = None  # the model to commit, and since when
+        self._next: tuple[int, tuple[BlobRef, ...], float] | None = None  # model and state to commit, and since when
         self._asked: set[int] = set()
-        self._strategy = strategy_of(app.manifest.strategy)
-        self._memory: tuple[BlobRef, State] | None = None  # the strategy's, as of this model
-        self._next_memory: State = ()
+        self._fetched: set[BlobRef] = set()  # of the device whose model is to be adopted
+        self.next_model = NextModel(app)
 
     def on_root(self, now: float) -> None:
         self._dethroned = False
@@ -128,7 +137,7 @@ class Coordinator:
 
     def on_parent(self, now: float) -> None:
         """This device has a parent: it is not the root (any more). A round in flight is finished first."""
-        self._reported = (0, False, 0)
+        self._reported, self._reported_extras = (0, False, 0), False
         if self.phase in BUSY:
             self._dethroned = True
             self._report_busy(now)
@@ -146,7 +155,7 @@ class Coordinator:
         self.phase = Phase.MEMBER
         self._dethroned = False
         self._next = None
-        self._memory, self._next_memory = None, ()
+        self.next_model.drop()
         self._standings.clear()
         for name in self.TIMERS:
             self.app.cancel_timer(name)
@@ -169,14 +178,16 @@ class Coordinator:
         if not any(child.contact.node_id == sender.node_id for child in app.children()):
             app.count("standing_not_from_child")
             return
-        if not app.credible(message.epoch, message.round, message.model):
+        if not app.credible(message.epoch, message.round, *_blobs(message)):
             app.count("standing_invalid")
             return
         app.ledger.history.merge(message.records)
         theirs = position(message)
         if self.phase is Phase.MEMBER:
-            if app.parent is not None and (message.busy or theirs > max(self._reported, app.ledger.position())):
+            news = message.busy or theirs > max(self._reported, app.ledger.position()) or self._completes(message)
+            if app.parent is not None and news:
                 self._reported = max(self._reported, theirs)
+                self._reported_extras |= message.state != () or message.best is not None
                 app.effects.send(app.parent, message)
             return
         self._heard = max(self._heard, message.epoch)
@@ -212,35 +223,75 @@ class Coordinator:
         if busy and now < self._wait_for_busy_until:
             self.app.set_timer("settle", min(self._wait_for_busy_until, now + RECOVER_S))
             return
-        ledger = self.app.ledger
-        best = max(self._standings.values(), key=position, default=None)
-        if best is None or position(best) <= ledger.position():
+        best = self._furthest()
+        if best is None:
             self._take_over(now)
-        elif best.model == ledger.model:
-            self._adopt(best, now)
         else:
-            self.app.effects.fetch(self.app.id, ("recover", best.holder.node_id), best.model, (best.holder,))
+            self._fetch_missing(best, now)
+
+    def _completes(self, message: Standing) -> bool:
+        """Whether it comes from a device that holds what this device's own model lacks."""
+        ledger = self.app.ledger
+        more = _extras(message) > (len(ledger.state), ledger.best is not None)
+        return more and not self._reported_extras and message.model == ledger.model
+
+    def _furthest(self) -> Standing | None:
+        """Who to go on from: the furthest of those who are further than this device, with what belongs to the model
+        (the strategy's state, the best model so far) if possible; or who has more of that for this device's own model;
+        or nobody."""
+        ledger, standings = self.app.ledger, self._standings.values()
+        model, extras = ledger.model, (len(ledger.state), ledger.best is not None)
+        best = max(standings, key=position, default=None)
+        if best is not None and position(best) > ledger.position():
+            model, extras = best.model, _extras(best)
+        else:
+            best = None
+        complete = [one for one in standings if one.model == model and _extras(one) > extras]
+        return max(complete, key=lambda one: (_extras(one), position(one)), default=best)
+
+    def _fetch_missing(self, best: Standing, now: float) -> None:
+        """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none."""
+        held = self.app.ledger.blobs() | self._fetched
+        for blob in _blobs(best):
+            if blob not in held:
+                self.app.effects.fetch(self.app.id, ("recover", best.holder.node_id), blob, (best.holder,))
+                return
+        self._adopt(best, now)
 
     def on_recovered(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         holder = token[1]
+        if holder == "state":
+            if self.next_model.on_loaded(token, blob, data) and self.phase is Phase.RECOVERING:
+                self._take_over(now)
+            return
         best = self._standings.get(holder) if isinstance(holder, int) else None
-        if self.phase is not Phase.RECOVERING or best is None or best.model != blob:
-            if data is not None and blob != self.app.ledger.model:
+        if self.phase is not Phase.RECOVERING or best is None or blob not in _blobs(best):
+            if data is not None and blob not in self.app.ledger.blobs():
                 self.app.effects.discard(self.app.id, blob)
         elif data is None:
             self.app.count("recovery_failed")
             del self._standings[best.holder.node_id]
             self._settle(now)
         else:
-            self._adopt(best, now)
+            self._fetched.add(blob)
+            self._fetch_missing(best, now)
 
     def _adopt(self, best: Standing, now: float) -> None:
-        self.app.ledger.epoch = max(self.app.ledger.epoch, best.epoch)
-        self.app.advance(best.round, best.model, finished=best.finished)
+        app = self.app
+        app.ledger.epoch = max(app.ledger.epoch, best.epoch)
+        better = best.best if app.best.is_better(best.best, app.ledger.best) else None
+        app.advance(best.round, best.model, finished=best.finished, state=best.state or None, best=better)
         self._take_over(now)
 
     def _take_over(self, now: float) -> None:
         app = self.app
+        for blob in self._fetched - app.ledger.blobs():
+            app.effects.discard(app.id, blob)
+        self._fetched.clear()
+        if not self.next_model.loaded:
+            self.next_model.load()
+        if not self.next_model.loaded:
+            return  # until it is read
         app.ledger.epoch = next_epoch([app.ledger.epoch, app.worker.newest[0], self._heard], app.me.node_id)
         app.effects.save(app.id, app.ledger.progress())
         self._standings.clear()
@@ -283,7 +334,8 @@ class Coordinator:
         self.phase = Phase.RUNNING
         self.problem = ""
         self._expected = self._members()
-        last = self._target_reached or app.ledger.round >= app.manifest.rounds or app.advert.state is AppState.STOPPED
+        enough = self._target_reached or app.best.exhausted or app.ledger.round >= app.manifest.rounds
+        last = enough or app.advert.state is AppState.STOPPED
         kind = RoundKind.EVALUATE if last else RoundKind.TRAIN
         self._begin(kind, now)
 
@@ -293,7 +345,9 @@ class Coordinator:
             raise ValueError("a root holds a model")
         tag = (app.ledger.epoch, app.ledger.round + 1, self.attempt)
         records = app.ledger.history.tail(ROUND_RECORDS)
-        app.worker.begin(tag, kind, app.ledger.model, app.manifest.deadline_s, records, now, mine=True, source=None)
+        best = app.ledger.best if kind is RoundKind.DONE else None
+        budget_s = app.manifest.deadline_s
+        app.worker.begin(tag, kind, app.ledger.model, budget_s, records, now, mine=True, source=None, best=best)
 
     def on_closed(self, round_: OpenRound, now: float) -> None:
         """The root's own open round is complete, or its time is over."""
@@ -303,12 +357,13 @@ class Coordinator:
         # A subtree that moved as the round began was counted at both its parents for a moment.
         self._expected = min(self._expected, self._members())
         participants, quorum = round_.participants, self._quorum()
+        if participants >= quorum:
+            self.app.best.on_evaluated(round_.sum.metrics)
         if round_.kind is RoundKind.EVALUATE:
             if participants < quorum and self.attempt < MAX_EVALUATIONS:
                 self._try_again(f"{participants} of {self._expected} devices evaluated it, {quorum} are needed", now)
                 return
-            self.app.ledger.finished = True
-            self.app.effects.save(self.app.id, self.app.ledger.progress())
+            self._finish()
             self.attempt += 1
             if self._dethroned:
                 self._hand_over()
@@ -318,21 +373,9 @@ class Coordinator:
         if participants < quorum or round_.model_data is None or round_.sum.total is None:
             self._try_again(f"{participants} of {self._expected} devices delivered, {quorum} are needed", now)
             return
-        model = np.frombuffer(round_.model_data, dtype="<f4")
-        state = self._remembered()
-        new, self._next_memory = self._strategy.step(model, round_.sum.total, state)
-        if self._next_memory and not state and self.app.ledger.round:
-            self.app.count("strategy_restarted")
         self._record_training(round_, now)
         self.phase = Phase.KEEPING
-        self.app.effects.keep(self.app.id, ("model", round_.tag), new)
-
-    def _remembered(self) -> State:
-        """The strategy's state, if it belongs to the model that the next step starts from. It stays with the root that
-        made it: a root that took over, or was restarted, begins afresh, as in the first round."""
-        if self._memory is not None and self._memory[0] == self.app.ledger.model:
-            return self._memory[1]
-        return ()
+        self.next_model.make(round_, min(1.0, participants / self._expected))
 
     def _members(self) -> int:
         """Devices that are in the tree now, or were in the last round."""
@@ -407,20 +450,19 @@ class Coordinator:
 
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
         app = self.app
-        tag = (app.ledger.epoch, app.ledger.round + 1, self.attempt)
-        if self.phase is not Phase.KEEPING or token[1] != tag:
-            app.effects.discard(app.id, blob)
+        made = self.next_model.on_kept(token, blob)
+        if made is None or self.phase is not Phase.KEEPING:
             return
         self.phase = Phase.REPLICATING
-        app.effects.broadcast(app.id, blob)
-        self._next = (app.ledger.round + 1, blob, now)
+        app.effects.broadcast(app.id, made[0])
+        self._next = (app.ledger.round + 1, made, now)
         self._replicate(now)
 
     def _replicate(self, now: float) -> None:
         if self._next is None:
             return
         app = self.app
-        number, blob, since = self._next
+        number, (model, *state), since = self._next
         holders = {contact.node_id: contact for contact in app.forest.top_ranked(app.id, RUNNERS_UP)}
         if now >= since + REPLICA_WIDEN_S:
             holders.update({c.contact.node_id: c.contact for c in app.children() if not c.observer})
@@ -429,7 +471,8 @@ class Coordinator:
                 app.count("replica_unanswered")
             self._commit(now)
             return
-        message = Replica(app.id, app.ledger.epoch, number, blob, False, app.ledger.history.tail(ROUND_RECORDS))
+        records = app.ledger.history.tail(ROUND_RECORDS)
+        message = Replica(app.id, app.ledger.epoch, number, model, False, records, tuple(state), app.ledger.best)
         self._asked = set(holders)
         for contact in holders.values():
             app.effects.send(contact, message)
@@ -446,12 +489,12 @@ class Coordinator:
         if self._next is None:
             return
         app = self.app
-        number, blob, _ = self._next
+        number, (model, *state), _ = self._next
         self._next = None
-        self._memory, self._next_memory = (blob, self._next_memory), ()
         self.attempt = 1
         app.cancel_timer("replicate")
-        app.advance(number, blob)
+        app.advance(number, model, state=tuple(state))
+        self.next_model.commit()
         app.effects.save(app.id, app.ledger.progress())
         if self._dethroned:
             self._hand_over()
@@ -464,6 +507,13 @@ class Coordinator:
         """A dethroned root has finished its round and reports to its successor."""
         self._become_member()
         self._report(busy=False)
+
+    def _finish(self) -> None:
+        """The last model has been evaluated: nothing changes any more."""
+        app = self.app
+        if app.ledger.model is not None:
+            app.advance(app.ledger.round, app.ledger.model, finished=True)
+        app.effects.save(app.id, app.ledger.progress())
 
     def _announce_end(self, now: float) -> None:
         """Everybody gets the final model, and who comes later gets it from its parent."""

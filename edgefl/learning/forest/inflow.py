@@ -174,7 +174,8 @@ class Inflow:
                     return
                 size = round_.sum.chunk_size(message.index)
                 values = self.app.encoding.decode(data, size, round_.tag, message.index)
-                round_.sum.add_chunk(message.index, values, message.samples, message.participants, mask)
+                part = (message.samples, message.participants, mask, sender.node_id)
+                round_.sum.add_chunk(message.index, values, *part)
                 stream.taken += 1
             except DuplicateError:
                 self.app.count("chunk_duplicate")

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from edgefl.learning.metrics import merge
-from edgefl.wire.learning import Metric, RoundKind, RoundRecord
+from edgefl.wire.learning import Best, Metric, RoundKind, RoundRecord
 
 if TYPE_CHECKING:
     from edgefl.learning.aggregate import Accumulator
@@ -45,9 +45,12 @@ class OpenRound:
     sum: Accumulator
     mine: bool
     own_pending: bool
+    best: Best | None = None
     memory_pending: bool = False
+    kept_pending: bool = False
     state: RoundState = RoundState.COLLECTING
     model_data: Any = None
+    ended: bool = False
     evaluated: int = 0
     waiting: set[int] = field(default_factory=set)
     delivered: set[int] = field(default_factory=set)

@@ -34,9 +34,12 @@ from edgefl.learning.effects import Tag, Token, TrainJob, TrainResult
 from edgefl.learning.forest.inflow import Inflow
 from edgefl.learning.forest.outflow import Outflow
 from edgefl.learning.forest.round import REMIND_MAX_S, OpenRound, RoundState
+from edgefl.learning.groups import GroupedSum
+from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.wire import Contact
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import (
+    Best,
     Metric,
     RoundKind,
     RoundRecord,
@@ -98,7 +101,12 @@ class Worker:
             return
         app.coordinator.on_superseded()
         budget_s = min(max(message.budget_s, 0.0), app.manifest.deadline_s)
-        self.begin(tag, message.kind, message.model, budget_s, message.records, now, mine=False, source=parent)
+        best = message.best
+        if best is not None and not app.credible(message.epoch, best.round, best.model):
+            best = None
+        self.begin(
+            tag, message.kind, message.model, budget_s, message.records, now, mine=False, source=parent, best=best
+        )
 
     def begin(
         self,
@@ -111,6 +119,7 @@ class Worker:
         *,
         mine: bool,
         source: Contact | None,
+        best: Best | None = None,
     ) -> OpenRound:
         """Open a round here, pass it on to the children and start on this device's own part."""
         app = self.app
@@ -125,9 +134,10 @@ class Worker:
             records=records,
             started=now,
             closes=now + budget_s,
-            sum=Accumulator(app.manifest.parameters, app.manifest.max_samples),
+            sum=self._new_sum(mine),
             mine=mine,
             own_pending=works,
+            best=best,
         )
         self.open = round_
         self._outflow = Outflow(app, round_)
@@ -139,12 +149,21 @@ class Worker:
             round_.sum.expect(app.me.node_id)
         if kind is RoundKind.TRAIN and not app.observer and not mine:
             round_.memory_pending = app.feedback.recall(round_.tag)
+        if app.trains:
+            round_.kept_pending = app.kept.begin(round_.tag)
         for child in app.children():
             self._invite(child.contact, child.observer, now)
         if works or app.helper or kind is not RoundKind.TRAIN:  # an observer waits for the final model
             self._fetch_model(round_, (source,) if source is not None else ())
         self._advance(round_, now)
         return round_
+
+    def _new_sum(self, mine: bool) -> Accumulator:
+        app = self.app
+        trim = parse_strategy(app.manifest.strategy).trim
+        if mine and trim:
+            return GroupedSum(app.travelling, app.manifest.max_samples, trim)
+        return Accumulator(app.travelling, app.manifest.max_samples)
 
     def _invite(self, child: Contact, observer: bool, now: float) -> None:
         round_ = self.open
@@ -160,7 +179,9 @@ class Worker:
         height = max(1, tree.height) if tree is not None else 1
         share_s = max(0.0, round_.closes - now) * height / (height + 1)
         epoch, number, attempt = round_.tag
-        message = RoundStart(self.app.id, epoch, number, attempt, round_.kind, round_.model, share_s, round_.records)
+        message = RoundStart(
+            self.app.id, epoch, number, attempt, round_.kind, round_.model, share_s, round_.records, round_.best
+        )
         self.app.effects.send(child, message)
 
     def _remind(self, round_: OpenRound, now: float) -> None:
@@ -180,6 +201,7 @@ class Worker:
             return
         if outflow is not None and outflow.ready and round_.state is not RoundState.CLOSED:
             self.app.feedback.forget()
+            self.app.kept.on_lost()
         self.open = self._outflow = None
         for name in self.TIMERS:
             self.app.cancel_timer(name)
@@ -190,23 +212,52 @@ class Worker:
     def _on_model(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         app, round_ = self.app, self.open
         if round_ is None or token[1] != round_.tag:
-            if blob != app.ledger.model and (round_ is None or round_.model != blob):
+            if blob not in app.ledger.blobs() and (round_ is None or round_.model != blob):
                 app.effects.discard(app.id, blob)
             return
         if data is None:
             app.count("model_not_fetched")
             app.set_timer("refetch", now + REFETCH_S)
             return
+        if blob != round_.model:
+            round_.received_bytes += blob.size
+            self._end(round_, now)
+            return
         if not round_.mine and blob != app.ledger.model:
             round_.received_bytes += blob.size
         round_.model_data = data
         finished = round_.kind is RoundKind.DONE
         app.advance(round_.tag[1] - 1, blob, finished=finished)
-        if finished:
+        if not finished:
+            self._train(round_)
+        elif round_.best is None or round_.best.model in app.ledger.blobs():
+            self._end(round_, now)
+        else:
             app.effects.save(app.id, app.ledger.progress())
-            self._report(now)
-        elif round_.own_pending:
-            job = TrainJob(round_.tag, round_.kind, blob, self._seed(round_.tag), round_.closes)
+            self._fetch_best(round_)
+
+    def _fetch_best(self, round_: OpenRound) -> None:
+        """The final model is here; the best one follows it."""
+        parent = self.app.parent
+        if round_.best is not None:
+            sources = (parent,) if parent is not None else ()
+            self.app.effects.fetch(self.app.id, ("start", round_.tag), round_.best.model, sources)
+
+    def _end(self, round_: OpenRound, now: float) -> None:
+        """This device has all that it will ever have of the application."""
+        app = self.app
+        if app.ledger.model is not None:
+            app.advance(app.ledger.round, app.ledger.model, finished=True, best=round_.best)
+        round_.ended = True
+        app.effects.save(app.id, app.ledger.progress())
+        self._report(now)
+
+    def _train(self, round_: OpenRound) -> None:
+        """Start this device's own work, once the model and what the last round left are both here."""
+        app = self.app
+        if round_.own_pending and round_.model_data is not None and not round_.kept_pending:
+            seed = self._seed(round_.tag)
+            job = TrainJob(round_.tag, round_.kind, round_.model, seed, app.kept.held, round_.closes)
             app.effects.train(app.id, job)
 
     def _seed(self, tag: Tag) -> int:
@@ -220,7 +271,10 @@ class Worker:
         if round_ is None or tag != round_.tag or not round_.own_pending:
             return
         round_.own_pending = False
-        if result is not None and result.declined:
+        declined = result is not None and result.declined
+        if result is not None and not (result.diverged or declined):
+            self.app.kept.on_trained(tag, result.kept)
+        if declined:
             self.app.count("training_declined")
         elif result is None or result.diverged:
             self.app.count("training_failed")
@@ -229,9 +283,20 @@ class Worker:
                 round_.sum.add_own(result.delta, result.samples, result.metrics)
             except WireError:
                 self.app.count("training_failed")
+                self.app.kept.on_lost()
             if round_.kind is RoundKind.EVALUATE:
                 round_.evaluated += 1
+        else:
+            self.app.kept.on_lost()
         self._advance(round_, now)
+
+    def on_kept_recalled(self, tag: Tag, data: Any, now: float) -> None:
+        """What earlier rounds left on this device is here again (or nothing was)."""
+        round_ = self.open
+        if round_ is not None and round_.kept_pending and tag == round_.tag:
+            self.app.kept.on_recalled(data)
+            round_.kept_pending = False
+            self._train(round_)
 
     def on_recalled(self, tag: Tag, data: Any, now: float) -> None:
         """What earlier rounds left out is here again (or lost)."""
@@ -339,7 +404,7 @@ class Worker:
         round_, outflow, parent = self.open, self._outflow, self.app.parent
         if round_ is None or parent is None or outflow is None or round_.mine:
             return
-        ended = round_.model_data is not None if round_.kind is RoundKind.DONE else round_.state is RoundState.CLOSED
+        ended = round_.ended if round_.kind is RoundKind.DONE else round_.state is RoundState.CLOSED
         if ended:
             epoch, number, attempt = round_.tag
             self.app.effects.send(parent, Update(self.app.id, epoch, number, attempt, final=True))
@@ -371,6 +436,7 @@ class Worker:
         else:
             self.app.count(f"own_update_{message.verdict.name.lower()}")
             self.app.feedback.forget()
+            self.app.kept.on_lost()
         round_.state = RoundState.CLOSED
         for name in self.TIMERS:
             self.app.cancel_timer(name)
@@ -410,6 +476,8 @@ class Worker:
         elif name == "refetch" and round_.model_data is None:
             parent = self.app.parent
             self._fetch_model(round_, (parent,) if parent is not None else ())
+        elif name == "refetch" and round_.kind is RoundKind.DONE:
+            self._fetch_best(round_)
 
     def on_fetched(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         if token[0] == "start":

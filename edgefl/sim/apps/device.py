@@ -159,7 +159,7 @@ class AppDevice(LearningDevice):
         steps = EVALUATION_STEPS + (self._steps if job.kind is RoundKind.TRAIN else 0)
 
         def ended(done: bool) -> None:
-            result = self.result(model, job) if done else None
+            result = self.result(app, model, job) if done else None
             self.learning.on_trained(app, job.tag, result, self.member.now)
             self._watch()
 
