@@ -54,7 +54,7 @@ MDNS = ("auto", "on", "off")
 CAPACITIES = ("auto", "constrained", "normal", "strong", "gateway")
 """The device's capacity class: as measured (edgefl/telemetry/capacity.py), or as it is told."""
 
-TEXT_LIMITS = ("memory", "uplink")
+TEXT_LIMITS = ("memory", "uplink", "site_uplink")
 """Keys of the table [limits] that are settings of their own; the others (limits.py) stay together."""
 
 MAX_CONFIG_BYTES = 1024 * 1024
@@ -95,7 +95,8 @@ class Settings:
     site finds its zone: not at all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps;
     `rule` is how it chooses its parents; in the file these three stand under [overlay]. `uplink` ("20 Mbit/s") bounds
     the rate at which models and updates are sent, `memory` ("256 MB") what the daemon may take; they stand under
-    [limits], and empty means as much as there is. `limits` is the rest of that table (limits.py)."""
+    [limits], and empty means as much as there is. So does `site_uplink`, the rate of the line that the devices of
+    `site` share: it bounds nothing, others choose their parents by it. `limits` is the rest of it (limits.py)."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -112,6 +113,7 @@ class Settings:
     role: str = "auto"
     uplink: str = ""
     memory: str = ""
+    site_uplink: str = ""
     limits: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -214,7 +216,7 @@ def _limits(path: Path, table: Any) -> dict[str, Any]:
         raise ConfigError(f"{path}: [limits] is a table", hint=example)
     texts = {key: table[key] for key in TEXT_LIMITS if key in table}
     if not all(isinstance(value, str) for value in texts.values()):
-        raise ConfigError(f"{path}: memory and uplink in [limits] are texts", hint=example)
+        raise ConfigError(f"{path}: {', '.join(TEXT_LIMITS)} in [limits] are texts", hint=example)
     rest = {key: value for key, value in table.items() if key not in texts}
     try:
         read_limits(rest)
@@ -232,6 +234,7 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
     settings = Settings(**merged)
     split_address(settings.listen, zero_allowed=True)
     parse_rate(settings.uplink)
+    parse_rate(settings.site_uplink)
     parse_size(settings.memory)
     read_limits(settings.limits)
     if settings.provider not in PROVIDERS:

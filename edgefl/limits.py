@@ -1,6 +1,7 @@
 """What a daemon may take of its device: the table [limits] of the configuration.
 
     uplink = "20 Mbit/s"          rate of everything large that is sent
+    site_uplink = "50 Mbit/s"     rate of the line that all devices of the site share; bounds nothing (docs/game.md)
     memory = "256 MB"             of the whole daemon; training pauses above it, larger models are refused
     cpu = 0.5                     share of the device's cores that training takes on average
     battery = 0.3                 no training below it, off mains
@@ -31,7 +32,7 @@ PERIODS = ("day", "month")
 SHARES = ("cpu", "battery", "background_cpu")
 """Keys that are fractions."""
 
-KEYS = ("uplink", "memory", *SHARES, "temperature", "hours", "transfer", "shares")
+KEYS = ("uplink", "site_uplink", "memory", *SHARES, "temperature", "hours", "transfer", "shares")
 
 MAX_TEMPERATURE_C = 150.0
 """Above this no device runs: a value in Fahrenheit, or a slip."""
@@ -71,8 +72,8 @@ class DeviceLimits:
 
 
 def read_limits(table: Mapping[str, Any], *, memory: str = "") -> DeviceLimits:
-    """The limits in the table (without `uplink` and `memory`, which are texts of their own). Raises UsageError naming
-    the key."""
+    """The limits in the table (without `uplink`, `site_uplink` and `memory`, which are texts of their own). Raises
+    UsageError naming the key."""
     values: dict[str, Any] = {"memory_bytes": parse_size(memory)}
     for key, value in table.items():
         if key in SHARES:

@@ -45,6 +45,7 @@ from edgefl.limits import parse_rate
 from edgefl.overlay import PROFILES, Overlay, ZoneMethod
 from edgefl.overlay.game.rules import Rule
 from edgefl.store import Store
+from edgefl.telemetry.carriage import Carriage
 from edgefl.telemetry.lag import LoopLag
 from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
 from edgefl.telemetry.memory import memory_limit
@@ -93,6 +94,7 @@ class Daemon:
         self.internal_errors: list[str] = []
         self.load: Load | None = None
         self.lag = LoopLag()
+        self.carriage = Carriage()
         self.ready = False
         self._zone_task: asyncio.Task[None] | None = None
         self._fatal: EdgeflError | None = None
@@ -438,14 +440,17 @@ class Daemon:
 
     def _routing(self) -> dict[str, Any]:
         """This device as a parent in the routing game: what it costs, and what it has promised."""
-        price = self.overlay.price
+        price, carrying = self.overlay.price, self.carriage.s_per_byte
         return {
             "rule": self.settings.rule,
             "seconds_per_mb": round(price.s_per_byte * 1e6, 6),
+            "processor_seconds_per_mb": None if carrying is None else round(carrying * 1e6, 6),
             "penalty_s": round(price.penalty_s, 3),
             "takes_children": not price.closed,
             "why_not": why_closed(self.load) if self.load is not None else None,
             "promised_bytes": self.overlay.promised_bytes,
+            "site_seconds_per_mb": round(price.site_s_per_byte * 1e6, 6),
+            "site_promised_bytes": self.overlay.site_load_bytes,
         }
 
     # Regular work
@@ -463,7 +468,10 @@ class Daemon:
                 self.load = sensor.sample(sampled_at)
                 self.budget.look(self.load, sampled_at)
                 known = self.transport.serving_rate() or self.transport.uplink.limit_bytes_s
-                self.overlay.set_price(price_of(self.load, known))
+                site = parse_rate(self.settings.site_uplink) if self.settings.site else 0.0
+                moved = self.transport.counters["bytes_sent"] + self.transport.counters["bytes_received"]
+                self.carriage.sample(sampled_at, moved)
+                self.overlay.set_price(price_of(self.load, known, self.carriage.s_per_byte, site_bytes_s=site))
                 self.supervisor.notify(STATUS=self._summary())
 
     def _summary(self) -> str:

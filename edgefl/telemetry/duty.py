@@ -19,8 +19,8 @@ class Duty:
     def charge(self, cpu_s: float, now: float) -> None:
         """So much processor time was taken since the last charge."""
         if math.isfinite(self._rate):
-            grown = self._credit + (now - self._then) * self._rate
-            self._credit, self._then = min(grown, self._rate * BURST_S) - cpu_s, now
+            credit = self._credit + (now - self._then) * self._rate - cpu_s
+            self._credit, self._then = min(credit, self._rate * BURST_S), now
 
     def rest_s(self, now: float) -> float:
         """Seconds until the next step may begin."""
