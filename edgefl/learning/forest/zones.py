@@ -231,6 +231,9 @@ class ZoneRounds:
         tag = (message.epoch, message.round, message.attempt)
         if app.observer:
             return
+        if message.kind is not RoundKind.TRAIN:
+            app.count("round_invalid")
+            return
         known = self.worker.open is not None and (self.worker.open.tag, self.worker.open.model) == (tag, message.model)
         if parent is not None and sender.node_id == parent.node_id and tag <= self.worker.newest and not known:
             app.count("zone_round_fenced")
