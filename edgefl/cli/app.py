@@ -155,7 +155,10 @@ def show(name: str, state: Path | None, as_json: bool) -> None:
         "parent",
         "members",
     )
-    emit_pairs([(key, found[key] if found[key] != "" else None) for key in keys])
+    pairs = [(key, found[key] if found[key] != "" else None) for key in keys]
+    if found.get("partners"):
+        pairs.append(("partners", ", ".join(found["partners"])))
+    emit_pairs(pairs)
     click.echo()
     print_history(found["history"])
 

@@ -111,6 +111,7 @@ def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
         "root": node_name(tree.root) if tree is not None and tree.root else None,
         "parent": node_name(tree.parent.node_id) if tree is not None and tree.parent is not None else None,
         "children": [node_name(child.contact.node_id) for child in tree.children] if tree is not None else [],
+        "partners": [node_name(contact.node_id) for contact in app.partners],
         "members": tree.members if tree is not None else 0,
         "height": tree.height if tree is not None else 0,
         "depth": tree.depth if tree is not None else 0,

@@ -255,20 +255,27 @@ class Coordinator:
     def _look_around(self, now: float) -> None:
         ready, problem = self._gathering.look(now)
         self.problem = problem or self.problem
-        if ready:
+        if ready and self.may_start(now):
             self._start_round(now)
         else:
             self.app.set_timer("gather", now + GATHER_S)
 
     def _start_round(self, now: float) -> None:
-        app = self.app
         self.phase = Phase.RUNNING
         self.problem = ""
         self._selection.begin()
+        self._begin(RoundKind.EVALUATE if self.is_last() else RoundKind.TRAIN, now)
+
+    def may_start(self, now: float) -> bool:
+        """Whether a round may start, as far as the topology is concerned."""
+        return True
+
+    def is_last(self) -> bool:
+        """Whether nothing is left but to evaluate the model."""
+        app = self.app
+        stopped = app.advert.state is AppState.STOPPED
         enough = self._target_reached or app.best.exhausted or app.ledger.round >= app.manifest.rounds
-        last = enough or app.advert.state is AppState.STOPPED
-        kind = RoundKind.EVALUATE if last else RoundKind.TRAIN
-        self._begin(kind, now)
+        return enough or stopped
 
     def _begin(self, kind: RoundKind, now: float) -> None:
         app = self.app

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgefl.sim.train.world import Device, World
 
 LOOK_S = 0.1
-"""How often the round is looked at: the times of rounds are known as finely as this."""
+"""How often the round is looked at where that matters: the times of rounds are known as finely as this."""
 
 COLUMNS = ("time_s", "accuracy", "bytes", "device_seconds")
 
@@ -37,7 +37,7 @@ class Run:
 
 @dataclass(slots=True)
 class Curve:
-    """What a run has shown so far. `round_s[k]`: when round k + 1 was done."""
+    """What a run has shown so far. `round_s[k]`: when round k + 1 was seen to be done."""
 
     topology: str
     strategy: str
@@ -83,10 +83,11 @@ def follow(
     """Let time pass, and write down what is seen; until `seconds`, or `target` accuracy at `steady` points (see
     Curve.reached), or `rounds` rounds."""
     coming = sorted(failures, key=lambda failure: failure.round)
+    look_s = LOOK_S if failures or rounds is not None else seconds
     for point in range(1, points + 1):
         end = seconds * point / points
         while world.clock.now < end and (rounds is None or len(curve.round_s) < rounds):
-            world.clock.run(min(end, world.clock.now + LOOK_S))
+            world.clock.run(min(end, world.clock.now + look_s))
             done = run.round()
             curve.round_s += [round(world.clock.now, 4)] * (done - len(curve.round_s))
             while coming and done >= coming[0].round:

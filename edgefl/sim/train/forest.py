@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from edgefl.learning.node import Decision, Learning, Part
+from edgefl.overlay.children import ZONE_CHILDREN
 from edgefl.sim.train.curve import Run
 from edgefl.sim.train.tree import REPAIR_S, IdealTree, Place
 from edgefl.wire import Contact, Message, encode_record
@@ -94,11 +95,11 @@ class Member:
 
 
 class ForestRun:
-    """All members and their tree."""
+    """All members and their tree, in which a device has `fan_out` children at most."""
 
-    def __init__(self, world: World, manifest: Manifest) -> None:
+    def __init__(self, world: World, manifest: Manifest, fan_out: int = ZONE_CHILDREN) -> None:
         self.world, self.app = world, manifest.app_id
-        self.tree = IdealTree(world.devices, self.app)
+        self.tree = IdealTree(world.devices, self.app, fan_out)
         self.members = [Member(device, self.tree, self.app) for device in world.devices]
         advert = Advert(encode_record(manifest), 1, AppState.RUNNING, bytes(64), world.devices[0].contact)
         for device, member in zip(world.devices, self.members, strict=True):

@@ -1,7 +1,7 @@
 """A baseline: federated averaging with a server that costs nothing.
 
-The server has a link and a processor without limit, stands in the middle of the network, knows at no cost who is alive,
-and always starts the next round at once. Devices are the same as everywhere: their own links, speeds and data. This is
+The server has a link and a processor without limit, stands in the middle of the network, knows at no cost whom it can
+reach, asks another device at once when a link breaks, and always starts the next round at once. Devices are the same as everywhere: their own links, speeds and data. This is
 the best that any scheme with the same sample sizes could do, not a system that could be built; none of it ships.
 
 Source: the baseline `FL` of the Plexus paper, arXiv 2503.05509.
@@ -65,6 +65,7 @@ class FreeServer:
         self._state: State = ()
         self._came: list[tuple[Vector, int]] = []
         self._wanted = 0
+        self._asked: set[int] = set()
         for device in world.devices:
             device.machine = Served(self, device)
 
@@ -72,22 +73,34 @@ class FreeServer:
         """Draw a sample, and send it the model."""
         self._came = []
         now, number = self.world.clock.now, self.round + 1
-        live = [device for device in self.world.devices if device.alive]
-        if not live:
-            return
-        chosen = self._random.sample(live, min(len(live), self.options.sample))
-        self._wanted = self.options.threshold(len(chosen))
+        self._asked.clear()
+        self._wanted = self.options.threshold(self._ask(number, self.options.sample))
+        self.world.clock.at(now + self.options.timeout_s, self._time_is_over, number)
+
+    def _ask(self, number: int, count: int) -> int:
+        """Send the model to so many more devices; to how many there were."""
+        now = self.world.clock.now
+        reachable = [
+            device
+            for device in self.world.devices
+            if device.alive and device.index not in self._asked and self._link_held(device, now)
+        ]
         data = self.model.astype("<f4").tobytes()
         blob = ref_of(data)
+        chosen = self._random.sample(reachable, min(len(reachable), count))
         for device in chosen:
+            self._asked.add(device.index)
             begin = max(now, device.downlink_free)
             device.downlink_free = end = begin + self.size / device.trace.downlink_bytes_s
             self.world.clock.at(end + device.trace.delay_s, self._delivered, device, number, blob, data, now)
-        self.world.clock.at(now + self.options.timeout_s, self._time_is_over, number)
+        return len(chosen)
 
     def _delivered(self, device: Device, number: int, blob: BlobRef, data: bytes, sent: float) -> None:
         self.world.bytes += self.size
+        if number != self.round + 1:
+            return
         if not device.alive or not self._link_held(device, sent):
+            self._ask(number, 1)
             return
         device.hold(data, blob)
         device.train(0, TrainJob((0, number, 0), RoundKind.TRAIN, blob, self.manifest.seed + number))
@@ -96,7 +109,10 @@ class FreeServer:
     def on_update(self, device: Device, number: int, result: TrainResult, sent: float) -> None:
         """A device's update has arrived."""
         self.world.bytes += self.size
-        if number != self.round + 1 or result.delta is None or result.diverged or not self._link_held(device, sent):
+        if number != self.round + 1 or result.delta is None or result.diverged:
+            return
+        if not self._link_held(device, sent):
+            self._ask(number, 1)
             return
         self._came.append((result.delta, result.samples))
         if len(self._came) >= self._wanted:
