@@ -119,6 +119,14 @@ def test_what_crosses_between_zones_does_not_grow_with_their_rounds() -> None:
     assert crossed[2] == crossed[8] > 0
 
 
+def test_who_carries_another_zone_looks_for_a_parent_after_the_global_round_alone() -> None:
+    world = make_world(3)
+    for number in (8, 9, 10):
+        world.devices[number].train_s = 4.0  # the zones that devices 4 and 6 carry take longer than their own
+    world.run(world.finished)
+    assert {number: len(world.devices[number].rounds_over) for number in (4, 5, 6, 7)} == {4: 3, 5: 9, 6: 3, 7: 9}
+
+
 def test_a_slow_zone_is_cut_off_in_time_with_what_its_earlier_steps_have_made() -> None:
     world = make_world(4, rounds=2, quorum=0.5)
     world.devices[7].train_s = 1000.0
