@@ -35,13 +35,13 @@ from edgefl.learning.forest.gathering import GATHER_S, Gathering
 from edgefl.learning.forest.next_model import NextModel
 from edgefl.learning.forest.pacing import Pacing
 from edgefl.learning.forest.records import record_evaluation, record_training
-from edgefl.learning.forest.recovery import Recovery, blobs_of, extras_of
+from edgefl.learning.forest.recovery import PassedOn, Recovery, blobs_of
 from edgefl.learning.forest.replication import REPLICA_RESEND_S, ROUND_RECORDS, Replication
 from edgefl.learning.forest.round import OpenRound
 from edgefl.learning.forest.selection import Selection
 from edgefl.learning.forest.standings import Standings
 from edgefl.learning.forest.zones import STEPS
-from edgefl.learning.ledger import Position, position
+from edgefl.learning.ledger import position
 from edgefl.learning.policies import parse_policies
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
@@ -91,8 +91,7 @@ class Coordinator:
         self._dethroned = False
         self._standings = Standings()
         self._recovery = Recovery(app, self._standings)
-        self._reported: Position = (0, False, 0)
-        self._reported_extras = False
+        self._passed_on = PassedOn(app)
         self._wait_for_busy_until = 0.0
         self._gathering = Gathering(app)
         self._selection = Selection(app)
@@ -109,7 +108,7 @@ class Coordinator:
 
     def on_parent(self, now: float) -> None:
         """This device has a parent: it is not the root (any more). A round in flight is finished first."""
-        self._reported, self._reported_extras = (0, False, 0), False
+        self._passed_on = PassedOn(self.app)
         if self.phase in BUSY:
             self._dethroned = True
             self._report_busy(now)
@@ -158,10 +157,7 @@ class Coordinator:
         app.ledger.history.merge(message.records)
         theirs = position(message)
         if self.phase is Phase.MEMBER:
-            news = message.busy or theirs > max(self._reported, app.ledger.position()) or self._completes(message)
-            if app.parent is not None and news:
-                self._reported = max(self._reported, theirs)
-                self._reported_extras |= message.state != () or message.best is not None
+            if app.parent is not None and self._passed_on.is_news(message):
                 app.effects.send(app.parent, message)
             return
         before = self._standings.add(message)
@@ -196,12 +192,6 @@ class Coordinator:
             self._take_over(now)
         else:
             self._fetch_missing(best, now)
-
-    def _completes(self, message: Standing) -> bool:
-        """Whether it comes from a device that holds what this device's own model lacks."""
-        ledger = self.app.ledger
-        more = extras_of(message) > (len(ledger.state), ledger.best is not None)
-        return more and not self._reported_extras and message.model == ledger.model
 
     def _fetch_missing(self, best: Standing, now: float) -> None:
         """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none."""
