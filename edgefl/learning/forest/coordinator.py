@@ -373,9 +373,11 @@ class Coordinator:
         if participants < quorum or round_.model_data is None or round_.sum.total is None:
             self._try_again(f"{participants} of {self._expected} devices delivered, {quorum} are needed", now)
             return
+        if not self.next_model.make(round_, min(1.0, participants / self._expected)):
+            self._try_again("the strategy's step leads to weights that are not finite: lower its lr", now)
+            return
         self._record_training(round_, now)
         self.phase = Phase.KEEPING
-        self.next_model.make(round_, min(1.0, participants / self._expected))
 
     def _members(self) -> int:
         """Devices that are in the tree now, or were in the last round."""

@@ -46,9 +46,10 @@ class NextModel:
         self._loading: dict[int, Any] = {}
         self._making: _Making | None = None
 
-    def make(self, round_: OpenRound, share: float) -> None:
+    def make(self, round_: OpenRound, share: float) -> bool:
         """Take the step of a closed round, in which `share` (0..1) of the members took part. Asks for names of what
-        comes out; the answers come to `on_kept`."""
+        comes out; the answers come to `on_kept`. False, and nothing is asked, when the step leads to values that are
+        not finite (or far too large): no device could train from there."""
         app, delta = self.app, round_.sum.total
         if delta is None:
             raise ValueError("nobody took part")
@@ -56,13 +57,17 @@ class NextModel:
         state = self._remembered()
         buffers = slice(app.trained or app.manifest.parameters, app.manifest.parameters)
         facts = Facts(share, means(round_.sum.metrics))
-        new, after = step_with_buffers(self._strategy, model, delta, state, facts, buffers)
+        with np.errstate(over="ignore", invalid="ignore"):
+            new, after = step_with_buffers(self._strategy, model, delta, state, facts, buffers)
+        if not all(is_finite(vector) for vector in (new, *after)):
+            return False
         if after and not state and app.ledger.round:
             app.count("strategy_restarted")
         self._forget_making()
         self._making = _Making(round_.tag, after)
         for index, vector in enumerate((new, *after)):
             app.effects.keep(app.id, ("made", round_.tag, index), vector)
+        return True
 
     def on_kept(self, token: Token, blob: BlobRef) -> tuple[BlobRef, ...] | None:
         """One of the results has a name. The model and the memory when all have one, else None."""
