@@ -196,3 +196,36 @@ def draw_game(document: Mapping[str, Any], directory: Path) -> list[Path]:
     path = directory / "game.png"
     drawn.savefig(path, format="png", dpi=120)
     return [path]
+
+
+CURVE_COSTS = (("time_s", "seconds", 1.0), ("bytes", "megabytes", 1e6), ("device_seconds", "device-seconds", 1.0))
+"""What a curve is drawn against: column, unit, and how many of the column's are one of these."""
+
+
+def draw_curves(document: Mapping[str, Any], directory: Path) -> list[Path]:
+    """Accuracy against time, bytes and device-seconds of training of a document of `edgefl sim train`, all curves in
+    one, as SVG files in a directory. Costs are on a logarithmic scale.
+
+    Raises ConfigError without matplotlib.
+    """
+    new_figure = figures()
+    import matplotlib as mpl
+
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+    strategies = {curve["strategy"] for curve in document["curves"]} - {"none"}
+    for column, unit, size in CURVE_COSTS:
+        axes = new_figure(figsize=(9, 4.2), layout="constrained").subplots()
+        for curve in document["curves"]:
+            named = len(strategies) > 1 and curve["strategy"] != "none"
+            label = f"{curve['topology']}, {curve['strategy']}" if named else curve["topology"]
+            axes.plot([value / size for value in curve[column]], curve["accuracy"], label=label)
+        title = f"accuracy against {unit} (simulated, {document['nodes']:,} devices, seed {document['seed']})"
+        axes.set(title=title, xlabel=unit, ylabel="accuracy", ylim=(0, 1), xscale="log")
+        axes.title.set_fontsize("medium")
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(loc="lower right", fontsize="small")
+        paths.append(directory / f"accuracy-{column.replace('_', '-')}.svg")
+        with mpl.rc_context({"svg.hashsalt": "edgefl", "svg.fonttype": "none"}):  # the same run, the same file
+            axes.figure.savefig(paths[-1], format="svg", metadata={"Date": None})
+    return paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,37 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float32]
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
+
+
+class LocalTraining(Protocol):
+    """How devices train, over one flat float32 vector [parameters]: Learner below, or real artifacts."""
+
+    parameters: int
+
+    def initial(self, seed: int) -> Vector:
+        """A start of its own for each seed."""
+        ...
+
+    def accuracy(self, model: Vector, x: Images, y: Labels) -> float:
+        """Share of right answers."""
+        ...
+
+    def train(
+        self,
+        model: Vector,
+        x: Images,
+        y: Labels,
+        *,
+        steps: int,
+        batch: int,
+        lr: float,
+        momentum: float,
+        seed: int,
+        proximal: float = 0.0,
+    ) -> Vector:
+        """The model after `steps` steps of SGD with momentum on random batches, pulled back to where it began by
+        `proximal`."""
+        ...
 
 
 class Learner:
@@ -72,13 +104,34 @@ class Learner:
         return gradient
 
     def train(
-        self, model: Vector, x: Images, y: Labels, *, steps: int, batch: int, lr: float, momentum: float, seed: int
+        self,
+        model: Vector,
+        x: Images,
+        y: Labels,
+        *,
+        steps: int,
+        batch: int,
+        lr: float,
+        momentum: float,
+        seed: int,
+        proximal: float = 0.0,
     ) -> Vector:
-        """The model after `steps` steps of SGD with momentum on random batches."""
+        """The model after `steps` steps of SGD with momentum on random batches. `proximal`: FedProx's mu."""
         rng = np.random.default_rng(seed)
-        model, velocity = model.copy(), np.zeros_like(model)
+        start, model, velocity = model, model.copy(), None
         for _ in range(steps):
             chosen = rng.integers(len(y), size=min(batch, len(y)))
-            velocity = momentum * velocity + self.gradient(model, x[chosen], y[chosen])
-            model -= np.float32(lr) * velocity
+            step = self.gradient(model, x[chosen], y[chosen])
+            if proximal:
+                step += np.float32(proximal) * (model - start)
+            if momentum:
+                if velocity is not None:
+                    velocity *= np.float32(momentum)
+                    velocity += step
+                    step = velocity
+                velocity = step
+                model -= np.float32(lr) * step
+            else:
+                step *= np.float32(lr)
+                model -= step
         return model

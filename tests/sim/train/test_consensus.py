@@ -5,15 +5,12 @@ from __future__ import annotations
 from random import Random
 
 import numpy as np
-import pytest
 
 from edgefl.datasets import digits
 from edgefl.learning.consensus.device import ConsensusDevice, ConsensusOptions, Stage
 from edgefl.learning.consensus.graph import erdos_renyi
-from edgefl.learning.sampled.options import SampledOptions
 from edgefl.sim.train.consensus import start_consensus
 from edgefl.sim.train.learner import Learner
-from edgefl.sim.train.run import TOPOLOGIES, Bench
 from edgefl.sim.train.traces import synthetic
 from edgefl.sim.train.world import Recipe, World, simulated_manifest
 
@@ -63,14 +60,3 @@ def test_a_device_that_starts_late_copies_a_trained_neighbour() -> None:
     world.clock.run(8)
     assert late.round > 0
     assert late.vector is not None
-
-
-@pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_every_topology_gives_a_rising_curve(topology: str) -> None:
-    x, y = digits()
-    bench = Bench(synthetic(24, 1), x, y, hidden=0, recipe=Recipe(lr=0.3), alpha=100.0, seed=1)
-    seconds = 1200 if topology == "gossip" else 60
-    curve = bench.curve(topology, seconds=seconds, points=3, target=None, options=SampledOptions())
-    assert curve["accuracy"][-1] > 0.6
-    assert curve["bytes"] == sorted(curve["bytes"])
-    assert curve["device_seconds"][0] > 0

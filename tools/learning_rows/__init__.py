@@ -1,0 +1,8 @@
+"""Rows of `tools/bench learning`.
+
+report.py     what was asked for, and figures beside their bars
+small.py      small fleets on the shipped digits
+plexus.py     sampled training beside D-PSGD, gossip and a free server
+silence.py    devices, aggregators and roots that vanish without a word
+averaging.py  the forest beside plain federated averaging
+"""
