@@ -68,6 +68,15 @@ def app() -> None:
     metavar="HOW",
     help="How updates travel: none, fp16, bf16, int8, int4, topk:F, randk:F, lowrank:R, each with +zstd if wanted.",
 )
+@click.option("--select", default=0, metavar="N", help="Devices that train in a round, drawn by lot; 0: all.")
+@click.option("--over-select", default=0.3, metavar="F", help="Share of devices asked beyond those, for who fails.")
+@click.option(
+    "--pace",
+    default="sync",
+    metavar="HOW",
+    help="Whom a round waits for: sync (all), quantile:q=0.9, or buffered:goal=0.8 (late work enters a later round).",
+)
+@click.option("--zone-rounds", default=1, metavar="N", help="Rounds inside each zone between two of the whole fleet.")
 @click.option("--held-back", default=0.2, help="Share of the local data kept for evaluation.")
 @click.option("--min-members", default=1, help="Devices that must be there before the first round.")
 @click.option(
@@ -149,7 +158,10 @@ def show(name: str, state: Path | None, as_json: bool) -> None:
         "parent",
         "members",
     )
-    emit_pairs([(key, found[key] if found[key] != "" else None) for key in keys])
+    pairs = [(key, found[key] if found[key] != "" else None) for key in keys]
+    if found.get("partners"):
+        pairs.append(("partners", ", ".join(found["partners"])))
+    emit_pairs(pairs)
     click.echo()
     print_history(found["history"])
 

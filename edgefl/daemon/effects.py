@@ -116,7 +116,7 @@ class LoopEffects:
             initial, trained = await self._training.prepare(app, directory, manifest, source)
             model = await self._transport.add_blob(initial)
             self._users.setdefault(model.id, set()).add(app)
-            prepared = Prepared(model, trained=trained)
+            prepared = Prepared(model, trained=trained, tensors=self._training.tensors(app))
         except KeyError:
             prepared = Prepared(None, f"this device has no data source named {manifest.data!r}")
         except EdgeflError as error:

@@ -63,6 +63,11 @@ class Training:
         self._places[app] = place
         return initial
 
+    def tensors(self, app: int) -> tuple[int, ...]:
+        """Sizes of the trained tensors of an application that was prepared, in the order of the vector."""
+        place = self._places.get(app)
+        return () if place is None else tuple(parameter.size for parameter in place.session.manifest.parameters)
+
     async def train(self, app: int, job: TrainJob, spec: Manifest, model: Any) -> TrainResult | None:
         """Do a job from `model` (a buffer of float32). None when it was cancelled, failed, or cannot run here."""
         ticket = self._newest[app] = object()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgefl.daemon.control import Verb
 from edgefl.daemon.create import create_application
 from edgefl.daemon.examination import examination
-from edgefl.daemon.measuring import PINGS, measure, members_document
+from edgefl.daemon.measuring import PINGS, epsilon_of_rows, measure, members_document, whole_tree
 from edgefl.daemon.report import (
     app_name,
     application_document,
@@ -106,8 +106,8 @@ class Verbs:
         owner, hops = await self._daemon.lookup(number, LOOKUP_TIMEOUT_S)
         return {"key": key, "owner": contact_document(owner), "hops": hops}
 
-    async def tree(self, app: str) -> dict[str, Any]:
-        """This device's surroundings in an application's tree."""
+    async def tree(self, app: str, whole: bool = False) -> dict[str, Any]:
+        """This device's surroundings in an application's tree; `whole`: and all of the tree, as far as it answers."""
         found = self._application(app)
         view = self._daemon.overlay.tree(found.id)
         document = application_document(found, self._daemon.overlay)
@@ -121,6 +121,14 @@ class Verbs:
             }
             for child in children
         ]
+        if whole:
+            document["devices"] = rows = await whole_tree(self._daemon, found.id)
+            document["epsilon_of_all"] = epsilon_of_rows(rows)
+            document["edges"] = [
+                {"child": row["node"], **{name: row[name] for name in ("parent", "cost_s", "gain_s", "size_bytes")}}
+                for row in rows
+                if row["parent"] is not None
+            ]
         return document
 
     async def wait(self, until: str, app: str | None = None, round: int = 0, timeout_s: float = 60.0) -> dict[str, Any]:

@@ -154,6 +154,11 @@ class Application(ABC):
         return self.ledger.round
 
     @property
+    def partners(self) -> tuple[Contact, ...]:
+        """Those with whom this device exchanges models of its own; empty where there is only one model."""
+        return ()
+
+    @property
     def parent(self) -> Contact | None:
         tree = self.tree
         return tree.parent if tree is not None else None

@@ -89,6 +89,8 @@ class Prepared:
     retry: bool = False
     """True when only the artifacts could not be fetched: a parent in the tree may have them."""
     trained: int = 0
+    tensors: tuple[int, ...] = ()
+    """Sizes of the trained tensors, in the order of the vector, which may have more behind them."""
 
 
 class LearningEffects(Effects, Protocol):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from edgefl.errors import ConfigError, UsageError
+from edgefl.learning.compatible import check_compatible
 from edgefl.learning.encoding.spec import parse_spec
+from edgefl.learning.pace import parse_pace
 from edgefl.learning.strategies.rates import parse_rates
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.learning.topologies import check_topology
@@ -22,6 +24,8 @@ MIN_DEADLINE_S = 1.0
 MAX_DEADLINE_S = 7 * 24 * 3600.0
 MAX_HELD_BACK = 0.9
 MAX_LEARNING_RATE = 1000.0
+MAX_OVER_SELECT = 10.0
+MAX_ZONE_ROUNDS = 50
 
 REQUIRED_ARTIFACTS = frozenset(
     {
@@ -49,7 +53,8 @@ class ManifestError(ConfigError):
 
 def check_choices(manifest: Manifest) -> None:
     """Raises ManifestError for a text in the manifest that names nothing that there is."""
-    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy), ("lr_schedule", parse_rates)):
+    kinds = (("compress", parse_spec), ("strategy", parse_strategy), ("lr_schedule", parse_rates), ("pace", parse_pace))
+    for field, parse in kinds:
         try:
             parse(getattr(manifest, field))
         except UsageError as error:
@@ -92,6 +97,8 @@ def check_manifest(manifest: Manifest) -> None:
         "target",
         "must name a metric and a finite value",
     )
+    need(1 <= manifest.zone_rounds <= MAX_ZONE_ROUNDS, "zone_rounds", f"must be 1 to {MAX_ZONE_ROUNDS}")
+    need(0 <= manifest.over_select <= MAX_OVER_SELECT, "over_select", f"must be 0 to {MAX_OVER_SELECT:g}")
     need(
         all(pattern.strip() and pattern.isprintable() for pattern in manifest.personal),
         "personal",
@@ -103,6 +110,10 @@ def check_manifest(manifest: Manifest) -> None:
         check_topology(manifest)
     except UsageError as error:
         raise ManifestError(f"topology: {error.cause}", hint=error.hint) from None
+    try:
+        check_compatible(manifest)
+    except UsageError as error:
+        raise ManifestError(error.cause, hint=error.hint) from None
     names = [artifact.name for artifact in manifest.artifacts]
     need(
         frozenset(names) == REQUIRED_ARTIFACTS and len(names) == len(REQUIRED_ARTIFACTS),

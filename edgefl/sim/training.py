@@ -55,6 +55,9 @@ def make_application(
     parameters: int = PARAMETERS,
     deadline_s: float = 120.0,
     strategy: str = "fedavg",
+    pace: str = "sync",
+    select: int = 0,
+    zone_rounds: int = 1,
 ) -> Manifest:
     """A manifest for simulated devices: artifacts in name only. With `zone`, it is of that zone alone."""
     artifacts = tuple(Artifact(file, ref_of(file.encode())) for file in sorted(REQUIRED_ARTIFACTS))
@@ -67,6 +70,9 @@ def make_application(
         parameters=parameters,
         rounds=rounds,
         strategy=strategy,
+        pace=pace,
+        select=select,
+        zone_rounds=zone_rounds,
         quorum=quorum,
         deadline_s=deadline_s,
         min_members=min_members,
@@ -84,6 +90,21 @@ class Transfers:
     bytes: int = 0
 
 
+@dataclass(slots=True)
+class SiteLine:
+    """The line that devices of a site share: what comes from outside goes through it, one piece after the other."""
+
+    bytes_s: float
+    carried_bytes: int = 0
+    free_at: float = 0.0
+
+    def carry(self, size_bytes: int, arrival: float) -> float:
+        """When a piece that is here at `arrival` is through."""
+        self.carried_bytes += size_bytes
+        self.free_at = max(self.free_at, arrival) + size_bytes / self.bytes_s
+        return self.free_at
+
+
 class LearningDevice:
     """One device's learning layer: handler of its messages and timers, listener of its overlay, and its world."""
 
@@ -96,6 +117,7 @@ class LearningDevice:
         self._uplink_free = self._serving_free = 0.0
         self.serving_bytes_s: float | None = None
         """What this device takes in from all its children together; None: whatever comes."""
+        self.site_line: SiteLine | None = None
         self.highest_round: dict[int, int] = {}
         self.backwards = 0
         self._devices = devices
@@ -195,6 +217,8 @@ class LearningDevice:
         clock = self.member.world.clock
         self._uplink_free = max(self._uplink_free, clock.now) + len(payload) / BANDWIDTH_BYTES_S
         arrival = self._uplink_free + rtt_s / 2
+        if receiver.site_line is not None and receiver.site_line is not self.site_line:
+            arrival = receiver.site_line.carry(len(payload), arrival)
         if receiver.serving_bytes_s is not None:
             arrival = max(arrival, receiver._serving_free) + len(payload) / receiver.serving_bytes_s
             receiver._serving_free = arrival

@@ -107,8 +107,11 @@ def test_the_walk_of_the_readme(hands: Hands) -> None:
     assert "digits" in text
     assert "finished" in text
     assert "5/5" in hands.type("app", "list", "--state", "c")
-    tree = hands.type_json("tree", "digits", "--state", "a")
+    tree = hands.type_json("tree", "digits", "--plot", "t.svg", "--state", "a")
     assert tree["members"] >= 1
+    assert len(tree["devices"]) == 3
+    assert len(tree["edges"]) == 2
+    assert "<svg" in (hands.directory / "t.svg").read_text()
     assert "round   5/5" in hands.type("app", "watch", "digits", "--state", "b")
 
     rows = hands.type_json("app", "history", "digits", "--plot", "h.png", "--csv", "h.csv", "--state", "a")["history"]

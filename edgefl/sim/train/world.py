@@ -18,6 +18,7 @@ import numpy as np
 from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
 from edgefl.learning.manifest import travelling
 from edgefl.learning.strategies.local import Outcome, local_part
+from edgefl.learning.strategies.rates import learning_rate
 from edgefl.sim.clock import Clock
 from edgefl.sim.train.links import Links
 from edgefl.wire import Contact, Message, encode
@@ -52,13 +53,20 @@ CONSTRAINED_BYTES_S, STRONG_BYTES_S = 0.4e6, 4e6
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How devices train: SGD steps of one local training, batch, rate, momentum, and their part of a strategy."""
+    """How devices train: SGD steps of one local training, batch, rate, momentum, their part of a strategy, and the
+    rate's course."""
 
     steps: int = 5
     batch: int = 20
     lr: float = 0.1
     momentum: float = 0.0
     strategy: str = "fedavg"
+    schedule: str = "constant"
+    rounds: int = 1
+
+    def rate(self, round_: int) -> float:
+        """The learning rate of a round: `schedule` as in a manifest, over so many `rounds`."""
+        return learning_rate(self.schedule, self.lr, round_, self.rounds)
 
 
 class Machine(Protocol):
@@ -333,13 +341,14 @@ class Device:
         part = local_part(recipe.strategy)
         kept = None if job.kept is None else np.frombuffer(job.kept, "<f4")
         plan = part.plan(given, kept)
+        lr = recipe.rate(job.tag[1])
         trained = learner.train(
             plan.weights,
             self.x,
             self.y,
             steps=recipe.steps,
             batch=recipe.batch,
-            lr=recipe.lr,
+            lr=lr,
             momentum=recipe.momentum,
             proximal=plan.proximal,
             shift=plan.shift,
@@ -347,7 +356,7 @@ class Device:
         )
         loss = learner.loss(plan.weights, self.x, self.y) if plan.wants_loss else 0.0
         steps = learner.gradients(recipe.steps, recipe.momentum)
-        outcome = Outcome(trained - plan.weights, samples, steps, recipe.lr, loss)
+        outcome = Outcome(trained - plan.weights, samples, steps, lr, loss)
         report = part.report(given, kept, outcome, learner.trained)
         return TrainResult(report.vector, samples, report.metrics, report.kept)
 

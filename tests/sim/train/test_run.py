@@ -132,7 +132,7 @@ def test_the_forest_of_all_devices_is_federated_averaging_round_by_round() -> No
                 batch=recipe.batch,
                 lr=recipe.lr,
                 momentum=0.0,
-                seed=device.contact.node_id ^ device.machine.application.worker._seed((tag[0], seen, 1)),  # type: ignore[union-attr]
+                seed=device.contact.node_id ^ device.machine.application.worker.local.seed((tag[0], seen, 1)),  # type: ignore[union-attr]
             )
             for device in world.devices
         ]
