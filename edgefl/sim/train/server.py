@@ -1,9 +1,9 @@
 """A baseline: federated averaging with a server that costs nothing.
 
 The server has a link and a processor without limit, stands in the middle of the network, knows at no cost whom it can
-reach, asks another device at once when a link breaks, and always starts the next round at once. Devices are the same as
-everywhere: their own links, speeds and data. This is the best that any scheme with the same sample sizes could do, not
-a system that could be built; none of it ships.
+reach, asks another device at once when a link breaks, and always starts the next round at once. Devices are the same
+as everywhere: their own links, speeds and data. This is the best that any scheme with the same sample sizes could do,
+not a system that could be built; none of it ships.
 
 Source: the baseline `FL` of the Plexus paper, arXiv 2503.05509.
 """
