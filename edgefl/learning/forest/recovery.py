@@ -46,6 +46,12 @@ class Recovery:
         complete = [one for one in self._standings if one.model == model and extras_of(one) > extras]
         return max(complete, key=lambda one: (extras_of(one), position(one)), default=best)
 
+    def completes(self, report: Standing) -> bool:
+        """Whether it comes from a device that holds more of what belongs to this device's own model."""
+        ledger = self._app.ledger
+        more = extras_of(report) > (len(ledger.state), ledger.best is not None)
+        return more and report.model == ledger.model
+
     def lacks(self, best: Standing) -> BlobRef | None:
         """The next blob to fetch before this device can go on from there; None when it has them all."""
         held = self._app.ledger.blobs() | self.fetched
