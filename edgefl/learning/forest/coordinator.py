@@ -14,8 +14,7 @@ What it needs to go on is on the other devices, since each of them holds the mod
     KEEPING      the owner's policy made no model             GATHERING    next attempt, after a pause
     RUNNING      final evaluation closed                      FINISHED
     RUNNING      somebody is further than this root           RECOVERING
-    KEEPING      the next model has a name (blob), and so     REPLICATING
-                 has what the strategy remembers with it
+    KEEPING      next model and memory have names (blobs)     REPLICATING
     REPLICATING  a runner-up holds it (or none exists)        RUNNING, the next round; or MEMBER, see below
     any          a higher-ranked member is the root           MEMBER; if busy, only at the round's end
 
@@ -187,20 +186,18 @@ class Coordinator:
         if self._standings.any_busy() and now < self._wait_for_busy_until:
             self.app.set_timer("settle", min(self._wait_for_busy_until, now + RECOVER_S))
             return
-        best = self._recovery.furthest()
-        if best is None:
-            self._take_over(now)
-        else:
-            self._fetch_missing(best, now)
+        self._fetch_missing(self._recovery.furthest(), now)
 
-    def _fetch_missing(self, best: Standing, now: float) -> None:
-        """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none."""
-        missing = self._recovery.lacks(best)
-        if missing is not None:
+    def _fetch_missing(self, best: Standing | None, now: float) -> None:
+        """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none. None: go on
+        from what this device has."""
+        missing = None if best is None else self._recovery.lacks(best)
+        if best is not None and missing is not None:
             self.app.effects.fetch(self.app.id, ("recover", best.holder.node_id), missing, (best.holder,))
-        else:
+            return
+        if best is not None:
             self._recovery.adopt(best)
-            self._take_over(now)
+        self._take_over(now)
 
     def on_recovered(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         holder = token[1]
@@ -223,10 +220,8 @@ class Coordinator:
     def _take_over(self, now: float) -> None:
         app = self.app
         self._recovery.discard_rest()
-        if not self.next_model.loaded:
-            self.next_model.load()
-        if not self.next_model.loaded:
-            return  # until it is read
+        if not self.next_model.is_ready():
+            return  # until what the strategy remembers is read
         app.ledger.epoch = next_epoch([app.ledger.epoch, app.worker.newest[0], self._standings.epoch], app.me.node_id)
         app.effects.save(app.id, app.ledger.progress())
         self._standings.clear()
@@ -323,9 +318,11 @@ class Coordinator:
             self.phase, self._renewing = Phase.KEEPING, round_
             self.next_model.ask_for(round_)
             return
+        if not self.next_model.make(round_, min(1.0, participants / self._selection.members)):
+            self._try_again("the strategy's step leads to weights that are not finite: lower its lr", now)
+            return
         self._record(round_, now)
         self.phase = Phase.KEEPING
-        self.next_model.make(round_, min(1.0, participants / self._selection.members))
 
     def _record(self, round_: OpenRound, now: float) -> None:
         record_training(self.app, round_, self.attempt, self._selection.members, self._pacing.budget_s, now)
