@@ -18,7 +18,7 @@ from unittest.mock import patch
 import numpy as np
 
 from edgefl.learning.application import Application
-from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
+from edgefl.learning.effects import DECLINED, Prepared, Progress, TrainJob, TrainResult
 from edgefl.learning.forest.application import ForestApplication
 from edgefl.learning.manifest import REQUIRED_ARTIFACTS, travelling
 from edgefl.learning.node import Decision, Learning, Part
@@ -110,7 +110,10 @@ class Device:
     train_s: float = 1.0
     steps: int = 1
     broken: bool = False
+    declines: bool = False
     prepared: Prepared | None = None
+    aggregate: Callable[[np.ndarray, np.ndarray], np.ndarray | None] | None = None
+    """The owner's policy; None: it fails."""
     decision: Decision = field(default_factory=lambda: Decision(Part.JOIN))
 
     def __post_init__(self) -> None:
@@ -224,6 +227,15 @@ class Device:
         ref = self.hold(bytes(memoryview(data).cast("B")))
         self.later(lambda now: self.learning.on_kept(app, token, ref, now))
 
+    def renew(self, app: int, token: Any, start: BlobRef, model: Any, mean: Any) -> None:
+        assert ref_of(bytes(model)) == start
+        made = self.aggregate(np.frombuffer(model, "<f4"), mean) if self.aggregate is not None else None
+        if made is None:
+            self.later(lambda now: self.learning.on_not_kept(app, token, "the policy failed", now))
+        else:
+            ref = self.hold(made.astype("<f4").tobytes())
+            self.later(lambda now: self.learning.on_kept(app, token, ref, now))
+
     def discard(self, app: int, blob: BlobRef) -> None:
         self.blobs.pop(blob.id, None)
 
@@ -235,6 +247,9 @@ class Device:
         )
         if self.broken:
             result = None
+        if self.declines:
+            self.later(lambda now: self.learning.on_trained(app, job.tag, DECLINED, now))
+            return
         self.later(lambda now: self.learning.on_trained(app, job.tag, result, now), self.train_s)
 
     def save(self, app: int, progress: Progress) -> None:

@@ -19,7 +19,6 @@ from edgefl.errors import UsageError
 from edgefl.learning.consensus.graph import Gossip, Graph, OnePeerExponential, erdos_renyi, regular
 from edgefl.learning.consensus.options import ConsensusOptions
 from edgefl.learning.sampled.options import SampledOptions
-from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.sim.train.consensus import start_consensus
 from edgefl.sim.train.curve import Curve, Failure, Run, follow
 from edgefl.sim.train.forest import start_forest
@@ -90,7 +89,7 @@ class Bench:
 
     def world(self, strategy: str = "fedavg") -> World:
         """Fresh devices with their data, under a clock at 0."""
-        recipe = replace(self._recipe, proximal=parse_strategy(strategy).proximal)
+        recipe = replace(self._recipe, strategy=strategy)
         world = World(self._traces, self.learner, recipe, self._seed, links_down=self._links_down)
         for part, device in zip(self._parts, world.devices, strict=True):
             device.x, device.y = self._x[part], self._y[part]

@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgefl.learning.effects import TrainJob, TrainResult
-from edgefl.learning.strategies.server import State, strategy_of
+from edgefl.learning.groups import trimmed_mean
+from edgefl.learning.metrics import means, merge
+from edgefl.learning.strategies.server import Facts, State, step_with_buffers, strategy_of
+from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.sim.train.curve import Run
+from edgefl.sim.train.world import initial_model
 from edgefl.wire import Contact, Message
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.learning import RoundKind
@@ -58,13 +62,16 @@ class FreeServer:
 
     def __init__(self, world: World, manifest: Manifest, options: SampledOptions) -> None:
         self.world, self.manifest, self.options = world, manifest, options
-        self.model: Vector = world.learner.initial(manifest.seed)
+        self.model: Vector = initial_model(world.learner, manifest)
         self.size = 4 * len(self.model)
         self.round = 0
         self._random = Random(f"server {manifest.seed}")
         self._strategy = strategy_of(manifest.strategy)
         self._state: State = ()
-        self._came: list[tuple[Vector, int]] = []
+        self._trim = parse_strategy(manifest.strategy).trim
+        self._kept: dict[int, Any] = {}
+        """What training has left on each device."""
+        self._came: list[TrainResult] = []
         self._wanted = 0
         self._asked: set[int] = set()
         for device in world.devices:
@@ -104,7 +111,8 @@ class FreeServer:
             self._ask(number, 1)
             return
         device.hold(data, blob)
-        device.train(0, TrainJob((0, number, 0), RoundKind.TRAIN, blob, self.manifest.seed + number))
+        kept = self._kept.get(device.index)
+        device.train(0, TrainJob((0, number, 0), RoundKind.TRAIN, blob, self.manifest.seed + number, kept))
         device.discard(0, blob)
 
     def on_update(self, device: Device, number: int, result: TrainResult, sent: float) -> None:
@@ -115,7 +123,8 @@ class FreeServer:
         if not self._link_held(device, sent):
             self._ask(number, 1)
             return
-        self._came.append((result.delta, result.samples))
+        self._came.append(result)
+        self._kept[device.index] = result.kept
         if len(self._came) >= self._wanted:
             self._finish()
 
@@ -128,9 +137,17 @@ class FreeServer:
 
     def _finish(self) -> None:
         if self._came:
-            weights = [samples for _, samples in self._came]
-            mean = np.average([delta for delta, _ in self._came], axis=0, weights=weights).astype(np.float32)
-            self.model, self._state = self._strategy.step(self.model, mean, self._state)
+            weights = np.array([result.samples for result in self._came], np.float32)
+            deltas = np.array([result.delta for result in self._came], np.float32)
+            if self._trim:
+                mean = trimmed_mean(deltas, weights, self._trim)
+            else:
+                mean = np.average(deltas, axis=0, weights=weights).astype(np.float32)
+            told = means(merge(*(result.metrics for result in self._came)))
+            facts = Facts(len(self._came) / len(self.world.devices), told)
+            learner = self.world.learner
+            buffers = slice(learner.trained, learner.parameters)
+            self.model, self._state = step_with_buffers(self._strategy, self.model, mean, self._state, facts, buffers)
             self.round += 1
         self.begin()
 
@@ -139,4 +156,4 @@ def start_server(world: World, manifest: Manifest, options: SampledOptions) -> R
     """Begin the first round."""
     server = FreeServer(world, manifest, options)
     server.begin()
-    return Run(lambda: server.round, lambda: [server.model])
+    return Run(lambda: server.round, lambda: [server.model[: world.learner.parameters]])

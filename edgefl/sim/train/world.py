@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
+from edgefl.learning.manifest import travelling
+from edgefl.learning.strategies.local import Outcome, local_part
 from edgefl.learning.strategies.rates import learning_rate
 from edgefl.sim.clock import Clock
 from edgefl.sim.train.links import Links
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from edgefl.effects import TimerKey
     from edgefl.learning.effects import Tag, Token
-    from edgefl.sim.train.learner import Images, Labels, LocalTraining
+    from edgefl.sim.train.learner import Images, Labels, LocalTraining, Vector
     from edgefl.sim.train.traces import Trace
 
 FETCH_TIMEOUT_S = 10.0
@@ -51,13 +53,14 @@ CONSTRAINED_BYTES_S, STRONG_BYTES_S = 0.4e6, 4e6
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How devices train: SGD steps of one local training, batch, rate, momentum, FedProx's mu, the rate's course."""
+    """How devices train: SGD steps of one local training, batch, rate, momentum, their part of a strategy, and the
+    rate's course."""
 
     steps: int = 5
     batch: int = 20
     lr: float = 0.1
     momentum: float = 0.0
-    proximal: float = 0.0
+    strategy: str = "fedavg"
     schedule: str = "constant"
     rounds: int = 1
 
@@ -123,7 +126,7 @@ class Device:
         self._coming: set[bytes] = set()
         self._waiting: dict[bytes, list[tuple[Token, tuple[Contact, ...]]]] = {}
         self._pushed: OrderedDict[bytes, None] = OrderedDict()
-        self._memory: bytes | None = None
+        self._memories: dict[str, bytes] = {}
 
     def _later(self, at: float, name: str, *arguments: Any) -> None:
         """Call a method of the machine then, if the device lives."""
@@ -191,6 +194,9 @@ class Device:
 
     def keep(self, app: int, token: Token, data: Any) -> None:
         self._later(self.world.clock.now, "on_kept", token, self.hold(bytes(memoryview(data).cast("B"))))
+
+    def renew(self, app: int, token: Token, start: BlobRef, model: Any, mean: Any) -> None:
+        raise NotImplementedError("policies that aggregate are of the topology forest")
 
     def discard(self, app: int, blob: BlobRef) -> None:
         self._blobs.pop(blob.id, None)
@@ -307,8 +313,10 @@ class Device:
     # Training and memory
 
     def prepare(self, app: int, manifest: Manifest, sources: tuple[Contact, ...], *, observer: bool) -> None:
-        initial = self.world.learner.initial(manifest.seed).astype("<f4").tobytes()
-        self._later(self.world.clock.now, "on_prepared", Prepared(self.hold(initial)))
+        initial = initial_model(self.world.learner, manifest).tobytes()
+        self._later(
+            self.world.clock.now, "on_prepared", Prepared(self.hold(initial), trained=self.world.learner.trained)
+        )
 
     def release(self, app: int) -> None: ...
 
@@ -318,7 +326,7 @@ class Device:
         mine, seconds = self._job, self.trace.step_s * steps
         if job.kind is RoundKind.TRAIN:
             self.world.device_seconds += seconds  # at the start: training that a newer task cuts short is paid in full
-        model = np.frombuffer(self._blobs[job.model.id], "<f4")
+        given = np.frombuffer(self._blobs[job.model.id], "<f4")
 
         def done() -> None:
             if not self.alive or self.machine is None or mine != self._job:
@@ -326,32 +334,45 @@ class Device:
             if job.kind is not RoundKind.TRAIN:
                 self.machine.on_trained(job.tag, TrainResult(None, 0, ()), self.world.clock.now)
                 return
-            recipe = self.world.recipe
-            trained = self.world.learner.train(
-                model,
-                self.x,
-                self.y,
-                steps=recipe.steps,
-                batch=recipe.batch,
-                lr=recipe.rate(job.tag[1]),
-                momentum=recipe.momentum,
-                proximal=recipe.proximal,
-                seed=self.contact.node_id ^ job.seed,
-            )
-            self.machine.on_trained(job.tag, TrainResult(trained - model, len(self.y), ()), self.world.clock.now)
+            self.machine.on_trained(job.tag, self._learn(job, given), self.world.clock.now)
 
         self.world.clock.at(self.world.clock.now + seconds, done)
+
+    def _learn(self, job: TrainJob, given: Vector) -> TrainResult:
+        """Real gradients, between the two halves of the devices' part of the strategy, which ship."""
+        recipe, learner, samples = self.world.recipe, self.world.learner, len(self.y)
+        part = local_part(recipe.strategy)
+        kept = None if job.kept is None else np.frombuffer(job.kept, "<f4")
+        plan = part.plan(given, kept)
+        lr = recipe.rate(job.tag[1])
+        trained = learner.train(
+            plan.weights,
+            self.x,
+            self.y,
+            steps=recipe.steps,
+            batch=recipe.batch,
+            lr=lr,
+            momentum=recipe.momentum,
+            proximal=plan.proximal,
+            shift=plan.shift,
+            seed=self.contact.node_id ^ job.seed,
+        )
+        loss = learner.loss(plan.weights, self.x, self.y) if plan.wants_loss else 0.0
+        steps = learner.gradients(recipe.steps, recipe.momentum)
+        outcome = Outcome(trained - plan.weights, samples, steps, lr, loss)
+        report = part.report(given, kept, outcome, learner.trained)
+        return TrainResult(report.vector, samples, report.metrics, report.kept)
 
     def uplink_bytes_s(self) -> float | None:
         return self.trace.uplink_bytes_s
 
     def save(self, app: int, progress: Progress) -> None: ...
 
-    def remember(self, app: int, data: Any) -> None:
-        self._memory = bytes(data)
+    def remember(self, app: int, data: Any, name: str = "feedback") -> None:
+        self._memories[name] = bytes(data)
 
     def recall(self, app: int, token: Token) -> None:
-        self._later(self.world.clock.now, "on_recalled", token, self._memory)
+        self._later(self.world.clock.now, "on_recalled", token, self._memories.get(str(token[0])))
 
 
 def capacity_of(trace: Trace) -> Capacity:
@@ -359,6 +380,13 @@ def capacity_of(trace: Trace) -> Capacity:
     if trace.uplink_bytes_s < CONSTRAINED_BYTES_S:
         return Capacity.CONSTRAINED
     return Capacity.STRONG if trace.uplink_bytes_s >= STRONG_BYTES_S else Capacity.NORMAL
+
+
+def initial_model(learner: LocalTraining, manifest: Manifest) -> Vector:
+    """As it travels: what the strategy puts behind the weights is 0 at first. float32, little-endian."""
+    vector = np.zeros(travelling(manifest), "<f4")
+    vector[: learner.parameters] = learner.initial(manifest.seed)
+    return vector
 
 
 def simulated_manifest(learner: LocalTraining, rounds: int, seed: int, **changes: Any) -> Manifest:

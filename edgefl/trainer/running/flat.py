@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgefl.errors import ConfigError, DataError
 from edgefl.trainer.running.correction import Correction
+from edgefl.trainer.running.pace import plain_steps
 from edgefl.trainer.running.session import Session
 
 Vector = npt.NDArray[np.float32]
@@ -36,6 +37,7 @@ class FlatSession:
         self._input = manifest.inputs[0]
         self._start = session.vector()
         self.parameters: int = manifest.vector_size
+        self.trained: int = manifest.trained_size
 
     def initial(self, seed: int) -> Vector:
         """The start in the artifacts, every weight tensor drawn anew with the same mean and deviation; biases and
@@ -53,13 +55,24 @@ class FlatSession:
 
     def accuracy(self, model: Vector, x: Images, y: Labels) -> float:
         """Share of right answers."""
+        return self._mean("accuracy", model, x, y)
+
+    def loss(self, model: Vector, x: Images, y: Labels) -> float:
+        """Mean of the loss that is trained on."""
+        return self._mean("loss", model, x, y)
+
+    def gradients(self, steps: int, momentum: float) -> float:
+        """How many plain gradients such a training is made of. The artifacts' optimiser decides about momentum."""
+        return plain_steps(self._session.manifest.optimizer, steps)
+
+    def _mean(self, metric: str, model: Vector, x: Images, y: Labels) -> float:
         self._session.load_vector(np.ascontiguousarray(model))
-        right, total = 0.0, 0.0
+        found, total = 0.0, 0.0
         for first in range(0, len(y), EVALUATION_BATCH):
             part = self._batch(x[first : first + EVALUATION_BATCH], y[first : first + EVALUATION_BATCH])
-            sums = self._session.evaluate_sums(part)["accuracy"]
-            right, total = right + sums[0], total + sums[1]
-        return right / total
+            sums = self._session.evaluate_sums(part)[metric]
+            found, total = found + sums[0], total + sums[1]
+        return found / total
 
     def train(
         self,
@@ -73,6 +86,7 @@ class FlatSession:
         momentum: float,
         seed: int,
         proximal: float = 0.0,
+        shift: Vector | None = None,
     ) -> Vector:
         """The model after `steps` steps on random batches. The artifacts' optimiser decides about momentum."""
         session = self._session
@@ -80,7 +94,8 @@ class FlatSession:
         session.reset_optimizer()
         session.reseed(seed)
         anchor = session.vector()[: session.manifest.trained_size] if proximal else None
-        correction = Correction(proximal, anchor) if proximal else None
+        given = None if shift is None else np.ascontiguousarray(shift[: self.trained])
+        correction = Correction(proximal, anchor, given) if proximal or given is not None else None
         rng = np.random.default_rng(seed)
         for _ in range(steps):
             chosen = rng.integers(len(y), size=min(batch, len(y)))
