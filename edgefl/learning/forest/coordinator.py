@@ -34,13 +34,13 @@ from edgefl.learning.forest.gathering import GATHER_S, Gathering
 from edgefl.learning.forest.next_model import NextModel
 from edgefl.learning.forest.pacing import Pacing
 from edgefl.learning.forest.records import record_evaluation, record_training
-from edgefl.learning.forest.recovery import Recovery, blobs_of
+from edgefl.learning.forest.recovery import PassedOn, Recovery, blobs_of
 from edgefl.learning.forest.replication import REPLICA_RESEND_S, ROUND_RECORDS, Replication
 from edgefl.learning.forest.round import OpenRound
 from edgefl.learning.forest.selection import Selection
 from edgefl.learning.forest.standings import Standings
 from edgefl.learning.forest.zones import STEPS
-from edgefl.learning.ledger import Position, position
+from edgefl.learning.ledger import position
 from edgefl.learning.policies import parse_policies
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
@@ -90,8 +90,7 @@ class Coordinator:
         self._dethroned = False
         self._standings = Standings()
         self._recovery = Recovery(app, self._standings)
-        self._reported: Position = (0, False, 0)
-        self._reported_extras = False
+        self._passed_on = PassedOn(app)
         self._wait_for_busy_until = 0.0
         self._gathering = Gathering(app)
         self._selection = Selection(app)
@@ -108,7 +107,7 @@ class Coordinator:
 
     def on_parent(self, now: float) -> None:
         """This device has a parent: it is not the root (any more). A round in flight is finished first."""
-        self._reported, self._reported_extras = (0, False, 0), False
+        self._passed_on = PassedOn(self.app)
         if self.phase in BUSY:
             self._dethroned = True
             self._report_busy(now)
@@ -157,11 +156,7 @@ class Coordinator:
         app.ledger.history.merge(message.records)
         theirs = position(message)
         if self.phase is Phase.MEMBER:
-            completes = not self._reported_extras and self._recovery.completes(message)
-            news = message.busy or theirs > max(self._reported, app.ledger.position()) or completes
-            if app.parent is not None and news:
-                self._reported = max(self._reported, theirs)
-                self._reported_extras |= completes
+            if app.parent is not None and self._passed_on.is_news(message):
                 app.effects.send(app.parent, message)
             return
         before = self._standings.add(message)
@@ -191,18 +186,20 @@ class Coordinator:
         if self._standings.any_busy() and now < self._wait_for_busy_until:
             self.app.set_timer("settle", min(self._wait_for_busy_until, now + RECOVER_S))
             return
-        self._fetch_missing(self._recovery.furthest(), now)
+        best = self._recovery.furthest()
+        if best is None:
+            self._take_over(now)
+        else:
+            self._fetch_missing(best, now)
 
-    def _fetch_missing(self, best: Standing | None, now: float) -> None:
-        """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none. None: go on
-        from what this device has."""
-        missing = None if best is None else self._recovery.lacks(best)
-        if best is not None and missing is not None:
+    def _fetch_missing(self, best: Standing, now: float) -> None:
+        """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none."""
+        missing = self._recovery.lacks(best)
+        if missing is not None:
             self.app.effects.fetch(self.app.id, ("recover", best.holder.node_id), missing, (best.holder,))
-            return
-        if best is not None:
+        else:
             self._recovery.adopt(best)
-        self._take_over(now)
+            self._take_over(now)
 
     def on_recovered(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         holder = token[1]
