@@ -186,20 +186,18 @@ class Coordinator:
         if self._standings.any_busy() and now < self._wait_for_busy_until:
             self.app.set_timer("settle", min(self._wait_for_busy_until, now + RECOVER_S))
             return
-        best = self._recovery.furthest()
-        if best is None:
-            self._take_over(now)
-        else:
-            self._fetch_missing(best, now)
+        self._fetch_missing(self._recovery.furthest(), now)
 
-    def _fetch_missing(self, best: Standing, now: float) -> None:
-        """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none."""
-        missing = self._recovery.lacks(best)
-        if missing is not None:
+    def _fetch_missing(self, best: Standing | None, now: float) -> None:
+        """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none. None: go on
+        from what this device has."""
+        missing = None if best is None else self._recovery.lacks(best)
+        if best is not None and missing is not None:
             self.app.effects.fetch(self.app.id, ("recover", best.holder.node_id), missing, (best.holder,))
-        else:
+            return
+        if best is not None:
             self._recovery.adopt(best)
-            self._take_over(now)
+        self._take_over(now)
 
     def on_recovered(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         holder = token[1]
