@@ -54,8 +54,9 @@ MDNS = ("auto", "on", "off")
 CAPACITIES = ("auto", "constrained", "normal", "strong", "gateway")
 """The device's capacity class: as measured (edgefl/telemetry/capacity.py), or as it is told."""
 
-LIMITS = ("memory", "uplink")
-"""What a daemon may take of the device: memory, and the rate of everything large that it sends."""
+LIMITS = ("memory", "uplink", "site_uplink")
+"""What a daemon may take of the device: memory, and the rate of everything large that it sends. And the rate of the
+line that all devices of its site share."""
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
@@ -97,7 +98,8 @@ class Settings:
     site finds its zone: not at all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps;
     `rule` is how it chooses its parents; in the file these three stand under [overlay]. `uplink` ("20 Mbit/s") bounds
     the rate at which models and updates are sent, `memory` ("256 MB") what they may take; they stand under [limits],
-    and empty means as much as there is."""
+    and empty means as much as there is. So does `site_uplink`, the rate of the line that the devices of `site` share:
+    it bounds nothing, others choose their parents by it."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -114,6 +116,7 @@ class Settings:
     role: str = "auto"
     uplink: str = ""
     memory: str = ""
+    site_uplink: str = ""
 
     def remembered(self) -> bytes:
         """What the state directory keeps: everything but the token, which is a secret and no longer needed."""
@@ -203,7 +206,7 @@ def _limits(path: Path, table: Any) -> dict[str, Any]:
     """The table [limits]."""
     if not isinstance(table, dict) or set(table) - set(LIMITS) or not all(isinstance(v, str) for v in table.values()):
         raise ConfigError(
-            f"{path}: [limits] has the keys {' and '.join(LIMITS)}, which are texts",
+            f"{path}: [limits] has the keys {', '.join(LIMITS)}, which are texts",
             hint='uplink = "20 Mbit/s" and memory = "256 MB"',
         )
     return table
@@ -242,6 +245,7 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
     settings = Settings(**merged)
     split_address(settings.listen, zero_allowed=True)
     parse_rate(settings.uplink)
+    parse_rate(settings.site_uplink)
     parse_size(settings.memory)
     if settings.provider not in PROVIDERS:
         raise UsageError(f"no provider {settings.provider!r}", hint=f"choose one of {', '.join(PROVIDERS)}")

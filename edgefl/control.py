@@ -77,11 +77,11 @@ class ControlClient:
                 else:
                     return answer.get("result")
 
-    def pull(self, app: str, path: Path) -> dict[str, Any]:
-        """Write an application's newest model to `path`, whole or not at all; {size, round, finished}."""
+    def pull(self, app: str, path: Path, *, best: bool = False) -> dict[str, Any]:
+        """Write an application's newest (or best) model to `path`, whole or not at all; {size, round, finished}."""
         from edgefl.durable import write_atomically
 
-        events = self.stream("app.pull", app=app)
+        events = self.stream("app.pull", app=app, **({"best": True} if best else {}))
         head: dict[str, Any] = next(events)
         write_atomically(path, b"".join(base64.b64decode(event["data"]) for event in events))
         return head

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -198,6 +200,63 @@ def draw_game(document: Mapping[str, Any], directory: Path) -> list[Path]:
     return [path]
 
 
+def draw_edges(document: Mapping[str, Any], path: Path) -> None:
+    """A document of `edgefl tree APP --json`: its devices below their parents, each edge in the colour of what it costs
+    the child, the caption with its epsilon. PNG or SVG, by the name of the file; PNG if it says nothing.
+
+    Raises ConfigError without matplotlib.
+    """
+    new_figure = figures()
+    rows = {row["node"]: row for row in document["devices"]}
+    places = tree_places({node: row["parent"] for node, row in rows.items()})
+    width = max((x for x, _ in places.values()), default=0.0) + 1
+    depth = max((y for _, y in places.values()), default=0) + 1
+    drawn = new_figure(figsize=(min(40.0, max(6.0, 0.5 * width)), max(3.5, 1.3 * depth)), layout="constrained")
+    axes = drawn.subplots()
+    edges = [(node, row["parent"], row["cost_s"]) for node, row in rows.items() if row["parent"] in places]
+    known = [cost_s for _, _, cost_s in edges if cost_s is not None]
+    colours = axes.scatter([], [], c=[], cmap="plasma", vmin=0.0, vmax=max(known, default=0.0) or 1.0)
+    for node, parent, cost_s in edges:
+        (x, y), (above_x, above_y) = places[node], places[parent]
+        colour, style = ("0.6", ":") if cost_s is None else (colours.to_rgba(cost_s), "-")
+        axes.plot([x, above_x], [-y, -above_y], color=colour, linestyle=style, linewidth=2.5, zorder=1)
+    for node, (x, y) in places.items():
+        answered = rows[node]["answered"]
+        axes.scatter(x, -y, s=60, facecolor="0.2" if answered else "white", edgecolor="0.2", zorder=2)
+        axes.annotate(node[:4], (x, -y), (0, 7), textcoords="offset points", ha="center", fontsize="x-small")
+    drawn.colorbar(colours, ax=axes, label="what the parent costs, s")
+    epsilon = document["epsilon_of_all"]
+    caption = textwrap.fill(f"epsilon {epsilon['share']:.2%}: {epsilon['meaning']}", max(50, int(4 * width)))
+    silent = sum(not row["answered"] for row in rows.values())
+    axes.set_title(f"{document['name']}: {len(rows)} devices" + (f", {silent} did not answer" if silent else ""))
+    axes.set_xlabel(caption, fontsize="small")
+    axes.margins(0.06, 0.15)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    drawn.savefig(path, format="svg" if path.suffix.lower() == ".svg" else "png", dpi=120)
+
+
+def tree_places(parents: Mapping[str, str | None]) -> dict[str, tuple[float, int]]:
+    """Where to draw each device: (x, depth). Leaves stand side by side, parents above the middle of their children.
+    A device whose parent is not among the keys stands at the top; what is in a cycle is left out."""
+    children: dict[str | None, list[str]] = {}
+    for name, parent in sorted(parents.items()):
+        children.setdefault(parent if parent in parents else None, []).append(name)
+    depths: dict[str, int] = {}  # in the order of a walk: every device after its parent
+    ahead = [(top, 0) for top in reversed(children.get(None, []))]
+    while ahead:
+        name, depth = ahead.pop()
+        depths[name] = depth
+        ahead += [(child, depth + 1) for child in reversed(children.get(name, []))]
+    columns = itertools.count()
+    columns_of = {name: float(next(columns)) for name in depths if name not in children}
+    for name in reversed(depths):
+        below = [columns_of[child] for child in children.get(name, [])]
+        if below:
+            columns_of[name] = (below[0] + below[-1]) / 2
+    return {name: (columns_of[name], depth) for name, depth in depths.items()}
+
+
 CURVE_COSTS = (("time_s", "seconds", 1.0), ("bytes", "megabytes", 1e6), ("device_seconds", "device-seconds", 1.0))
 """What a curve is drawn against: column, unit, and how many of the column's are one of these."""
 
@@ -224,7 +283,7 @@ def draw_curves(document: Mapping[str, Any], directory: Path) -> list[Path]:
         axes.set(title=title, xlabel=unit, ylabel="accuracy", ylim=(0, 1), xscale="log")
         axes.title.set_fontsize("medium")
         axes.grid(visible=True, alpha=0.3)
-        axes.legend(loc="lower right", fontsize="small")
+        axes.legend(loc="best", fontsize="small")
         paths.append(directory / f"accuracy-{column.replace('_', '-')}.svg")
         with mpl.rc_context({"svg.hashsalt": "edgefl", "svg.fonttype": "none"}):  # the same run, the same file
             axes.figure.savefig(paths[-1], format="svg", metadata={"Date": None})

@@ -33,9 +33,16 @@ from edgefl.wire.application import Artifact
 from edgefl.wire.blob import HASH_BYTES, BlobRef, ref_of
 from edgefl.wire.codec import decode_record, encode_record
 from edgefl.wire.contact import pack_contact, unpack_contact
-from edgefl.wire.learning import RoundRecord
+from edgefl.wire.learning import Best, RoundRecord
 
 SCHEMA_VERSION = 1
+
+STATE, BEST = "state", "best"
+"""What may be saved beside a model: vectors that the strategy remembers, and the best model so far."""
+
+FEEDBACK = "feedback"
+MEMORIES = (FEEDBACK, "kept")
+"""What an application may remember on this device alone."""
 
 MAX_CONTACTS = 64
 """Contacts to come back through after a restart."""
@@ -50,6 +57,9 @@ create table if not exists progress (
     finished integer not null) without rowid;
 create table if not exists records (
     app_id blob not null, round integer not null, record blob not null, primary key (app_id, round)) without rowid;
+create table if not exists extras (
+    app_id blob not null, kind text not null, number integer not null, blob_id blob not null, size integer not null,
+    value real not null, model blob not null, primary key (app_id, kind, number)) without rowid;
 create table if not exists files (
     blob_id blob not null, size integer not null, owner text not null, primary key (blob_id, owner)) without rowid;
 """
@@ -167,12 +177,13 @@ class Store:
     def forget_application(self, app_id: int) -> None:
         """Remove an application with its progress, history and files."""
         with self._commit() as db:
-            for table in ("applications", "progress", "records"):
+            for table in ("applications", "progress", "records", "extras"):
                 db.execute(f"delete from {table} where app_id = ?", (_id(app_id),))  # noqa: S608  (constant names)
             db.execute("delete from files where owner in (?, ?)", (_artifacts(app_id), _model(app_id)))
         self._records.pop(app_id, None)
         shutil.rmtree(self.artifact_path(app_id), ignore_errors=True)
-        self._feedback_path(app_id).unlink(missing_ok=True)
+        for name in MEMORIES:
+            self._memory_path(app_id, name).unlink(missing_ok=True)
         self._sweep()
 
     def applications(self) -> list[StoredApplication]:
@@ -199,17 +210,49 @@ class Store:
             return None
         records = tuple(decode_record(RoundRecord, bytes(record)) for (record,) in rows)
         self._records[int.from_bytes(app, "big")] = {record.round: record for record in records}
-        return Progress(int.from_bytes(row[0], "big"), row[1], model, bool(row[4]), records)
+        state, best = self._extras(app, model)
+        return Progress(int.from_bytes(row[0], "big"), row[1], model, bool(row[4]), records, state, best)
 
-    def save_progress(self, app_id: int, progress: Progress, data: memoryview | bytes) -> None:
-        """Make a round durable: first its model (`data`), then the record that names it, then drop the model before."""
+    def _extras(self, app: bytes, model: BlobRef) -> tuple[tuple[BlobRef, ...], Best | None]:
+        """The strategy's state and the best model that were saved with this model, as far as they are whole. (An older
+        edgefl on the same directory saves models without them: what belongs to another model is not for us.)"""
+        with _disk_errors(self.directory):
+            rows = self._db.execute(
+                "select kind, number, blob_id, size, value from extras where app_id = ? and model = ? "
+                "order by kind, number",
+                (app, model.id),
+            ).fetchall()
+        found = [(kind, number, BlobRef(bytes(blob), size), value) for kind, number, blob, size, value in rows]
+        state = tuple(ref for kind, _, ref, _ in found if kind == STATE)
+        if not all(self.has_blob(ref) for ref in state):
+            state = ()
+        best = [Best(number, value, ref) for kind, number, ref, value in found if kind == BEST and self.has_blob(ref)]
+        return state, best[0] if best else None
+
+    def save_progress(self, app_id: int, progress: Progress, *contents: memoryview | bytes) -> None:
+        """Make a round durable: first its blobs (`contents`, one for each of `progress.blobs()`), then the records that
+        name them, then drop those before."""
         owner = _model(app_id)
-        self._write_blob(progress.model, data)
+        for blob, data in zip(progress.blobs(), contents, strict=True):
+            self._write_blob(blob, data)
+        extras = [(STATE, number, blob, 0.0) for number, blob in enumerate(progress.state)]
+        if progress.best is not None:
+            extras.append((BEST, progress.best.round, progress.best.model, progress.best.value))
         known = self._records.setdefault(app_id, {})
         news = [record for record in progress.records if known.get(record.round) != record]
         with self._commit() as db:
             db.execute("delete from files where owner = ?", (owner,))
-            db.execute("insert into files values (?, ?, ?)", (progress.model.id, progress.model.size, owner))
+            db.executemany(
+                "insert into files values (?, ?, ?)", [(blob.id, blob.size, owner) for blob in progress.blobs()]
+            )
+            db.execute("delete from extras where app_id = ?", (_id(app_id),))
+            db.executemany(
+                "insert into extras values (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (_id(app_id), kind, number, blob.id, blob.size, value, progress.model.id)
+                    for kind, number, blob, value in extras
+                ],
+            )
             db.execute(
                 "insert or replace into progress values (?, ?, ?, ?, ?, ?)",
                 (
@@ -277,22 +320,24 @@ class Store:
         with contextlib.suppress(OSError):
             (self._spill / blob_id.hex()).unlink(missing_ok=True)
 
-    def save_feedback(self, app_id: int, data: memoryview | bytes) -> None:
-        """Keep what an application's lossy updates have left out so far, in place of the one before."""
+    def save_memory(self, app_id: int, name: str, data: memoryview | bytes) -> None:
+        """Keep what an application remembers on this device alone, in place of the one before: what its lossy updates
+        have left out so far ("feedback"), what its training goes on from ("kept")."""
+        data = memoryview(data).cast("B")
         with _disk_errors(self.directory):
             self._feedback.mkdir(mode=0o700, exist_ok=True)
-        write_atomically(self._feedback_path(app_id), b"".join((ref_of(data).id, data)), mode=0o600)
+        write_atomically(self._memory_path(app_id, name), b"".join((ref_of(data).id, data)), mode=0o600)
 
-    def read_feedback(self, app_id: int) -> memoryview | None:
+    def read_memory(self, app_id: int, name: str) -> memoryview | None:
         """What was kept, mapped read-only; None when it is not (whole) there."""
-        view = _map(self._feedback_path(app_id))
+        view = _map(self._memory_path(app_id, name))
         if view is None or view.nbytes < HASH_BYTES:
             return None
         data = view[HASH_BYTES:]
         return data if ref_of(data).id == view[:HASH_BYTES] else None
 
-    def _feedback_path(self, app_id: int) -> Path:
-        return self._feedback / f"{app_id:016x}"
+    def _memory_path(self, app_id: int, name: str) -> Path:
+        return self._feedback / (f"{app_id:016x}" if name == FEEDBACK else f"{app_id:016x}-{name}")
 
     def _path(self, blob_id: bytes) -> Path:
         return self._blobs / blob_id.hex()

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from edgefl.learning.effects import Progress
 from edgefl.store import MAX_CONTACTS, Store
 from edgefl.wire import Contact
 from edgefl.wire.blob import ref_of
-from edgefl.wire.learning import Metric, RoundRecord
+from edgefl.wire.learning import Best, Metric, RoundRecord
 
 APP = 2**63 + 5
 
@@ -123,25 +124,73 @@ def test_a_rotten_file_is_written_again(store: Store) -> None:
     assert store.read_blob(progress.model) is not None
 
 
+def with_extras(round_: int) -> tuple[Progress, list[bytes]]:
+    """A model with two vectors of a strategy's state, and the best model so far."""
+    progress, model = make_progress(round_)
+    contents = [model, b"velocity" + model, b"square" + model, b"best"]
+    state = (ref_of(contents[1]), ref_of(contents[2]))
+    return replace(progress, state=state, best=Best(2, 0.75, ref_of(b"best"))), contents
+
+
+def test_what_belongs_to_a_model_comes_back_with_it(store: Store) -> None:
+    store.save_application(APP, b"advert", observer=False, owner=True)
+    for round_ in (3, 4):
+        progress, contents = with_extras(round_)
+        store.save_progress(APP, progress, *contents)
+    assert len(list((store.directory / "blobs").iterdir())) == 4
+    store = reopen(store)
+    (found,) = store.applications()
+    assert found.progress == progress
+    for blob, content in zip(progress.blobs(), contents, strict=True):
+        view = store.read_blob(blob)
+        assert view is not None
+        assert bytes(view) == content
+    store.save_progress(APP, *make_progress(5))
+    assert len(list((store.directory / "blobs").iterdir())) == 1
+    assert store.applications()[0].progress == make_progress(5)[0]
+    store.close()
+
+
+@pytest.mark.parametrize("rotten", [1, 2, 3])
+def test_a_rotten_state_is_none_and_the_model_stays(store: Store, rotten: int) -> None:
+    progress, contents = with_extras(3)
+    store.save_progress(APP, progress, *contents)
+    (store.directory / "blobs" / progress.blobs()[rotten].id.hex()).write_bytes(b"rot")
+    found = store.progress(APP.to_bytes(8, "big"))
+    assert found == replace(progress, **({"best": None} if rotten == 3 else {"state": ()}))
+
+
+def test_what_an_older_edgefl_saved_over_it_has_no_state_of_another_model(store: Store) -> None:
+    progress, contents = with_extras(3)
+    store.save_progress(APP, progress, *contents)
+    later, data = make_progress(4)
+    store._write_blob(later.model, data)  # as before there was a table `extras`
+    with store._commit() as db:
+        db.execute("update progress set model = ?, size = ?, round = 4", (later.model.id, later.model.size))
+    found = store.progress(APP.to_bytes(8, "big"))
+    assert found is not None
+    assert (found.model, found.state, found.best) == (later.model, (), None)
+
+
 def test_empty_files_are_files_too(store: Store) -> None:
     store.save_artifact(APP, ref_of(b""), b"")
     assert store.read_blob(ref_of(b"")) == b""
 
 
 def test_what_updates_left_out_survives_and_is_never_garbage(store: Store) -> None:
-    assert store.read_feedback(7) is None
-    store.save_feedback(7, b"first")
-    store.save_feedback(7, memoryview(b"second"))
-    store.save_feedback(8, b"another")
+    assert store.read_memory(7, "feedback") is None
+    store.save_memory(7, "feedback", b"first")
+    store.save_memory(7, "feedback", memoryview(b"second"))
+    store.save_memory(8, "feedback", b"another")
     store = reopen(store)
-    assert (store.read_feedback(7), store.read_feedback(8)) == (b"second", b"another")
+    assert (store.read_memory(7, "feedback"), store.read_memory(8, "feedback")) == (b"second", b"another")
     file = store.directory / "feedback" / f"{7:016x}"
     file.write_bytes(file.read_bytes()[:-1] + b"!")
-    assert store.read_feedback(7) is None
+    assert store.read_memory(7, "feedback") is None
     file.write_bytes(b"short")
-    assert store.read_feedback(7) is None
+    assert store.read_memory(7, "feedback") is None
     store.forget_application(8)
-    assert store.read_feedback(8) is None
+    assert store.read_memory(8, "feedback") is None
 
 
 def test_what_a_crash_left_behind_is_swept_at_start(store: Store) -> None:
@@ -204,6 +253,7 @@ def test_a_full_disk_while_a_model_is_written(store: Store, monkeypatch: pytest.
 
 WRITER = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 from test_store_writer import make_progress

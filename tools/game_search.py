@@ -8,6 +8,7 @@ which its parent takes in one after the other at its own rate. The search knows 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -69,33 +70,43 @@ class Search:
         return last[0]
 
     def best(self, random: Random, count: int) -> list[dict[int, int | None]]:
-        """The `count` best of what simulated annealing finds from random trees, as node ids."""
-        found = sorted((self._anneal(random) for _ in range(RESTARTS)), key=lambda one: one[0])[:count]
+        """The `count` best of what simulated annealing finds, as node ids."""
         return [
-            {one.node_id: None if at == 0 else self.devices[parents[at]].node_id for at, one in enumerate(self.devices)}
-            for _, parents in found
+            {one.node_id: None if at == 0 else self.devices[tree[at]].node_id for at, one in enumerate(self.devices)}
+            for _, tree in best_trees(len(self.devices), self.round_s, random, count)
         ]
 
-    def _anneal(self, random: Random) -> tuple[float, list[int]]:
-        parents = [max(0, at - 1) for at in range(len(self.devices))]
-        for at in range(1, len(parents)):
-            parents[at] = self._parent(at, parents, random)
-        now_s, heat = self.round_s(parents), HEAT
-        best_s, best = now_s, list(parents)
-        for _ in range(STEPS):
-            at = random.randrange(1, len(parents))
-            old, parents[at] = parents[at], self._parent(at, parents, random)
-            then_s = self.round_s(parents)
-            if then_s <= now_s or random.random() < math.exp((now_s - then_s) / heat):
-                now_s = then_s
-                if now_s < best_s:
-                    best_s, best = now_s, list(parents)
-            else:
-                parents[at] = old
-            heat *= COOLING
-        return best_s, best
 
-    def _parent(self, at: int, parents: list[int], random: Random) -> int:
-        """One of higher rank that has a place."""
-        others = [above for number, above in enumerate(parents) if number > 0 and number != at]
-        return random.choice([above for above in range(at) if others.count(above) < ZONE_CHILDREN])
+def best_trees(
+    devices: int, round_s: Callable[[list[int]], float], random: Random, count: int
+) -> list[tuple[float, list[int]]]:
+    """The `count` best of what simulated annealing finds from random trees: (seconds, the number of each device's
+    parent). Devices are numbered in the order of their rank; `round_s` judges a tree, whose first entry means
+    nothing."""
+    return sorted((_anneal(devices, round_s, random) for _ in range(RESTARTS)), key=lambda one: one[0])[:count]
+
+
+def _anneal(devices: int, round_s: Callable[[list[int]], float], random: Random) -> tuple[float, list[int]]:
+    parents = [max(0, at - 1) for at in range(devices)]
+    for at in range(1, devices):
+        parents[at] = _parent(at, parents, random)
+    now_s, heat = round_s(parents), HEAT
+    best_s, best = now_s, list(parents)
+    for _ in range(STEPS):
+        at = random.randrange(1, devices)
+        old, parents[at] = parents[at], _parent(at, parents, random)
+        then_s = round_s(parents)
+        if then_s <= now_s or random.random() < math.exp((now_s - then_s) / heat):
+            now_s = then_s
+            if now_s < best_s:
+                best_s, best = now_s, list(parents)
+        else:
+            parents[at] = old
+        heat *= COOLING
+    return best_s, best
+
+
+def _parent(at: int, parents: list[int], random: Random) -> int:
+    """One of higher rank that has a place."""
+    others = [above for number, above in enumerate(parents) if number > 0 and number != at]
+    return random.choice([above for above in range(at) if others.count(above) < ZONE_CHILDREN])

@@ -22,8 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import game_bench
 import game_fleet
+import game_hog
 
 from edgefl.demo.local_fleet import LocalFleet
+from edgefl.overlay.game.player import LEAST_PAUSE_S
+from edgefl.overlay.game.rules import CANDIDATES
+from edgefl.telemetry.carriage import Carriage
+from edgefl.telemetry.load import SAMPLE_S, LoadSensor
+from edgefl.telemetry.price import price_of
+from edgefl.wire import encode
+from edgefl.wire.game import PriceAsk, PriceTold
 
 SEEDS = range(5)
 IDLE_NODES, IDLE_SETTLE_S, IDLE_S = 8, 20.0, 60.0
@@ -171,8 +179,29 @@ def measure_overlay() -> None:
     judge("overlay, digests of one run under three hash seeds", len(digests), 1)
 
 
+def measure_telemetry() -> None:
+    """The sensors' processor time, and what devices ask each other about prices."""
+    sensor, carriage, samples = LoadSensor(0.0), Carriage(), 300
+    sensor.sample(1.0)
+    began = time.process_time()
+    for number in range(samples):
+        now = 2.0 + number * SAMPLE_S
+        carriage.sample(now, number << 24)
+        price_of(sensor.sample(now), 1e6, carriage.s_per_byte)
+    share = (time.process_time() - began) / samples / SAMPLE_S
+    judge("telemetry, processor", 100 * share, 0.1, unit="% of one core")
+    asked = len(encode(PriceAsk(1 << 63))) + len(
+        encode(PriceTold(1 << 63, 1e-7, 0.5, 1 << 21, 3.0, False, 1e-7, 1 << 24))
+    )
+    print(
+        f"      prices: {asked} bytes for a question and its answer, "
+        f"at most {CANDIDATES + 1} of them in {LEAST_PAUSE_S:g} s"
+    )
+    judge("telemetry, questions about prices, at most", (CANDIDATES + 1) * asked / LEAST_PAUSE_S, 100, unit="B/s")
+
+
 def measure_game() -> None:
-    """The routing game beside the best static tree of a search (simulated), and beside the nearest parent (real)."""
+    """The routing game beside the best static tree of a search: simulated, and among real daemons; a busy device."""
     ratios = []
     for run in game_bench.simulate(range(1, 4)):
         print(
@@ -183,13 +212,29 @@ def measure_game() -> None:
         ratios.append(run.game_s / run.static_s)
     judge("game, simulated: a round over that of the best static tree, median", statistics.median(ratios), 1.15)
     real = game_fleet.measure(1)
+    links = "behind links of their own" if real.shaped else "with limited uplinks"
     print(
-        f"      {game_fleet.DEVICES} daemons, root of {real.root_bytes_s / 1e6:.1f} MB/s: rounds of "
-        f"{real.nearest_s:.1f} s below the nearest, {real.game_s:.1f} s in the game, {real.moves} moves",
+        f"      {game_fleet.DEVICES} daemons {links}, root of {real.root_bytes_s / 1e6:.1f} MB/s: rounds of "
+        f"{real.nearest_s:.1f} s below the nearest, {real.nearest_again_s:.1f} s after a restart, "
+        f"{real.game_s:.1f} s in the game, {min(real.static_s):.1f} s in the best static tree; {real.moves} moves",
         flush=True,
     )
-    judge("game, real: a round over that below the nearest", real.game_s / real.nearest_s, 1.0)
-    judge("game, real: rounds that were lost", real.lost_rounds, 0)
+    judge("game, real: a round over that of the best static tree", real.game_s / min(real.static_s), 1.15)
+    judge("game, real: a round over that below the nearest", real.game_s / real.nearest_again_s, 1.0)
+    judge("game, real: rounds of the game that were lost", real.lost_rounds, 0)
+    judge("game, real: rounds of the game without all devices, each once", real.uneven_rounds, 0)
+    judge("game, real: parents that do not outrank their child", real.wrong_edges, 0)
+    hog = game_hog.measure(1)
+    for what, looks in (("before", hog.before), ("busy", hog.busy), ("after", hog.after)):
+        print(f"      {what}: seconds, children, background {[(x.seconds, x.children, x.background) for x in looks]}")
+    judge("game, a busy device: rounds until half of its children are gone", hog.rounds_to_shed or 99, 2)
+    judge("game, a busy device: children that came back", hog.came_back, 1, below=False)
+    judge(
+        "game, a busy device: a round after shedding over that before",
+        hog.seconds(hog.busy[-3:]) / hog.seconds(hog.busy[:2]),
+        1.0,
+    )
+    judge("game, a busy device: rounds that were lost", hog.lost_rounds, 0)
 
 
 MEASUREMENTS: dict[str, Callable[[], None]] = {
@@ -199,6 +244,7 @@ MEASUREMENTS: dict[str, Callable[[], None]] = {
     "apps": measure_apps,
     "sim": measure_sim,
     "overlay": measure_overlay,
+    "telemetry": measure_telemetry,
     "game": measure_game,
 }
 

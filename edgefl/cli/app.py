@@ -31,8 +31,15 @@ def app() -> None:
     "--strategy",
     default="fedavg",
     metavar="NAME[:KEY=VALUE,…]",
-    help="How updates become the next model: fedavg, fedprox, fedavgm, fedadagrad, fedadam or fedyogi, "
-    "for example fedadam:lr=0.1,tau=0.01.",
+    help="How updates become the next model: fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, scaffold, "
+    "fednova, qfedavg or trimmed, for example fedadam:lr=0.1,tau=0.01.",
+)
+@click.option(
+    "--personal",
+    multiple=True,
+    metavar="GLOB",
+    help="Tensors that stay on each device and never travel, such as the last layer (see edgefl artifacts show); again "
+    "for more.",
 )
 @click.option("--rounds", default=10, help="Rounds of training.")
 @click.option("--target", metavar="METRIC>=VALUE", help="Stop early, for example accuracy>=0.95.")
@@ -42,11 +49,34 @@ def app() -> None:
 @click.option("--batch", default=32, help="Samples per step.")
 @click.option("--lr", "learning_rate", default=0.05, help="Learning rate of the local optimizer.")
 @click.option(
+    "--lr-schedule",
+    default="constant",
+    metavar="HOW",
+    help="How it changes from round to round: constant, cosine[:floor=F], step:every=N[,factor=F], warmup:rounds=N, or "
+    "warmup:rounds=N+ before one of them.",
+)
+@click.option(
+    "--patience",
+    default=0,
+    metavar="N",
+    help="Stop when N rounds brought nothing better; 0: never. Keeps the best.",
+)
+@click.option("--keep-best", is_flag=True, help="Keep the best model beside the newest: edgefl app pull --best.")
+@click.option(
     "--compress",
     default="none",
     metavar="HOW",
     help="How updates travel: none, fp16, bf16, int8, int4, topk:F, randk:F, lowrank:R, each with +zstd if wanted.",
 )
+@click.option("--select", default=0, metavar="N", help="Devices that train in a round, drawn by lot; 0: all.")
+@click.option("--over-select", default=0.3, metavar="F", help="Share of devices asked beyond those, for who fails.")
+@click.option(
+    "--pace",
+    default="sync",
+    metavar="HOW",
+    help="Whom a round waits for: sync (all), quantile:q=0.9, or buffered:goal=0.8 (late work enters a later round).",
+)
+@click.option("--zone-rounds", default=1, metavar="N", help="Rounds inside each zone between two of the whole fleet.")
 @click.option("--held-back", default=0.2, help="Share of the local data kept for evaluation.")
 @click.option("--min-members", default=1, help="Devices that must be there before the first round.")
 @click.option(
@@ -125,7 +155,10 @@ def show(name: str, state: Path | None, as_json: bool) -> None:
         "parent",
         "members",
     )
-    emit_pairs([(key, found[key] if found[key] != "" else None) for key in keys])
+    pairs = [(key, found[key] if found[key] != "" else None) for key in keys]
+    if found.get("partners"):
+        pairs.append(("partners", ", ".join(found["partners"])))
+    emit_pairs(pairs)
     click.echo()
     print_history(found["history"])
 
@@ -273,12 +306,13 @@ def resume(name: str, state: Path | None, as_json: bool) -> None:
 @click.option(
     "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="ONNX file to write."
 )
+@click.option("--best", is_flag=True, help="The best model that was evaluated, instead of the newest.")
 @state_option
 @json_option
 @report_errors
-def pull(name: str, output: Path, state: Path | None, as_json: bool) -> None:
-    """Write the application's newest model as a plain inference ONNX file."""
-    found = client(state).pull(name, output)
+def pull(name: str, output: Path, best: bool, state: Path | None, as_json: bool) -> None:
+    """Write the application's newest model as a plain inference ONNX file, with this device's own personal tensors."""
+    found = client(state).pull(name, output, best=best)
     if as_json:
         emit_json({"output": str(output), **found})
     else:

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from edgefl.cli.daemon_option import client, state_option
-from edgefl.cli.output import emit_json, emit_pairs, emit_table, json_option, report_errors
+from edgefl.cli.output import emit_json, emit_pairs, emit_table, json_option, note, report_errors
+from edgefl.pictures import draw_edges, figures
 
 
 @click.command()
@@ -187,12 +188,25 @@ def lookup(key: str, state: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("app")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the whole tree into a PNG or SVG file, its edges coloured by what they cost.",
+)
 @state_option
 @json_option
 @report_errors
-def tree(app: str, state: Path | None, as_json: bool) -> None:
-    """This device's place in the tree of APP."""
-    found = client(state).call("tree", app=app)
+def tree(app: str, plot: Path | None, state: Path | None, as_json: bool) -> None:
+    """This device's place in the tree of APP.
+
+    With --plot or --json all devices of the tree are asked where they stand (1024 at most).
+    """
+    if plot is not None:
+        figures()  # an error now rather than after the walk
+    found = client(state).call("tree", app=app, whole=as_json or plot is not None)
+    if plot is not None:
+        draw_edges(found, plot)
+        note(f"drawn: {plot}")
     if as_json:
         emit_json(found)
         return

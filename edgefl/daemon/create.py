@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from nacl.utils import random as random_bytes
 
+from edgefl.daemon.workplace import split_of
 from edgefl.errors import ModelError, UsageError
 from edgefl.identity.signing import sign_advert
-from edgefl.learning.manifest import REQUIRED_ARTIFACTS, check_manifest
+from edgefl.learning.manifest import REQUIRED_ARTIFACTS, check_choices, check_manifest
 from edgefl.wire.application import (
     SALT_BYTES,
     Advert,
@@ -41,6 +42,14 @@ OPTIONS = frozenset(
         "strategy",
         "compress",
         "seed",
+        "select",
+        "over_select",
+        "pace",
+        "zone_rounds",
+        "personal",
+        "lr_schedule",
+        "patience",
+        "keep_best",
     }
 )
 """Fields of the manifest that an owner may set as they are."""
@@ -97,6 +106,8 @@ def _manifest(daemon: Daemon, contents: dict[str, bytes], options: dict[str, Any
     unknown = set(options) - OPTIONS
     if unknown:
         raise UsageError(f"unknown setting {sorted(unknown)[0]!r}", hint="command and daemon are of different versions")
+    model = Artifacts.parse(contents[MANIFEST])
+    options["personal"] = tuple(options.get("personal") or ())
     artifacts = tuple(Artifact(file, ref_of(content)) for file, content in sorted(contents.items()))
     base = Manifest(
         name=name,
@@ -104,7 +115,7 @@ def _manifest(daemon: Daemon, contents: dict[str, bytes], options: dict[str, Any
         salt=random_bytes(SALT_BYTES),
         artifacts=artifacts,
         data=data,
-        parameters=Artifacts.parse(contents[MANIFEST]).vector_size,
+        parameters=model.vector_size,
         rounds=10,
         topology=Topology[topology.upper()],
         topology_options=topology_options,
@@ -112,4 +123,6 @@ def _manifest(daemon: Daemon, contents: dict[str, bytes], options: dict[str, Any
         scope=scope,
         zone=daemon.overlay.contact.zone if scope is Scope.ZONE else 0,
     )
-    return dataclasses.replace(base, **{key: value for key, value in options.items() if value is not None})
+    manifest = dataclasses.replace(base, **{key: value for key, value in options.items() if value is not None})
+    check_choices(manifest)
+    return dataclasses.replace(manifest, parameters=split_of(model, manifest).shared_size)

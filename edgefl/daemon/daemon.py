@@ -42,6 +42,7 @@ from edgefl.learning.node import Decision, Learning, Part
 from edgefl.overlay import PROFILES, Overlay, ZoneMethod
 from edgefl.overlay.game.rules import Rule
 from edgefl.store import Store
+from edgefl.telemetry.carriage import Carriage
 from edgefl.telemetry.lag import LoopLag
 from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
 from edgefl.telemetry.memory import memory_limit
@@ -90,6 +91,7 @@ class Daemon:
         self.internal_errors: list[str] = []
         self.load: Load | None = None
         self.lag = LoopLag()
+        self.carriage = Carriage()
         self.ready = False
         self._zone_task: asyncio.Task[None] | None = None
         self._fatal: EdgeflError | None = None
@@ -424,14 +426,17 @@ class Daemon:
 
     def _routing(self) -> dict[str, Any]:
         """This device as a parent in the routing game: what it costs, and what it has promised."""
-        price = self.overlay.price
+        price, carrying = self.overlay.price, self.carriage.s_per_byte
         return {
             "rule": self.settings.rule,
             "seconds_per_mb": round(price.s_per_byte * 1e6, 6),
+            "processor_seconds_per_mb": None if carrying is None else round(carrying * 1e6, 6),
             "penalty_s": round(price.penalty_s, 3),
             "takes_children": not price.closed,
             "why_not": why_closed(self.load) if self.load is not None else None,
             "promised_bytes": self.overlay.promised_bytes,
+            "site_seconds_per_mb": round(price.site_s_per_byte * 1e6, 6),
+            "site_promised_bytes": self.overlay.site_load_bytes,
         }
 
     # Regular work
@@ -448,7 +453,10 @@ class Daemon:
                 sampled_at = self.effects.now
                 self.load = sensor.sample(sampled_at)
                 known = self.transport.serving_rate() or self.transport.uplink.limit_bytes_s
-                self.overlay.set_price(price_of(self.load, known))
+                site = parse_rate(self.settings.site_uplink) if self.settings.site else 0.0
+                moved = self.transport.counters["bytes_sent"] + self.transport.counters["bytes_received"]
+                self.carriage.sample(sampled_at, moved)
+                self.overlay.set_price(price_of(self.load, known, self.carriage.s_per_byte, site_bytes_s=site))
                 self.supervisor.notify(STATUS=self._summary())
 
     def _summary(self) -> str:

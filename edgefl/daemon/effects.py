@@ -24,6 +24,7 @@ from edgefl.errors import EdgeflError, StorageError
 from edgefl.learning.border import is_inside
 from edgefl.learning.effects import Prepared, Progress, Token, TrainJob
 from edgefl.learning.encoding import check_extra
+from edgefl.learning.manifest import travelling
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef
@@ -112,10 +113,10 @@ class LoopEffects:
             check_extra(manifest.compress)
             directory = await self._fetch_artifacts(app, manifest, sources)
             source = None if observer else self.data[manifest.data]
-            initial = await self._training.prepare(app, directory, manifest, source)
+            initial, trained = await self._training.prepare(app, directory, manifest, source)
             model = await self._transport.add_blob(initial)
             self._users.setdefault(model.id, set()).add(app)
-            prepared = Prepared(model)
+            prepared = Prepared(model, trained=trained, tensors=self._training.tensors(app))
         except KeyError:
             prepared = Prepared(None, f"this device has no data source named {manifest.data!r}")
         except EdgeflError as error:
@@ -145,7 +146,7 @@ class LoopEffects:
     def subscribe(self, app: int, parent: Contact) -> None:
         manifest = self._manifests.get(app)
         if manifest is not None:
-            self._transport.subscribe(app, parent, manifest.parameters * FLOAT_BYTES)
+            self._transport.subscribe(app, parent, travelling(manifest) * FLOAT_BYTES)
 
     def unsubscribe(self, app: int) -> None:
         self._transport.unsubscribe(app)
@@ -261,8 +262,8 @@ class LoopEffects:
         """Write the newest progress; what comes while the disk is busy replaces what waits."""
         while (progress := self._unsaved.get(app)) is not None:
             try:
-                model = await self._transport.fetch(progress.model, (), max_bytes=progress.model.size)
-                await self._disk.run(lambda store, p=progress, m=model: store.save_progress(app, p, m))  # type: ignore[misc]
+                blobs = [await self._transport.fetch(blob, (), max_bytes=blob.size) for blob in progress.blobs()]
+                await self._disk.run(lambda store, p=progress, b=blobs: store.save_progress(app, p, *b))  # type: ignore[misc]
             except StorageError:
                 pass  # the disk remembers and shows it; the next round is saved again
             except EdgeflError as error:
@@ -273,26 +274,28 @@ class LoopEffects:
     def uplink_bytes_s(self) -> float | None:
         return self._transport.serving_rate()
 
-    def remember(self, app: int, data: Any) -> None:
-        self._disk.soon(lambda store: store.save_feedback(app, data))
+    def remember(self, app: int, data: Any, name: str = "feedback") -> None:
+        self._disk.soon(lambda store: store.save_memory(app, name, data))
 
     def recall(self, app: int, token: Token) -> None:
         self._spawn(self._recall(app, token))
 
     async def _recall(self, app: int, token: Token) -> None:
         data = None
-        with contextlib.suppress(StorageError):  # the disk remembers and shows it; what was left out is lost
-            data = await self._disk.run(lambda store: store.read_feedback(app))
+        with contextlib.suppress(StorageError):  # the disk remembers and shows it; what was remembered is lost
+            data = await self._disk.run(lambda store: store.read_memory(app, str(token[0])))
         if self.learning is not None:
             self._guard(self.learning.on_recalled, app, token, data, self.now)
 
     async def restore(self, app: int, progress: Progress) -> bool:
-        """Bring a saved model back among the blobs that can be fetched. False when it cannot be read."""
-        data = await self._disk.run(lambda store: store.read_blob(progress.model))
-        if data is None:
-            return False
-        await self._transport.add_blob(data)
-        self._users.setdefault(progress.model.id, set()).add(app)
+        """Bring a saved model, and what was saved with it, back among the blobs that can be fetched. False when
+        something cannot be read."""
+        for blob in progress.blobs():
+            data = await self._disk.run(lambda store, blob=blob: store.read_blob(blob))  # type: ignore[misc]
+            if data is None:
+                return False
+            await self._transport.add_blob(data)
+            self._users.setdefault(blob.id, set()).add(app)
         return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

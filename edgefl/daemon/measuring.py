@@ -1,4 +1,5 @@
-"""What `edgefl rtt NODE` and `edgefl members` look at: one device, measured now; the devices next to this one."""
+"""What `edgefl rtt NODE`, `edgefl members` and `edgefl tree APP` look at: one device, measured now; the devices next to
+this one; all of a tree."""
 
 from __future__ import annotations
 
@@ -6,13 +7,15 @@ import asyncio
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from edgefl.daemon.report import contact_document
-from edgefl.errors import UnreachableError, UsageError
+from edgefl.daemon.report import contact_document, epsilon_document
+from edgefl.errors import TryAgainError, UnreachableError, UsageError
+from edgefl.overlay.game.equilibrium import of_player, total
 from edgefl.wire import Contact, node_name, parse_node_name
 
 if TYPE_CHECKING:
     from edgefl.daemon.daemon import Daemon
     from edgefl.overlay import Overlay
+    from edgefl.overlay.tree_walk import Seen
 
 PINGS = 5
 """Of one measurement: the minimum is the way itself, what is above it are queues."""
@@ -26,6 +29,9 @@ ANSWER_S = 30.0
 """Every ping of the overlay ends before that, answered or not."""
 
 LOOKUP_S = 30.0
+WALK_S = 45.0
+"""A walk ends by itself before that (edgefl/overlay/tree_walk.py)."""
+
 SHORTEST_PREFIX = 4
 
 
@@ -97,6 +103,49 @@ async def _ping(daemon: Daemon, contact: Contact) -> float | None:
         return await asyncio.wait_for(answer, ANSWER_S)
     except asyncio.TimeoutError:
         return None
+
+
+async def whole_tree(daemon: Daemon, app: int) -> list[dict[str, Any]]:
+    """Every device of the tree that answers, or is named by its parent, as rows with their parents (None: a root).
+
+    Raises TryAgainError when too many such walks go on, or it does not end.
+    """
+    outcome: asyncio.Future[tuple[Seen, ...]] = daemon.loop.create_future()
+
+    def seen(devices: tuple[Seen, ...]) -> None:
+        if not outcome.done():
+            outcome.set_result(devices)
+
+    if not daemon.overlay.walk_tree(app, daemon.effects.now, seen):
+        raise TryAgainError("other trees are being looked at", hint="try again in half a minute")
+    try:
+        return [_row(one) for one in await asyncio.wait_for(outcome, WALK_S)]
+    except asyncio.TimeoutError:
+        raise TryAgainError("the tree was not seen in time", hint="is this device still in it?") from None
+
+
+def epsilon_of_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of all devices that answered and have compared parents, whichever device has asked them."""
+    players = [row for row in rows if row["answered"] and row["parent"] is not None and row["cost_s"] > 0]
+    return epsilon_document(total(of_player(row["gain_s"], row["cost_s"], row["size_bytes"]) for row in players))
+
+
+def _row(seen: Seen) -> dict[str, Any]:
+    """One device of a tree. Costs are by its own reckoning; None if it did not answer."""
+    told = seen.told
+    return {
+        "node": node_name(seen.contact.node_id),
+        "zone": seen.contact.zone,
+        "capacity": seen.contact.capacity.name.lower(),
+        "parent": None if seen.parent is None else node_name(seen.parent),
+        "answered": told is not None,
+        "observer": None if told is None else told.observer,
+        "cost_s": None if told is None else round(told.cost_s, 6),
+        "gain_s": None if told is None else round(told.gain_s, 6),
+        "delay_s": None if told is None else round(told.delay_s, 6),
+        "size_bytes": None if told is None else told.size_bytes,
+        "load_bytes": None if told is None else told.load_bytes,
+    }
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -59,7 +59,8 @@ def zones_document(report: ZoneReport) -> dict[str, Any]:
 
 def record_document(record: RoundRecord) -> dict[str, Any]:
     """One row of the history. Metrics are weighted means: `loss` and `accuracy` of the round's model on held-back data,
-    `train_loss` of the training that led to it."""
+    `train_loss` of the training that led to it. `budget_s`: the time that the round was given; `stalest`: the age of
+    its oldest delta, in rounds."""
     return {
         "round": record.round,
         "epoch": epoch_number(record.epoch),
@@ -68,6 +69,10 @@ def record_document(record: RoundRecord) -> dict[str, Any]:
         "seconds": round(record.seconds, 3),
         "bytes": record.bytes,
         "attempts": record.attempts,
+        "members": record.members,
+        "budget_s": round(record.budget_s, 3),
+        "stalest": record.stalest,
+        "dropped": record.dropped,
         **{name: round(value, 6) for name, value in means(record.metrics).items()},
     }
 
@@ -101,10 +106,12 @@ def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
         "rounds": app.manifest.rounds,
         "epoch": epoch_number(app.ledger.epoch),
         "finished": app.ledger.finished,
+        "best": None if app.ledger.best is None else {"round": app.ledger.best.round, "value": app.ledger.best.value},
         "is_root": tree is not None and tree.is_root,
         "root": node_name(tree.root) if tree is not None and tree.root else None,
         "parent": node_name(tree.parent.node_id) if tree is not None and tree.parent is not None else None,
         "children": [node_name(child.contact.node_id) for child in tree.children] if tree is not None else [],
+        "partners": [node_name(contact.node_id) for contact in app.partners],
         "members": tree.members if tree is not None else 0,
         "height": tree.height if tree is not None else 0,
         "depth": tree.depth if tree is not None else 0,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgefl.daemon.control import Verb
 from edgefl.daemon.create import create_application
 from edgefl.daemon.examination import examination
-from edgefl.daemon.measuring import PINGS, measure, members_document
+from edgefl.daemon.measuring import PINGS, epsilon_of_rows, measure, members_document, whole_tree
 from edgefl.daemon.report import (
     app_name,
     application_document,
@@ -20,11 +20,12 @@ from edgefl.daemon.report import (
     record_document,
     zones_document,
 )
-from edgefl.daemon.training import export_model
+from edgefl.daemon.workplace import export_model
 from edgefl.errors import TryAgainError, UsageError
 from edgefl.identity.certificate import DeviceCertificate
 from edgefl.identity.revocation import pack_revocations
 from edgefl.identity.signing import sign_advert
+from edgefl.learning.forest.kept import KEPT
 from edgefl.wire import decode_record, encode_record, node_name, parse_node_name
 from edgefl.wire.application import Advert, AppState, pack_advert
 
@@ -105,8 +106,8 @@ class Verbs:
         owner, hops = await self._daemon.lookup(number, LOOKUP_TIMEOUT_S)
         return {"key": key, "owner": contact_document(owner), "hops": hops}
 
-    async def tree(self, app: str) -> dict[str, Any]:
-        """This device's surroundings in an application's tree."""
+    async def tree(self, app: str, whole: bool = False) -> dict[str, Any]:
+        """This device's surroundings in an application's tree; `whole`: and all of the tree, as far as it answers."""
         found = self._application(app)
         view = self._daemon.overlay.tree(found.id)
         document = application_document(found, self._daemon.overlay)
@@ -120,6 +121,14 @@ class Verbs:
             }
             for child in children
         ]
+        if whole:
+            document["devices"] = rows = await whole_tree(self._daemon, found.id)
+            document["epsilon_of_all"] = epsilon_of_rows(rows)
+            document["edges"] = [
+                {"child": row["node"], **{name: row[name] for name in ("parent", "cost_s", "gain_s", "size_bytes")}}
+                for row in rows
+                if row["parent"] is not None
+            ]
         return document
 
     async def wait(self, until: str, app: str | None = None, round: int = 0, timeout_s: float = 60.0) -> dict[str, Any]:
@@ -217,8 +226,8 @@ class Verbs:
         await daemon.remember_application(found)
         return application_document(found, daemon.overlay)
 
-    async def pull(self, app: str) -> AsyncIterator[dict[str, Any]]:
-        """The application's newest model as a plain ONNX file, in pieces of base64."""
+    async def pull(self, app: str, best: bool = False) -> AsyncIterator[dict[str, Any]]:
+        """The application's newest (or best) model as a plain ONNX file, in pieces of base64."""
         found = await self._observed(app)
         daemon = self._daemon
         if found.ledger.model is None:
@@ -230,10 +239,21 @@ class Verbs:
                 f"application {found.manifest.name!r} is still training, and this device only watches it",
                 hint="pull it from a device that trains, or wait: edgefl wait done",
             )
-        model = await daemon.transport.fetch(found.ledger.model, (), max_bytes=found.ledger.model.size)
+        chosen, number = found.ledger.model, found.ledger.round
+        if best:
+            if found.ledger.best is None:
+                raise TryAgainError(
+                    f"this device does not hold the best model of {found.manifest.name!r}",
+                    hint="until the end the root and its runners-up hold it, see `edgefl app show`, and all devices "
+                    "afterwards; the application must have been created with --keep-best or --patience",
+                )
+            chosen, number = found.ledger.best.model, found.ledger.best.round
+        model = await daemon.transport.fetch(chosen, (), max_bytes=chosen.size)
         directory = daemon.disk.store.artifact_path(found.id)
-        content = await daemon.disk.run(lambda _: export_model(directory, model))
-        yield {"size": len(content), "round": found.ledger.round, "finished": found.ledger.finished}
+        content = await daemon.disk.run(
+            lambda store: export_model(directory, found.manifest, model, store.read_memory(found.id, KEPT))
+        )
+        yield {"size": len(content), "round": number, "finished": found.ledger.finished}
         for at in range(0, len(content), PULL_CHUNK_BYTES):
             yield {"data": base64.b64encode(content[at : at + PULL_CHUNK_BYTES]).decode()}
 

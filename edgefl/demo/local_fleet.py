@@ -60,6 +60,10 @@ class LocalFleet:
         """Interpreters of devices that run another release than this one."""
         self.configs: dict[int, Path] = {}
         """Configuration files of devices that have their own."""
+        self.commands: dict[int, Sequence[str]] = {}
+        """What to run instead of `python -m edgefl`, for devices that are started in a way of their own."""
+        self.hosts: dict[int, str] = {}
+        """Addresses of devices that have one of their own."""
 
     def __enter__(self) -> LocalFleet:
         return self
@@ -105,7 +109,7 @@ class LocalFleet:
         """Start the daemon of one device; a second time it needs no options."""
         sources = self.data[number] if number < len(self.data) else {}
         known = (self.state(number) / "device.key").exists()
-        arguments = [] if known else ["--listen", f"{self._host}:0", *options]
+        arguments = [] if known else ["--listen", f"{self.hosts.get(number, self._host)}:0", *options]
         if number in self.configs:
             arguments += ["--config", str(self.configs[number])]
         for name, source in sources.items():
@@ -114,9 +118,7 @@ class LocalFleet:
         with (self.directory / f"device-{number}.log").open("ab") as log:
             self.processes[number] = subprocess.Popen(
                 [
-                    self.pythons.get(number, sys.executable),
-                    "-m",
-                    "edgefl",
+                    *self.commands.get(number, (self.pythons.get(number, sys.executable), "-m", "edgefl")),
                     "join",
                     "--state",
                     str(self.state(number)),

@@ -7,10 +7,12 @@
     forest/         rounds along the tree: one root, sums on their way up (Totoro)
     encoding/       how chunks are written: from float32 to the largest hundredth
     aggregate.py    the running weighted sum of one open round, every chunk with its own weight
+    groups.py       the same at a root that cuts off the ends of its children's means
     strategies/     how the mean delta becomes the next model
     history.py      one record per round
     metrics.py      weighted sums on their way up
     manifest.py     what a manifest must fulfil
+    pace.py         how rounds follow each other, as a manifest says it
     sampled/        samples chosen by a hash, rotating aggregators (MoDeST, Plexus)
     consensus/      averaging with neighbours alone (P2PL, D-PSGD, gossip)
     effects.py      what this room asks of the world

@@ -15,7 +15,7 @@ child's chunk comes before this device's own delta, the delta is held beside it 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -64,6 +64,9 @@ class Accumulator:
         "sealed",
         "total",
     )
+
+    AT_ONCE: ClassVar[int] = 4
+    """Chunks sealed in one go: 1 MiB, about 10 ms of encoding on a small device. Other work has its turn in between."""
 
     def __init__(self, parameters: int, max_samples: int) -> None:
         self.parameters = parameters
@@ -143,11 +146,17 @@ class Accumulator:
         if not (delta.dtype == np.float32 and delta.flags.writeable and delta.flags.c_contiguous):
             delta = np.array(delta, dtype=np.float32)
         self._own = (delta, min(samples, self.max_samples))
+        self._take_own(delta)
+
+    def _take_own(self, delta: NDArray[np.float32]) -> None:
         if self.total is None:
             self.total, self._raw = delta, True
 
-    def add_chunk(self, index: int, values: NDArray[np.float32], samples: int, participants: int, mask: int) -> None:
-        """Add a child's sum of an open chunk. `mask`: the bits of those in it, 0 if it names nobody.
+    def add_chunk(
+        self, index: int, values: NDArray[np.float32], samples: int, participants: int, mask: int, group: int = 0
+    ) -> None:
+        """Add a child's sum of an open chunk. `mask`: the bits of those in it, 0 if it names nobody. `group`: the child
+        (see groups.py; here it makes no difference).
 
         Raises WireError when the claim cannot be true, DuplicateError when a device would be counted twice; nothing is
         added then.
@@ -156,20 +165,23 @@ class Accumulator:
             raise WireError(f"{samples} samples from {participants} devices: more than {self.max_samples} each")
         if mask & (self._masks[index] | self._own_bit):
             raise DuplicateError("devices of this chunk are in the sum already")
-        view = self._view(index)
-        if values.shape != view.shape:
-            raise WireError(f"a chunk of shape {values.shape} where {view.size} parameters belong")
+        if values.shape != (self.chunk_size(index),):
+            raise WireError(f"a chunk of shape {values.shape} where {self.chunk_size(index)} parameters belong")
         if not is_finite(values):
             raise WireError("a chunk with values that are not finite (or far too large)")
+        self._put(index, values, samples, group)
+        self._samples[index] += samples
+        self._participants[index] += participants
+        self._masks[index] |= mask
+
+    def _put(self, index: int, values: NDArray[np.float32], samples: int, group: int) -> None:
         if self._raw:
             self._add_own_chunk(index)
+        view = self._view(index)
         if self._participants[index]:
             np.add(view, values, out=view)
         else:
             view[...] = values
-        self._samples[index] += samples
-        self._participants[index] += participants
-        self._masks[index] |= mask
 
     def seal(self) -> NDArray[np.float32] | None:
         """Close the next chunk: add this device's own part if it is not in yet. The chunk's sum, which the caller may
@@ -177,27 +189,47 @@ class Accumulator:
         index = self.sealed
         if self._own is not None:
             self._add_own_chunk(index)
+        self._close_chunk()
+        return self._view(index) if self._participants[index] else None
+
+    def seal_mean(self) -> NDArray[np.float32] | None:
+        """The same at the root, where the sum becomes the mean."""
+        index = self.sealed
+        values = self.seal()
+        if values is not None:
+            np.divide(values, np.float32(self._samples[index]), out=values)
+        return values
+
+    def _close_chunk(self) -> None:
         self.sealed += 1
         if self.sealed == self.chunks:
             self._own = None
-        return self._view(index) if self._participants[index] else None
 
-    def _add_own_chunk(self, index: int) -> None:
+    def _own_part(self, index: int) -> tuple[NDArray[np.float32], int] | None:
+        """This device's own delta and samples in a chunk, counted from now on; None when it is in already."""
         if self._own is None or self._own_done[index]:
-            return
+            return None
         self._own_done[index] = 1
         delta, samples = self._own
-        view = self._view(index)
-        own = delta[index * CHUNK_PARAMETERS : (index + 1) * CHUNK_PARAMETERS]
-        np.multiply(own, np.float32(samples), out=own)
-        if not self._raw:
-            if self._participants[index]:
-                np.add(view, own, out=view)
-            else:
-                view[...] = own
         self._samples[index] += samples
         self._participants[index] += 1
         self._masks[index] |= self._own_bit
+        return delta[index * CHUNK_PARAMETERS : (index + 1) * CHUNK_PARAMETERS], samples
+
+    def _add_own_chunk(self, index: int) -> None:
+        others = self._participants[index]
+        part = self._own_part(index)
+        if part is None:
+            return
+        own, samples = part
+        np.multiply(own, np.float32(samples), out=own)
+        if self._raw:
+            return
+        view = self._view(index)
+        if others:
+            np.add(view, own, out=view)
+        else:
+            view[...] = own
 
     def _view(self, index: int) -> NDArray[np.float32]:
         if self.total is None:

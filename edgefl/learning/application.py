@@ -25,6 +25,7 @@ from edgefl.learning.ledger import Ledger
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Advert, Manifest
 from edgefl.wire.blob import BlobRef
+from edgefl.wire.learning import Best
 from edgefl.wire.overlay import Scope
 
 if TYPE_CHECKING:
@@ -125,10 +126,18 @@ class Application(ABC):
         self.stage = Stage.PREPARING
         self.refusal = ""
         self.counters: dict[str, int] = {}
+        self.trained = 0
+        """Values of the model that are trained, 0 for all: see Prepared."""
         self.ledger = Ledger()
         if progress is not None:
             self.ledger = Ledger(
-                progress.epoch, progress.round, progress.model, progress.finished, History(progress.records)
+                progress.epoch,
+                progress.round,
+                progress.model,
+                progress.finished,
+                History(progress.records),
+                progress.state,
+                progress.best,
             )
 
     @property
@@ -143,6 +152,11 @@ class Application(ABC):
     def round(self) -> int:
         """How far the application is, as far as this device knows: the newest model's round."""
         return self.ledger.round
+
+    @property
+    def partners(self) -> tuple[Contact, ...]:
+        """Those with whom this device exchanges models of its own; empty where there is only one model."""
+        return ()
 
     @property
     def parent(self) -> Contact | None:
@@ -171,14 +185,27 @@ class Application(ABC):
     def cancel_timer(self, name: str) -> None:
         self.effects.cancel_timer(("learning", self.id, name))
 
-    def advance(self, round_: int, model: BlobRef, *, finished: bool = False) -> None:
-        """This device now holds model `round_`; the one before is no longer needed."""
-        old = self.ledger.model
-        self.ledger.round = round_
-        self.ledger.model = model
-        self.ledger.finished = finished
-        if old is not None and old != model:
-            self.effects.discard(self.id, old)
+    def advance(
+        self,
+        round_: int,
+        model: BlobRef,
+        *,
+        finished: bool = False,
+        state: tuple[BlobRef, ...] | None = None,
+        best: Best | None = None,
+    ) -> None:
+        """This device now holds model `round_`, and with it `state` (None: what it had, if that belongs to this model)
+        and `best` (None: what it had). What was there before is no longer needed."""
+        ledger = self.ledger
+        before = ledger.blobs()
+        if state is None:
+            state = ledger.state if model == ledger.model else ()
+        ledger.round, ledger.model = round_, model
+        ledger.finished = finished
+        ledger.state = () if finished else state
+        ledger.best = best or ledger.best
+        for blob in sorted(before - ledger.blobs(), key=lambda blob: blob.id):
+            self.effects.discard(self.id, blob)
 
     def start(self, now: float) -> None:
         """Get the artifacts, from whoever holds them."""
@@ -204,9 +231,10 @@ class Application(ABC):
             self.set_timer("prepare", now + RETRY_PREPARE_S)
             return
         self.refusal = ""
+        self.trained = prepared.trained
         if self.ledger.model is None:
             self.ledger.model = prepared.model
-        elif self.ledger.model != prepared.model:
+        elif prepared.model not in self.ledger.blobs():
             self.effects.discard(self.id, prepared.model)
         if self.stage is Stage.SEEKING and self.trains:
             self.forest.leave_tree(self.id, now)

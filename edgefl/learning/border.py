@@ -103,8 +103,8 @@ class Border:
     def uplink_bytes_s(self) -> float | None:
         return self._effects.uplink_bytes_s()
 
-    def remember(self, app: int, data: Any) -> None:
-        self._effects.remember(app, data)
+    def remember(self, app: int, data: Any, name: str = "feedback") -> None:
+        self._effects.remember(app, data, name)
 
     def recall(self, app: int, token: Token) -> None:
         self._effects.recall(app, token)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgefl.effects import Effects
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef
-from edgefl.wire.learning import Metric, RoundKind, RoundRecord
+from edgefl.wire.learning import Best, Metric, RoundKind, RoundRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,24 +30,28 @@ Tag = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class TrainJob:
-    """Evaluate `model` on held-back data and, for RoundKind.TRAIN, train it locally from there."""
+    """Evaluate `model` on held-back data and, for RoundKind.TRAIN, train it locally from there. `kept`: what the last
+    training left on this device (a buffer of float32, or None)."""
 
     tag: Tag
     kind: RoundKind
     model: BlobRef
     seed: int
+    kept: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What local training gave. `delta`: float32 [parameters], trained minus given, handed over for good (the sum is
-    built in it); None when only evaluated. `samples`: how many the delta was trained on. `metrics`: weighted sums over
-    local data. `diverged`: the delta is not finite, or far too large; found out where the result is made, which is not
-    on the loop."""
+    """What local training gave. `delta`: float32 [parameters], trained minus given, or what the strategy sends in its
+    place; handed over for good (the sum is built in it); None when only evaluated. `samples`: how many the delta was
+    trained on. `metrics`: weighted sums over local data. `kept`: what stays here for the next training (a buffer of
+    float32, or None). `diverged`: the delta is not finite, or far too large; found out where the result is made, which
+    is not on the loop."""
 
     delta: NDArray[np.float32] | None
     samples: int
     metrics: tuple[Metric, ...]
+    kept: Any = None
     diverged: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,23 +62,35 @@ class TrainResult:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What must survive a power cut: model `round` of `epoch`, and the history that led to it."""
+    """What must survive a power cut: model `round` of `epoch`, and the history that led to it. On a root and its
+    runners-up also what the strategy remembers as of this model, and the best model so far."""
 
     epoch: int
     round: int
     model: BlobRef
     finished: bool = False
     records: tuple[RoundRecord, ...] = ()
+    state: tuple[BlobRef, ...] = ()
+    best: Best | None = None
+
+    def blobs(self) -> tuple[BlobRef, ...]:
+        """Every blob named here, once, the model first."""
+        best = () if self.best is None else (self.best.model,)
+        return tuple(dict.fromkeys((self.model, *self.state, *best)))
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A device's answer to `prepare`: the initial model (kept as a blob), or why the application cannot run here."""
+    """A device's answer to `prepare`: the initial model (kept as a blob), or why the application cannot run here.
+    `trained`: so many of its first values are trained, and the rest are running statistics; 0 for all."""
 
     model: BlobRef | None
     refusal: str = ""
     retry: bool = False
     """True when only the artifacts could not be fetched: a parent in the tree may have them."""
+    trained: int = 0
+    tensors: tuple[int, ...] = ()
+    """Sizes of the trained tensors, in the order of the vector, which may have more behind them."""
 
 
 class LearningEffects(Effects, Protocol):
@@ -127,14 +143,14 @@ class LearningEffects(Effects, Protocol):
         """What this device's uplink has delivered while something waited for it; None before that was measured."""
         ...
 
-    def remember(self, app: int, data: Any) -> None:
-        """Make a buffer durable, in place of the one before. `data` must not change any more."""
+    def remember(self, app: int, data: Any, name: str = "feedback") -> None:
+        """Make a buffer durable, in place of the one before of this name. `data` must not change any more."""
         ...
 
     def recall(self, app: int, token: Token) -> None:
-        """Ask for what `remember` was last given."""
+        """Ask for what `remember` was last given under the name that the token begins with."""
         ...
 
     def save(self, app: int, progress: Progress) -> None:
-        """Make progress durable, its model included; the one saved before is no longer needed on disk."""
+        """Make progress durable, all its blobs included; those saved before are no longer needed on disk."""
         ...

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from edgefl.learning.effects import Progress
 from edgefl.learning.history import History
 from edgefl.wire.blob import BlobRef
-from edgefl.wire.learning import Standing
+from edgefl.wire.learning import Best, Standing
 
 Position = tuple[int, bool, int]
 
@@ -20,19 +20,32 @@ def position(report: Ledger | Standing) -> Position:
 
 @dataclass(slots=True)
 class Ledger:
-    """How far the application has come, as far as this device knows. Invariant: the blob `model` is held here."""
+    """How far the application has come, as far as this device knows. Invariant: all blobs named here are held here.
+
+    state   what the strategy remembers as of `model`; at the root and its runners-up, () elsewhere
+    best    the best model so far, at the root and its runners-up, if the application wants it kept
+    """
 
     epoch: int = 0
     round: int = 0
     model: BlobRef | None = None
     finished: bool = False
     history: History = field(default_factory=History)
+    state: tuple[BlobRef, ...] = ()
+    best: Best | None = None
 
     def progress(self) -> Progress:
         """What must survive a power cut. Only once a model is held."""
         if self.model is None:
             raise ValueError("no model yet")
-        return Progress(self.epoch, self.round, self.model, self.finished, self.history.all())
+        records = self.history.all()
+        return Progress(self.epoch, self.round, self.model, self.finished, records, self.state, self.best)
+
+    def blobs(self) -> frozenset[BlobRef]:
+        """Every blob named here."""
+        best = () if self.best is None else (self.best.model,)
+        model = () if self.model is None else (self.model,)
+        return frozenset((*model, *self.state, *best))
 
     def position(self) -> Position:
         """How far this device has come."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 
 from edgefl.errors import ConfigError, UsageError
+from edgefl.learning.compatible import check_compatible
 from edgefl.learning.encoding.spec import parse_spec
+from edgefl.learning.pace import parse_pace
+from edgefl.learning.strategies.rates import parse_rates
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.learning.topologies import check_topology
 from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest
@@ -21,6 +24,8 @@ MIN_DEADLINE_S = 1.0
 MAX_DEADLINE_S = 7 * 24 * 3600.0
 MAX_HELD_BACK = 0.9
 MAX_LEARNING_RATE = 1000.0
+MAX_OVER_SELECT = 10.0
+MAX_ZONE_ROUNDS = 50
 
 REQUIRED_ARTIFACTS = frozenset(
     {
@@ -35,10 +40,25 @@ REQUIRED_ARTIFACTS = frozenset(
 """The trainer's files; their names travel, so nothing but these is ever written on a device."""
 
 
+def travelling(manifest: Manifest) -> int:
+    """float32 values in the vector that travels, down and up."""
+    return manifest.parameters * parse_strategy(manifest.strategy).width
+
+
 class ManifestError(ConfigError):
     """An application that no device could run as asked."""
 
     name = "manifest"
+
+
+def check_choices(manifest: Manifest) -> None:
+    """Raises ManifestError for a text in the manifest that names nothing that there is."""
+    kinds = (("compress", parse_spec), ("strategy", parse_strategy), ("lr_schedule", parse_rates), ("pace", parse_pace))
+    for field, parse in kinds:
+        try:
+            parse(getattr(manifest, field))
+        except UsageError as error:
+            raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -69,6 +89,7 @@ def check_manifest(manifest: Manifest) -> None:
         f"must be above 0 and at most {MAX_LEARNING_RATE:g}",
     )
     need(0 <= manifest.held_back <= MAX_HELD_BACK, "held_back", f"must be 0 to {MAX_HELD_BACK}")
+    need(manifest.patience <= MAX_ROUNDS, "patience", f"must be 0 (never) to {MAX_ROUNDS} rounds")
     need(manifest.min_members >= 1, "min_members", "must be at least 1")
     need(manifest.max_samples >= 1, "max_samples", "must be at least 1")
     need(
@@ -76,15 +97,23 @@ def check_manifest(manifest: Manifest) -> None:
         "target",
         "must name a metric and a finite value",
     )
-    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy)):
-        try:
-            parse(getattr(manifest, field))
-        except UsageError as error:
-            raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
+    need(1 <= manifest.zone_rounds <= MAX_ZONE_ROUNDS, "zone_rounds", f"must be 1 to {MAX_ZONE_ROUNDS}")
+    need(0 <= manifest.over_select <= MAX_OVER_SELECT, "over_select", f"must be 0 to {MAX_OVER_SELECT:g}")
+    need(
+        all(pattern.strip() and pattern.isprintable() for pattern in manifest.personal),
+        "personal",
+        "must name tensors",
+    )
+    check_choices(manifest)
+    need(travelling(manifest) <= MAX_PARAMETERS, "parameters", f"{manifest.strategy} sends twice as many")
     try:
         check_topology(manifest)
     except UsageError as error:
         raise ManifestError(f"topology: {error.cause}", hint=error.hint) from None
+    try:
+        check_compatible(manifest)
+    except UsageError as error:
+        raise ManifestError(error.cause, hint=error.hint) from None
     names = [artifact.name for artifact in manifest.artifacts]
     need(
         frozenset(names) == REQUIRED_ARTIFACTS and len(names) == len(REQUIRED_ARTIFACTS),

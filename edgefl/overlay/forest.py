@@ -38,6 +38,7 @@ from edgefl.wire.overlay import (
     TreeEdge,
     Untrack,
 )
+from edgefl.wire.tree_walk import MAX_NEIGHBOURS, TreeAsk, TreeTold
 
 if TYPE_CHECKING:
     from edgefl.effects import TimerKey
@@ -134,7 +135,7 @@ class Forest:
         if tree is None:
             return
         tree.leave(now)
-        self._game.leave(app)
+        self._game.leave(app, now)
         self._close_watch.end(app)
         self._dirty.pop(app, None)
         self._device.effects.cancel_timer((*RENEW, app))
@@ -157,6 +158,14 @@ class Forest:
     def view(self, app: int) -> TreeView | None:
         tree = self.trees.get(app)
         return None if tree is None else tree.view()
+
+    def place(self, app: int) -> TreeTold:
+        """Where we stand in that tree, for others: with what the game makes of it."""
+        tree = self.trees.get(app)
+        if tree is None:
+            return TreeTold(app)
+        children = tuple(child.contact for child in tree.children)[:MAX_NEIGHBOURS]
+        return self._game.place(TreeTold(app, True, tree.parent, children, observer=tree.observer))
 
     def sizes(self) -> dict[str, int]:
         sizes = [tree.sizes() for tree in self.trees.values()]
@@ -327,3 +336,8 @@ class Forest:
         tree, welcome = self._tree(message.app, sender)
         if welcome:
             self._game.on_move_ask(tree, sender, message, now)
+
+    def on_tree_ask(self, sender: Contact, message: TreeAsk, now: float) -> None:
+        _, welcome = self._tree(message.app, sender)
+        if welcome:
+            self._device.send(sender, self.place(message.app))

@@ -68,6 +68,11 @@ def volunteers_key(zone: int) -> int:
     return _hash64(b"edgefl helpers", zone.to_bytes(2, "big"))
 
 
+def site_key(zone: int) -> int:
+    """Where the devices of a site add up what they carry over its uplink (game/site.py)."""
+    return _hash64(b"edgefl uplink", zone.to_bytes(2, "big"))
+
+
 def directory_key(zone: int | None = None) -> int:
     """Where applications are advertised: the fleet's key, or that of one zone."""
     return _hash64(b"edgefl directory", b"" if zone is None else zone.to_bytes(2, "big"))

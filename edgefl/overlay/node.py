@@ -33,14 +33,16 @@ from edgefl.overlay.routing import Router
 from edgefl.overlay.search import RowQueries
 from edgefl.overlay.tracker import Tracker
 from edgefl.overlay.tree_view import TreeView
+from edgefl.overlay.tree_walk import Seen, TreeWalks
 from edgefl.overlay.volunteers import Volunteers
 from edgefl.overlay.zones import ZoneMethod, ZoneReport, Zones
 from edgefl.wire import overlay as wire
 from edgefl.wire.application import Advert
 from edgefl.wire.codec import Message
 from edgefl.wire.contact import Contact
-from edgefl.wire.game import MoveAsk, MoveTold, PriceAsk, PriceTold
+from edgefl.wire.game import MoveAsk, MoveTold, PriceAsk, PriceTold, SiteLoad, SitePromise
 from edgefl.wire.overlay import Candidates, Leaving, Route, Scope, Track
+from edgefl.wire.tree_walk import TreeAsk, TreeTold
 
 if TYPE_CHECKING:
     from edgefl.effects import Effects, TimerKey
@@ -92,8 +94,9 @@ class Overlay:
         self._membership = membership = Membership(device, requests, liveness, queries)
         self._router = router = Router(device, requests, liveness, membership, queries)
         self._tracker = Tracker(device, liveness, membership)
-        self._game = game = Game(device, requests, liveness, rule)
+        self._game = game = Game(device, requests, liveness, router, rule)
         self._forest = Forest(device, requests, liveness, router, game, events)
+        self._walks = TreeWalks(device, requests, liveness, self._forest.place)
         self._directory = Directory(device, requests, membership, router, verify, events.on_advert)
         self._volunteers = Volunteers(device, router, self._tracker, self._forest, events.on_help_wanted)
         self._zones = Zones(device, requests, liveness, router, zones)
@@ -204,6 +207,8 @@ class Overlay:
             **self._directory.sizes(),
             **self._zones.sizes(),
             **self._volunteers.sizes(),
+            **self._game.sizes(),
+            **self._walks.sizes(),
         }
 
     # What the owner asks for
@@ -244,6 +249,8 @@ class Overlay:
             self._forest.leave_zone(now)
             self._tracker.leave_zone()
         self._device.contact = contact
+        if contact.zone != before.zone:
+            self._game.site.on_zone_changed()
         if self._phase is Phase.RUNNING:
             self._membership.on_own_contact_changed(before, now)
             if contact.zone != before.zone:
@@ -269,6 +276,12 @@ class Overlay:
         self._forest.join(app, now, observer=observer, helper=helper, scope=scope)
         self._drain(now)
 
+    def walk_tree(self, app: int, now: float, then: Callable[[tuple[Seen, ...]], None]) -> bool:
+        """See the whole tree that we take part in: `then` is called once. False: too many such walks at a time."""
+        started = self._walks.start(app, now, then)
+        self._drain(now)
+        return started
+
     def leave_tree(self, app: int, now: float) -> None:
         self._forest.leave(app, now)
         self._drain(now)
@@ -277,6 +290,8 @@ class Overlay:
         """A round is open in the tree until then (or no longer, if that has passed): neighbours and spare parents are
         asked more often, so that the dead are noticed and replaced within seconds."""
         self._forest.watch(app, until, now)
+        if until > now:
+            self._game.on_round_open(app)
         self._drain(now)
 
     def set_price(self, price: Price) -> None:
@@ -307,6 +322,11 @@ class Overlay:
     def promised_bytes(self) -> int:
         """What this device carries for its children in a round, over all applications."""
         return self._game.ledger.load_bytes
+
+    @property
+    def site_load_bytes(self) -> int:
+        """What the devices of our site carry over its uplink in a round, as far as we know; 0 without its price."""
+        return self._game.site.load_bytes()
 
     def publish(self, advert: Advert, now: float) -> None:
         """Make an advert known, and keep it known: the holder of the application's root repeats this every minute."""
@@ -387,6 +407,7 @@ class Overlay:
         self._membership.on_peer_gone(peer, on_purpose, now)
         self._tracker.forget_member(peer.node_id, now)
         self._forest.on_gone(peer.node_id, now)
+        self._game.site.forget(peer.node_id)
 
     def _pinned(self) -> frozenset[int]:
         return self._membership.pinned() | self._forest.neighbours()
@@ -438,6 +459,8 @@ class Overlay:
             self._tracker.on_untrack(route, body, now)
         elif isinstance(body, wire.SeekHelpers):
             self._volunteers.on_seek(route, body, now)
+        elif isinstance(body, SitePromise):
+            self._game.site.on_promise(route, body, now)
         elif isinstance(body, wire.ZoneQuery):
             self._tracker.on_zone_query(route, body, now)
         elif isinstance(body, wire.Publish):
@@ -461,7 +484,7 @@ class Overlay:
             self._draining = False
 
 
-_BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover, wire.ZoneQuery, wire.SeekHelpers)
+_BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover, wire.ZoneQuery, wire.SeekHelpers, SitePromise)
 
 _Handler = Callable[[Contact, Any, float], None]
 
@@ -488,7 +511,10 @@ _HANDLERS: dict[type[Message], Callable[[Overlay], _Handler]] = {
     PriceAsk: lambda overlay: overlay._forest.on_price_ask,
     PriceTold: lambda overlay: overlay._game.on_price_told,
     MoveAsk: lambda overlay: overlay._forest.on_move_ask,
+    TreeAsk: lambda overlay: overlay._forest.on_tree_ask,
+    TreeTold: lambda overlay: overlay._walks.on_told,
     MoveTold: lambda overlay: overlay._game.on_move_told,
+    SiteLoad: lambda overlay: overlay._game.site.on_load,
     wire.Publish: lambda overlay: overlay._directory.on_publish,
     wire.Adverts: lambda overlay: overlay._directory.on_adverts,
     wire.Rumour: lambda overlay: overlay._directory.on_rumour,

@@ -62,7 +62,7 @@ class Serving:
         self._device.send(sender, Attached(self._app, *down))
         self._device.counters["adoptions"] += 1
         if not message.observer:
-            self._game.on_child(self._app, sender.node_id)
+            self._game.on_child(self._app, sender, now)
         self._touched(now)
         self._listener.on_child(self._app, sender, message.observer, now)
 
@@ -87,7 +87,7 @@ class Serving:
     def drop(self, node_id: int, now: float) -> None:
         """A child is gone, without a word; others are fine."""
         if self.children.remove(node_id):
-            self._game.on_child_gone(self._app, node_id)
+            self._game.on_child_gone(self._app, node_id, now)
             self._touched(now)
             self._listener.on_child_gone(self._app, node_id, now)
 
@@ -121,7 +121,10 @@ class Serving:
         """A child may have a new address, zone or class."""
         child = self.children.get(contact.node_id)
         if child is not None:
+            moved = contact.zone != child.contact.zone and not child.observer
             child.contact = contact
+            if moved:
+                self._game.on_child(self._app, contact, now)
             self._check(child, now)
             self._let_excess_go(now)
 

@@ -1,9 +1,10 @@
 """The shipped learning layer on simulated devices, with a stand-in for the trainer.
 
 **The stand-in is not a model**: a device "trains" by pulling the parameters half-way to a target of its own, after a
-time that depends on its speed. Federated averaging of such devices moves half-way to the weighted mean of the targets
-in every round, so the right answer is known (and changes when devices vanish). Everything else is the code that runs on
-devices: applications found through the directory, trees, rounds, aggregation, replication, hand-over of the root.
+time that depends on its speed (stand_in.py). Federated averaging of such devices moves half-way to the weighted mean of
+the targets in every round, so the right answer is known (and changes when devices vanish). Everything else is the code
+that runs on devices: applications found through the directory, trees, rounds, aggregation, replication, hand-over of
+the root.
 
 Blobs travel outside the packet network, which models datagrams: a transfer takes the round trip and size / bandwidth,
 and comes from a live device that holds the blob, or not at all.
@@ -18,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgefl.learning.effects import Prepared, Progress, Token, TrainJob, TrainResult
-from edgefl.learning.manifest import REQUIRED_ARTIFACTS
+from edgefl.learning.effects import Prepared, Progress, Token, TrainJob
+from edgefl.learning.manifest import REQUIRED_ARTIFACTS, travelling
 from edgefl.learning.node import Decision, Learning, Part
+from edgefl.sim import stand_in
 from edgefl.sim.world import Member
 from edgefl.wire import Contact, Message, encode_record
 from edgefl.wire.application import Advert, AppState, Artifact, Manifest
 from edgefl.wire.blob import BlobRef, ref_of
-from edgefl.wire.learning import Metric, RoundKind
 from edgefl.wire.overlay import Scope
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def make_application(
     parameters: int = PARAMETERS,
     deadline_s: float = 120.0,
     strategy: str = "fedavg",
+    pace: str = "sync",
+    select: int = 0,
+    zone_rounds: int = 1,
 ) -> Manifest:
     """A manifest for simulated devices: artifacts in name only. With `zone`, it is of that zone alone."""
     artifacts = tuple(Artifact(file, ref_of(file.encode())) for file in sorted(REQUIRED_ARTIFACTS))
@@ -66,6 +70,9 @@ def make_application(
         parameters=parameters,
         rounds=rounds,
         strategy=strategy,
+        pace=pace,
+        select=select,
+        zone_rounds=zone_rounds,
         quorum=quorum,
         deadline_s=deadline_s,
         min_members=min_members,
@@ -83,6 +90,21 @@ class Transfers:
     bytes: int = 0
 
 
+@dataclass(slots=True)
+class SiteLine:
+    """The line that devices of a site share: what comes from outside goes through it, one piece after the other."""
+
+    bytes_s: float
+    carried_bytes: int = 0
+    free_at: float = 0.0
+
+    def carry(self, size_bytes: int, arrival: float) -> float:
+        """When a piece that is here at `arrival` is through."""
+        self.carried_bytes += size_bytes
+        self.free_at = max(self.free_at, arrival) + size_bytes / self.bytes_s
+        return self.free_at
+
+
 class LearningDevice:
     """One device's learning layer: handler of its messages and timers, listener of its overlay, and its world."""
 
@@ -91,10 +113,11 @@ class LearningDevice:
         self.data: set[str] = set()
         self.learning = Learning(member.overlay, self, self._policy)
         self.saved: dict[int, Progress] = {}
-        self.memories: dict[int, bytes] = {}
+        self.memories: dict[tuple[int, str], bytes] = {}
         self._uplink_free = self._serving_free = 0.0
         self.serving_bytes_s: float | None = None
         """What this device takes in from all its children together; None: whatever comes."""
+        self.site_line: SiteLine | None = None
         self.highest_round: dict[int, int] = {}
         self.backwards = 0
         self._devices = devices
@@ -194,6 +217,8 @@ class LearningDevice:
         clock = self.member.world.clock
         self._uplink_free = max(self._uplink_free, clock.now) + len(payload) / BANDWIDTH_BYTES_S
         arrival = self._uplink_free + rtt_s / 2
+        if receiver.site_line is not None and receiver.site_line is not self.site_line:
+            arrival = receiver.site_line.carry(len(payload), arrival)
         if receiver.serving_bytes_s is not None:
             arrival = max(arrival, receiver._serving_free) + len(payload) / receiver.serving_bytes_s
             receiver._serving_free = arrival
@@ -205,11 +230,11 @@ class LearningDevice:
     def uplink_bytes_s(self) -> float | None:
         return None
 
-    def remember(self, app: int, data: Any) -> None:
-        self.memories[app] = bytes(data)
+    def remember(self, app: int, data: Any, name: str = "feedback") -> None:
+        self.memories[app, name] = bytes(data)
 
     def recall(self, app: int, token: Token) -> None:
-        self._later(0.0, self.learning.on_recalled, app, token, self.memories.get(app))
+        self._later(0.0, self.learning.on_recalled, app, token, self.memories.get((app, str(token[0]))))
 
     def _later(self, delay_s: float, call: Any, *arguments: Any) -> None:
         clock = self.member.world.clock
@@ -222,7 +247,7 @@ class LearningDevice:
         clock.at(clock.now + delay_s, if_alive)
 
     def prepare(self, app: int, manifest: Manifest, sources: tuple[Contact, ...], *, observer: bool) -> None:
-        initial = np.zeros(manifest.parameters, "<f4").tobytes()
+        initial = np.zeros(travelling(manifest), "<f4").tobytes()
         self._later(0.5, self.learning.on_prepared, app, Prepared(self._hold(initial)))
 
     def release(self, app: int) -> None: ...
@@ -274,20 +299,14 @@ class LearningDevice:
         return ref
 
     def discard(self, app: int, blob: BlobRef) -> None:
-        shared = any(other.id != app and other.ledger.model == blob for other in self.learning.applications.values())
+        shared = any(other.id != app and blob in other.ledger.blobs() for other in self.learning.applications.values())
         if not shared:
             self._blobs.pop(blob.id, None)
 
     def train(self, app: int, job: TrainJob) -> None:
-        model = np.frombuffer(self._blobs[job.model.id], "<f4")
-        target = np.resize(self._target, len(model))
-        error = float(np.sum((target - model) ** 2)) * self._samples
-        metrics = [Metric("loss", error, float(self._samples))]
-        delta = None
-        if job.kind is RoundKind.TRAIN:
-            delta = ((target - model) / 2).astype(np.float32)
-            metrics.append(Metric("train_loss", error, float(self._samples)))
-        result = TrainResult(delta, self._samples, tuple(metrics))
+        manifest = self.learning.applications[app].manifest
+        target = np.resize(self._target, manifest.parameters)
+        result = stand_in.train(manifest.strategy, job, self._blobs[job.model.id], target, self._samples)
         self._later(TRAIN_S * self._speed, self.learning.on_trained, app, job.tag, result)
 
     def save(self, app: int, progress: Progress) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from random import Random
 
 from edgefl.errors import TryAgainError
 from edgefl.overlay.game.ledger import Price
 from edgefl.overlay.game.rules import Rule
+from edgefl.overlay.ids import zone_of_site
 from edgefl.overlay.tree_view import TreeView
-from edgefl.sim.training import LearningDevice, Transfers, make_application
+from edgefl.sim.training import LearningDevice, SiteLine, Transfers, make_application
 from edgefl.sim.world import World
 from edgefl.wire.learning import RoundRecord
 
@@ -19,16 +21,26 @@ PARAMETERS = 600_000
 SLOWEST, FASTEST = 6.0, 7.3
 """Powers of ten (log-uniform), bytes a second: 1 to 20 MB/s."""
 
+SLOWEST_LINE, FASTEST_LINE = 6.0, 7.3
+"""The same of the line that a site shares."""
+
 PATIENCE_S = 1500.0
 """Of virtual time, for all rounds."""
 
 
 class UnequalFleet:
-    """Devices that take in between 1 and 20 MB/s from their children together; all train one application."""
+    """Devices that take in between 1 and 20 MB/s from their children together; all train one application.
 
-    def __init__(self, rule: Rule, seed: int, devices: int, rounds: int) -> None:
+    With `sites`, devices belong to as many sites in turn, each of which has a line of 1 to 20 MB/s for what comes from
+    outside; unless they are `priced`, nobody knows of the lines."""
+
+    def __init__(
+        self, rule: Rule, seed: int, devices: int, rounds: int, *, sites: int = 0, priced: bool = True
+    ) -> None:
         self.learners: dict[int, LearningDevice] = {}
         self.rounds = rounds
+        self.lines: dict[int, SiteLine] = {}
+        self._priced = priced
         transfers = Transfers()
         self.world = World(
             devices=devices,
@@ -37,11 +49,16 @@ class UnequalFleet:
             rule=rule,
             equip=lambda member: [LearningDevice(member, self.learners, transfers)],
         )
-        self.world.grow(devices, 10.0)
+        turns = itertools.cycle(zone_of_site(f"site {number}") for number in range(sites))
+        self.world.grow(devices, 10.0, lambda random: {"zone": next(turns)} if sites else {})
         self.world.run(20.0)
-        random = Random(seed)
+        random, lines = Random(seed), Random(seed + 1)
         for device in self.learners.values():
             device.data.add("digits")
+            zone = device.member.overlay.contact.zone
+            if zone and zone not in self.lines:
+                self.lines[zone] = SiteLine(10 ** lines.uniform(SLOWEST_LINE, FASTEST_LINE))
+            device.site_line = self.lines.get(zone)
             self.set_rate(device, 10 ** random.uniform(SLOWEST, FASTEST))
         manifest = make_application(
             "digits",
@@ -58,7 +75,8 @@ class UnequalFleet:
 
     def set_rate(self, device: LearningDevice, bytes_s: float) -> None:
         device.serving_bytes_s = bytes_s
-        device.member.overlay.set_price(Price(1 / bytes_s))
+        line = device.site_line if self._priced else None
+        device.member.overlay.set_price(Price(1 / bytes_s, site_s_per_byte=1 / line.bytes_s if line else 0.0))
 
     def root(self) -> LearningDevice:
         return next(device for device in self.learners.values() if self.tree(device).is_root)

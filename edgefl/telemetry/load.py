@@ -1,8 +1,9 @@
 """The device's load: what else it is busy with, and whether it suffers.
 
 Background processor use is that of everything but this daemon and its children: a load that counted our own work would
-chase itself (overlay study, 2.6). Samples are smoothed with a half-life of 20 s. Every sensor is optional: a board
-without a battery or a thermometer gives None, never an error.
+chase itself (overlay study, 2.6). What counts are the cores that this process may run on: where it was pinned to some
+(taskset, a cpuset), the others are no help to it. Samples are smoothed with a half-life of 20 s. Every sensor is
+optional: a board without a battery or a thermometer gives None, never an error.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ MAX_ZONES = 32
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`cpu` and `background_cpu` are shares of all cores (0 to 1), `memory` the share in use, sizes in bytes."""
+    """`cpu` and `background_cpu` are shares of the cores that this process may use (0 to 1), `memory` the share in use,
+    sizes in bytes."""
 
     cpu: float
     background_cpu: float
@@ -76,22 +78,21 @@ class LoadSensor:
 
         self._psutil = psutil
         self._process = psutil.Process()
-        self._cores = psutil.cpu_count() or 1
         self._then = now
         self._cpu: float | None = None
         self._background: float | None = None
         self._own_seconds = self._own_cpu_seconds()
         self._network: tuple[int, int] | None = self._optional(self._network_bytes)
-        psutil.cpu_percent()  # the first call only starts the counter
+        psutil.cpu_percent(percpu=True)  # the first call only starts the counters
 
     def sample(self, now: float) -> Load:
         """The load since the last sample; `now` is monotonic, in seconds."""
         elapsed_s = max(now - self._then, 1e-3)
         self._then = now
         own_seconds = self._own_cpu_seconds()
-        own = min(1.0, max(0.0, own_seconds - self._own_seconds) / elapsed_s / self._cores)
+        cpu, cores = self._busy()
+        own = min(1.0, max(0.0, own_seconds - self._own_seconds) / elapsed_s / cores)
         self._own_seconds = own_seconds
-        cpu = self._psutil.cpu_percent() / 100
         self._cpu = smooth(self._cpu, cpu, elapsed_s)
         self._background = smooth(self._background, max(0.0, cpu - own), elapsed_s)
         memory = self._psutil.virtual_memory()
@@ -107,12 +108,19 @@ class LoadSensor:
             frequency_share=self._optional(self._frequency),
             battery=battery.percent / 100 if battery is not None else None,
             on_mains=battery.power_plugged if battery is not None else None,
-            runnable=self._optional(lambda: self._psutil.getloadavg()[0] / self._cores),
+            runnable=self._optional(lambda: self._psutil.getloadavg()[0] / (self._psutil.cpu_count() or 1)),
             memory_pressure=self._optional(_memory_pressure),
             sent_bytes_s=sent,
             received_bytes_s=received,
             wear=self._optional(_wear),
         )
+
+    def _busy(self) -> tuple[float, int]:
+        """(share in use, how many) of the cores that this process may run on at this moment."""
+        shares: list[float] = self._psutil.cpu_percent(percpu=True)
+        allowed = self._optional(self._process.cpu_affinity) or range(len(shares))
+        ours = [shares[core] for core in allowed if core < len(shares)] or shares
+        return sum(ours) / len(ours) / 100, len(ours)
 
     def _own_cpu_seconds(self) -> float:
         """Of this process and its children: those that run, and those that have been waited for."""

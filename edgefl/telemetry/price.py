@@ -16,8 +16,8 @@ from edgefl.telemetry.load import Load
 UNMEASURED_BYTES_S = 2e6
 """A device that has served nobody yet: 16 Mbit/s, the uplink of a household."""
 
-AGGREGATION_S_PER_BYTE = 2e-9
-"""Decrypting and adding a byte on one idle core; `tools/bench` measures more exactly, nobody decides by it."""
+UNMEASURED_S_PER_BYTE = 2e-9
+"""Decrypting and adding a byte on one idle core, until this device has measured what it takes (carriage.py)."""
 
 MOST_BACKGROUND = 0.95
 """A processor that is always busy still gets to us now and then."""
@@ -40,9 +40,13 @@ def quantised(value: float) -> float:
     return 2.0 ** (round(STEPS * math.log2(value)) / STEPS) if value > 0 else 0.0
 
 
-def price_of(load: Load, serving_bytes_s: float | None) -> Price:
-    """From the last sample, and the bytes a second that this device's uplink has really delivered (None: not yet)."""
+def price_of(
+    load: Load, serving_bytes_s: float | None, carrying_s_per_byte: float | None = None, *, site_bytes_s: float = 0.0
+) -> Price:
+    """From the last sample, the bytes a second that this device's uplink has really delivered and the processor time
+    that a byte takes (None: not measured yet), and the rate of the line that its site shares (0: none)."""
     rate = max(serving_bytes_s or UNMEASURED_BYTES_S, 1.0)
+    kappa = UNMEASURED_S_PER_BYTE if carrying_s_per_byte is None else carrying_s_per_byte
     busy = load.cpu > BUSY
     throttled = min(1.0, load.frequency_share) if load.frequency_share and busy else 1.0
     idle_share = max(1 - MOST_BACKGROUND, (1 - load.background_cpu) * throttled)
@@ -52,9 +56,10 @@ def price_of(load: Load, serving_bytes_s: float | None) -> Price:
     if load.temperature_c is not None and load.temperature_c > WARM_C:
         penalty_s += HEAT_S * min(1.0, (load.temperature_c - WARM_C) / (OVERHEATED_C - WARM_C))
     return Price(
-        quantised(seconds_per_byte(rate, AGGREGATION_S_PER_BYTE, 1 - idle_share)),
+        quantised(seconds_per_byte(rate, kappa, 1 - idle_share)),
         quantised(penalty_s),
         why_closed(load) is not None,
+        quantised(1.0 / site_bytes_s) if site_bytes_s > 0 else 0.0,
     )
 
 

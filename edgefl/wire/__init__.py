@@ -5,7 +5,8 @@
     contact.py      where a device is, in 21 bytes
     blob.py         content-addressed blobs and their chunks
     overlay.py      joining, rings, routed requests, tracker, trees, directory      (types 10-59)
-    game.py         prices of parents, and moves                                    (types 45-48)
+    game.py         prices of parents, moves, what a site carries                   (types 36-37, 45-48)
+    tree_walk.py    who is next to whom in a tree                                   (types 49, 54)
     learning.py     rounds                                                          (types 60-69)
     link.py         greeting, chunks, revocations                                   (types 70-79)
     sampled.py      samples, their models, views of who takes part                  (types 81-88)
@@ -15,7 +16,7 @@
 This room knows no sockets and no state.
 """
 
-from edgefl.wire import consensus, game, learning, link, overlay, sampled
+from edgefl.wire import consensus, game, learning, link, overlay, sampled, tree_walk
 from edgefl.wire.codec import (
     MAX_MESSAGE_BYTES,
     Message,
@@ -46,4 +47,5 @@ __all__ = [
     "overlay",
     "parse_node_name",
     "sampled",
+    "tree_walk",
 ]

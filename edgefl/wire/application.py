@@ -10,7 +10,7 @@ from typing import Annotated
 from edgefl.wire.blob import BLOB, BlobRef
 from edgefl.wire.codec import Record, decode_record, encode_record, nested, record
 from edgefl.wire.contact import CONTACT, Contact
-from edgefl.wire.fields import F64, U16, U32, U64, choice, many, optional, raw, text
+from edgefl.wire.fields import BOOL, F64, U16, U32, U64, choice, many, optional, raw, text
 from edgefl.wire.overlay import MAX_ADVERT_BYTES, Scope
 
 MAX_MANIFEST_BYTES = 4 * 1024
@@ -18,6 +18,9 @@ MAX_MANIFEST_BYTES = 4 * 1024
 
 MAX_ARTIFACTS = 8
 """Files of one application: six today."""
+
+MAX_PERSONAL = 8
+"""Patterns of tensors that stay on the devices."""
 
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -88,6 +91,14 @@ class Manifest(Record):
     max_samples: Annotated[int, 20, U32] = 1_000_000
     seed: Annotated[int, 21, U64] = 0
     compress: Annotated[str, 22, text(32)] = "none"
+    personal: Annotated[tuple[str, ...], 23, many(text(128), MAX_PERSONAL)] = ()
+    lr_schedule: Annotated[str, 24, text(128)] = "constant"
+    patience: Annotated[int, 25, U32] = 0
+    keep_best: Annotated[bool, 26, BOOL] = False
+    select: Annotated[int, 27, U32] = 0
+    over_select: Annotated[float, 28, F64] = 0.3
+    pace: Annotated[str, 29, text(96)] = "sync"
+    zone_rounds: Annotated[int, 30, U16] = 1
     topology_options: Annotated[str, 32, text(128)] = ""
 
     @property

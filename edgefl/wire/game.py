@@ -24,7 +24,8 @@ class PriceAsk(Message):
 @dataclass(frozen=True, slots=True)
 class PriceTold(Message):
     """Answer: seconds per byte, penalty in seconds, bytes promised per round over all applications (the receiver's own
-    included, if it is a child), seconds to the root. `closed`: no place, or no children at all."""
+    included, if it is a child), seconds to the root. `closed`: no place, or no children at all. To devices outside the
+    sender's site: the same two numbers of the uplink which its devices share, as far as they are known."""
 
     app: Annotated[int, 1, U64]
     s_per_byte: Annotated[float, 2, F64] = 0.0
@@ -32,6 +33,8 @@ class PriceTold(Message):
     load_bytes: Annotated[int, 4, U64] = 0
     delay_s: Annotated[float, 5, F64] = 0.0
     closed: Annotated[bool, 6, BOOL] = False
+    site_s_per_byte: Annotated[float, 7, F64] = 0.0
+    site_load_bytes: Annotated[int, 8, U64] = 0
 
 
 @message(47)
@@ -52,6 +55,23 @@ class MoveTold(Message):
     app: Annotated[int, 1, U64]
     granted: Annotated[bool, 2, BOOL]
     load_bytes: Annotated[int, 3, U64] = 0
+
+
+@message(36)
+@dataclass(frozen=True, slots=True)
+class SitePromise(Message):
+    """Body of a Route to the register of the origin's site: what the origin carries over its uplink per round."""
+
+    promised_bytes: Annotated[int, 1, U64]
+
+
+@message(37)
+@dataclass(frozen=True, slots=True)
+class SiteLoad(Message):
+    """The register's answer: what all other devices of the site have promised, and how many they are."""
+
+    others_bytes: Annotated[int, 1, U64]
+    others: Annotated[int, 2, U32] = 0
 
 
 EPSILON_BINS = 8

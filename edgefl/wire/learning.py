@@ -14,7 +14,7 @@ from typing import Annotated
 from edgefl.wire.blob import BLOB, BlobRef
 from edgefl.wire.codec import Message, Record, message, nested, record
 from edgefl.wire.contact import CONTACT, Contact
-from edgefl.wire.fields import BOOL, F64, U16, U32, U64, choice, many, raw, text
+from edgefl.wire.fields import BOOL, F64, U16, U32, U64, choice, many, optional, raw, text
 
 MAX_CONTRIBUTORS = 4096
 """Devices named in one update, 9 bytes each. A larger subtree names none and is trusted with its count."""
@@ -22,6 +22,9 @@ MAX_CONTRIBUTORS = 4096
 MAX_METRICS = 16
 MAX_RECORDS = 64
 """History rows in one message."""
+
+MAX_STATE_BLOBS = 2
+"""Vectors that a strategy remembers from round to round."""
 
 
 @record
@@ -47,13 +50,31 @@ class RoundRecord(Record):
     metrics: Annotated[tuple[Metric, ...], 6, many(nested(Metric), MAX_METRICS)] = ()
     bytes: Annotated[int, 7, U64] = 0
     attempts: Annotated[int, 8, U16] = 1
+    members: Annotated[int, 9, U32] = 0
+    """Devices of the application when the round began; 0: not said."""
+    stalest: Annotated[int, 10, U32] = 0
+    """The largest staleness of a delta in the round, in rounds; the mean is the metric `train_staleness`."""
+    dropped: Annotated[int, 11, U32] = 0
+    """Deltas that were too stale."""
+    budget_s: Annotated[float, 12, F64] = 0.0
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class Best(Record):
+    """The best model that has been evaluated so far, and what it was judged by: a mean over the devices."""
+
+    round: Annotated[int, 1, U32]
+    value: Annotated[float, 2, F64]
+    model: Annotated[BlobRef, 3, BLOB]
 
 
 @message(60)
 @dataclass(frozen=True, slots=True)
 class Standing(Message):
     """How far the sender has come: model `round` is held by `holder`. A new parent hears it from its children, so a new
-    root knows where to go on; `busy` says that a dethroned root is still finishing a round and will report again."""
+    root knows where to go on; `busy` says that a dethroned root is still finishing a round and will report again. A
+    holder of replicas names what it has beside the model: the strategy's `state` as of it, and the `best` model."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -63,6 +84,8 @@ class Standing(Message):
     busy: Annotated[bool, 6, BOOL] = False
     finished: Annotated[bool, 7, BOOL] = False
     records: Annotated[tuple[RoundRecord, ...], 8, many(nested(RoundRecord), MAX_RECORDS)] = ()
+    state: Annotated[tuple[BlobRef, ...], 9, many(BLOB, MAX_STATE_BLOBS)] = ()
+    best: Annotated[Best | None, 10, optional(nested(Best))] = None
 
 
 class RoundKind(IntEnum):
@@ -74,10 +97,17 @@ class RoundKind(IntEnum):
     """Nothing to do but to keep the final model."""
 
 
+EVERYBODY = 2**64 - 1
+"""The threshold that leaves nobody out."""
+
+
 @message(61)
 @dataclass(frozen=True, slots=True)
 class RoundStart(Message):
-    """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds."""
+    """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds. Devices
+    whose hash lies below `threshold` train (edgefl/learning/forest/selection.py); an older peer trains in any case. The
+    part of a device itself is waited for during `own_s` seconds (0: `budget_s`). At the end (RoundKind.DONE) `best` is
+    the best model that there was, if the application keeps it."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -87,12 +117,29 @@ class RoundStart(Message):
     model: Annotated[BlobRef, 6, BLOB]
     budget_s: Annotated[float, 7, F64]
     records: Annotated[tuple[RoundRecord, ...], 8, many(nested(RoundRecord), MAX_RECORDS)] = ()
+    threshold: Annotated[int, 9, U64] = EVERYBODY
+    own_s: Annotated[float, 10, F64] = 0.0
+    best: Annotated[Best | None, 16, optional(nested(Best))] = None
 
 
 CHUNK_PARAMETERS = 64 * 1024
 """float32 values in one chunk of an update: 256 KiB, for the reasons of wire/blob.py."""
 
 MAX_MASK_BYTES = MAX_CONTRIBUTORS // 8
+
+MAX_DURATIONS = 96
+"""Buckets of a histogram of durations: a quarter of an octave each, from 1/16 s to twelve days."""
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class PaceReport(Record):
+    """How long the devices of a subtree take for their part of a round (edgefl/learning/durations.py), and how old
+    what they delivered was. Absent in applications that wait for everybody."""
+
+    durations: Annotated[tuple[int, ...], 1, many(U32, MAX_DURATIONS)] = ()
+    stalest: Annotated[int, 2, U32] = 0
+    dropped: Annotated[int, 3, U32] = 0
 
 
 @message(62)
@@ -113,6 +160,7 @@ class Update(Message):
     vector: Annotated[bool, 10, BOOL] = False
     first: Annotated[int, 11, U32] = 0
     final: Annotated[bool, 12, BOOL] = False
+    report: Annotated[PaceReport | None, 13, optional(nested(PaceReport))] = None
 
 
 @message(66)
@@ -171,7 +219,8 @@ class UpdateAck(Message):
 @message(64)
 @dataclass(frozen=True, slots=True)
 class Replica(Message):
-    """The root's state after a round, for its two runners-up: fetch the model from the sender, keep it, acknowledge."""
+    """The root's state after a round, for its two runners-up: fetch the model, the vectors that the strategy remembers
+    with it and the best model so far from the sender, keep them, acknowledge."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -179,6 +228,8 @@ class Replica(Message):
     model: Annotated[BlobRef, 4, BLOB]
     finished: Annotated[bool, 5, BOOL] = False
     records: Annotated[tuple[RoundRecord, ...], 6, many(nested(RoundRecord), MAX_RECORDS)] = ()
+    state: Annotated[tuple[BlobRef, ...], 7, many(BLOB, MAX_STATE_BLOBS)] = ()
+    best: Annotated[Best | None, 8, optional(nested(Best))] = None
 
 
 @message(65)

@@ -27,6 +27,7 @@ WELL = Facts(
     memory_available_bytes=2 << 30,
     temperature_c=48.0,
     throttling="",
+    power_mode=None,
     ports=(Port("0.0.0.0", 7321, "door"), Port("0.0.0.0", 7322, "links"), Port("0.0.0.0", 7323, "broadcast")),
 )
 

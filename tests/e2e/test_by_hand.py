@@ -107,8 +107,11 @@ def test_the_walk_of_the_readme(hands: Hands) -> None:
     assert "digits" in text
     assert "finished" in text
     assert "5/5" in hands.type("app", "list", "--state", "c")
-    tree = hands.type_json("tree", "digits", "--state", "a")
+    tree = hands.type_json("tree", "digits", "--plot", "t.svg", "--state", "a")
     assert tree["members"] >= 1
+    assert len(tree["devices"]) == 3
+    assert len(tree["edges"]) == 2
+    assert "<svg" in (hands.directory / "t.svg").read_text()
     assert "round   5/5" in hands.type("app", "watch", "digits", "--state", "b")
 
     rows = hands.type_json("app", "history", "digits", "--plot", "h.png", "--csv", "h.csv", "--state", "a")["history"]
@@ -121,6 +124,23 @@ def test_the_walk_of_the_readme(hands: Hands) -> None:
     test = np.load(hands.directory / "digits-test.npz")
     logits = session.run(None, {session.get_inputs()[0].name: test["x"]})[0]
     assert np.mean(logits.argmax(axis=1) == test["y"]) > 0.85
+    hands.type(
+        "app", "create", "art", "--name", "own heads", "--data", "digits", "--rounds", "20", "--strategy", "scaffold",
+        "--personal", "logits.*", "--lr-schedule", "warmup:rounds=2+cosine:floor=0.1", "--patience", "2",
+        "--batch", "16", "--min-members", "3", "--state", "a",
+    )  # fmt: skip
+    for state in ("a", "b"):
+        wait_for(lambda state=state: "own heads" in hands.type("app", "list", "--state", state), "it is known")
+        hands.type("wait", "done", "--app", "own heads", "--timeout", str(WAIT_S), "--state", state)
+    shown = hands.type_json("app", "show", "own heads", "--state", "a")
+    assert 0 < shown["best"]["round"] <= shown["round"] <= 20
+    wait_for(lambda: hands.type_json("app", "show", "own heads", "--state", "b")["best"], "the best model to come")
+    hands.type("app", "pull", "own heads", "--best", "-o", "best.onnx", "--state", "b")
+    session = onnxruntime.InferenceSession(str(hands.directory / "best.onnx"), providers=["CPUExecutionProvider"])
+    own = np.load(hands.directory / "digits-1.npz")
+    logits = session.run(None, {session.get_inputs()[0].name: own["x"]})[0]
+    assert np.mean(logits.argmax(axis=1) == own["y"]) > 0.85  # its own digits, with its own head
+    assert "--keep-best" in hands.type("app", "pull", "digits", "--best", "-o", "none.onnx", "--state", "a", expect=75)
     key = hands.type_json("lookup", status["node"], "--state", "c")
     assert key["owner"]["node"] == status["node"]
     peers = hands.type_json("peers", "--state", "a")["peers"]

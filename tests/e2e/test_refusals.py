@@ -267,6 +267,10 @@ def test_manifests_that_no_device_would_run(task: Task) -> None:
         ({"strategy": "magic"}, "strategy"),
         ({"strategy": "fedadam:beta1=1"}, "strategy"),
         ({"topology": "ring"}, "topology"),
+        ({"lr_schedule": "cosine:floor=2"}, "lr_schedule"),
+        ({"patience": 10**9}, "patience"),
+        ({"personal": ["heads.*"]}, "no tensor of the model is called 'heads"),
+        ({"personal": ["*"]}, "share nothing"),
         ({"deadline_s": 0.0}, "deadline_s"),
     ):
         with pytest.raises(ControlError, match=field):

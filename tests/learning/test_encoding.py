@@ -223,7 +223,7 @@ class TestInRounds:
         world.start({2: 1, 3: 1})
         world.run(lambda: world.devices[1].app.ledger.round == 5)
         device = world.devices[3]
-        kept = device.memories[world.app_id]
+        kept = device.memories[world.app_id, "feedback"]
         assert np.linalg.norm(np.frombuffer(kept, "<f4")) > 0
         world.kill(3)
         world.restart(3)
@@ -241,18 +241,18 @@ class TestInRounds:
         world.start({2: 1, 3: 1})
         world.run(lambda: world.devices[1].app.ledger.round == 1)
         device = world.devices[3]
-        committed = device.memories[world.app_id]
+        committed = device.memories[world.app_id, "feedback"]
         world.links_down.add(frozenset((1, 3)))
         world.run(lambda: world.devices[1].app.ledger.round == 3)
-        assert device.memories[world.app_id] == committed
+        assert device.memories[world.app_id, "feedback"] == committed
         world.links_down.clear()
         world.run(world.finished)
-        assert device.memories[world.app_id] != committed
+        assert device.memories[world.app_id, "feedback"] != committed
 
     @pytest.mark.parametrize("kept", [b"x", np.full(40, np.nan, "<f4").tobytes()])
     def test_a_memory_that_does_not_fit_is_a_fresh_start(self, kept: bytes) -> None:
         world = World(2, manifest=make_manifest(rounds=2, parameters=40, compress="int8"))
-        world.devices[2].memories[world.app_id] = kept
+        world.devices[2].memories[world.app_id, "feedback"] = kept
         world.start({2: 1})
         world.run(world.finished)
-        assert len(world.devices[2].memories[world.app_id]) == 160
+        assert len(world.devices[2].memories[world.app_id, "feedback"]) == 160

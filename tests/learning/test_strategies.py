@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from support.learning_world import World, make_manifest
@@ -59,7 +59,7 @@ def walk(text: str, model: np.ndarray, deltas: list[np.ndarray]) -> np.ndarray:
 
 
 CASES = [
-    *STRATEGY_OPTIONS,
+    *(name for name in STRATEGY_OPTIONS if name not in ("scaffold", "fednova", "qfedavg", "trimmed")),
     "fedavg:lr=0.5",
     "fedavgm:lr=0.3,momentum=0.7",
     "fedadagrad:lr=0.1,beta1=0.5,tau=0.1",
@@ -156,33 +156,185 @@ def test_the_root_of_a_tree_keeps_the_state_from_round_to_round(text: str) -> No
     np.testing.assert_allclose(world.model_of(4), follow(text, [mean] * 5, world.pull), rtol=1e-3, atol=1e-4)
 
 
+STATEFUL = ["fedavgm", "fedadam:lr=0.1,beta1=0.8,beta2=0.95,tau=0.01"]
+
+
+def restarted(world: World) -> int:
+    return sum(d.app.counters.get("strategy_restarted", 0) for d in world.devices.values() if d.alive)
+
+
 @pytest.mark.parametrize("text", CASES)
-def test_a_successor_goes_on_from_the_same_model_with_the_state_afresh(text: str) -> None:
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.KEEPING, Phase.REPLICATING])
+def test_a_successor_goes_on_exactly(text: str, phase: Phase) -> None:
+    world = World(6, manifest=make_manifest(rounds=6, strategy=text))
+    world.start(TREE)
+    root = world.devices[1].app
+    world.run(lambda: root.ledger.round == 3 and root.coordinator.phase is phase)
+    world.kill(1)
+    world.run_for(0.2)
+    done = max(device.app.ledger.round for device in world.devices.values())
+    world.heal()
+    world.run(world.finished)
+    everybody = world.expected_model(1) / world.pull
+    survivors = world.expected_model(1, [2, 3, 4, 5, 6]) / world.pull
+    expected = follow(text, [everybody] * done + [survivors] * (6 - done), world.pull)
+    np.testing.assert_allclose(world.model_of(2), expected, rtol=1e-3, atol=1e-4)
+    assert restarted(world) == 0
+    for device in world.devices.values():
+        if device.alive:  # nothing is held for ever
+            assert device.app.ledger.state == ()
+            assert len(device.blobs) <= 2  # the last model, and the initial one that `prepare` gave
+
+
+@pytest.mark.parametrize("text", STATEFUL)
+def test_an_outranking_device_takes_the_state_over_from_the_root_before(text: str) -> None:
+    world = World(4, manifest=make_manifest(rounds=5, strategy=text))
+    for device in world.devices.values():
+        device.learning.take_part(world.advert, 0.0)
+        device.train_s = 3.0
+    world.run_for(0.1)
+    world.crown(2)
+    world.attach(3, 2)
+    world.attach(4, 2)
+    old = world.devices[2].app
+    world.run(lambda: old.ledger.round == 2 and old.coordinator.phase is Phase.RUNNING)
+    world.crown(1)
+    world.attach(2, 1)
+    world.run(world.finished)
+    before = world.expected_model(1, [2, 3, 4]) / world.pull
+    everybody = world.expected_model(1) / world.pull
+    # In the third round the new root was on top already and did not train yet.
+    expected = follow(text, [before] * 3 + [everybody] * 2, world.pull)
+    np.testing.assert_allclose(world.model_of(2), expected, rtol=1e-3, atol=1e-4)
+    assert restarted(world) == 0
+
+
+@pytest.mark.parametrize("text", STATEFUL)
+def test_after_a_power_cut_the_root_goes_on_exactly(text: str) -> None:
+    world = World(6, manifest=make_manifest(rounds=6, strategy=text))
+    world.start(TREE)
+    root = world.devices[1].app
+    world.run(lambda: root.ledger.round == 3 and root.coordinator.phase is Phase.RUNNING)
+    for number in world.devices:
+        world.kill(number)
+    for number in world.devices:
+        world.restart(number)
+    world.heal()
+    world.run(world.finished)
+    everybody = world.expected_model(1) / world.pull
+    np.testing.assert_allclose(world.model_of(2), follow(text, [everybody] * 6, world.pull), rtol=1e-3, atol=1e-4)
+    assert restarted(world) == 0
+
+
+@pytest.mark.parametrize("text", STATEFUL)
+def test_a_new_root_that_holds_nothing_finds_the_state_below(text: str) -> None:
+    """The runner-up hangs below a device that has the same model and no state, which passes its report on."""
     world = World(6, manifest=make_manifest(rounds=6, strategy=text))
     world.start(TREE)
     root = world.devices[1].app
     world.run(lambda: root.ledger.round == 3 and root.coordinator.phase is Phase.RUNNING)
     world.run_for(0.2)
-    world.kill(1)
+    for number in (1, 3):
+        world.kill(number)
+    assert world.devices[2].app.ledger.state
+    assert world.devices[5].app.ledger.state == ()
+    assert world.devices[5].app.ledger.round == world.devices[2].app.ledger.round
+    world.crown(5)
+    world.attach(6, 5)
+    world.attach(2, 6)
+    world.attach(4, 6)
+    world.run(lambda: world.finished(2, 4, 5, 6))
+    everybody = world.expected_model(1) / world.pull
+    survivors = world.expected_model(1, [2, 4, 5, 6]) / world.pull
+    expected = follow(text, [everybody] * 3 + [survivors] * 3, world.pull)
+    np.testing.assert_allclose(world.model_of(5), expected, rtol=1e-3, atol=1e-4)
+    assert restarted(world) == 0
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_a_state_that_died_with_all_its_holders_begins_afresh_and_is_counted(text: str) -> None:
+    world = World(6, manifest=make_manifest(rounds=6, strategy=text, quorum=0.4))
+    world.start(TREE)
+    root = world.devices[1].app
+    world.run(lambda: root.ledger.round == 3 and root.coordinator.phase is Phase.RUNNING)
+    world.run_for(0.2)
+    for number in (1, 2, 3):  # the root and its runners-up
+        world.kill(number)
     world.heal()
     world.run(world.finished)
     everybody = world.expected_model(1) / world.pull
-    survivors = world.expected_model(1, [2, 3, 4, 5, 6]) / world.pull
+    survivors = world.expected_model(1, [4, 5, 6]) / world.pull
     expected = follow(text, [everybody] * 3 + [survivors] * 3, world.pull, fresh_at=3)
-    np.testing.assert_allclose(world.model_of(2), expected, rtol=1e-3, atol=1e-4)
-    stateful = parse_strategy(text).name not in ("fedavg", "fedprox")
-    assert world.devices[2].app.counters.get("strategy_restarted", 0) == stateful
-    assert root.counters.get("strategy_restarted", 0) == 0
+    np.testing.assert_allclose(world.model_of(4), expected, rtol=1e-3, atol=1e-4)
+    assert restarted(world) == (strategy_of(text).vectors > 0)
+
+
+def test_a_saved_state_that_cannot_be_read_any_more_is_counted_as_lost() -> None:
+    world = World(3, manifest=make_manifest(rounds=4, strategy="fedavgm"))
+    world.start({2: 1, 3: 1})
+    root = world.devices[1].app
+    world.run(lambda: root.ledger.round == 2 and root.coordinator.phase is Phase.RUNNING)
+    for number in world.devices:
+        world.kill(number)
+        for ref in (
+            world.devices[number].saved[world.app_id].state if world.app_id in world.devices[number].saved else ()
+        ):
+            world.devices[number].durable[ref.id] = np.full(5, np.nan, "<f4").tobytes()
+    for number in world.devices:
+        world.restart(number)
+    world.heal()
+    world.run(world.finished)
+    assert restarted(world) == 1
 
 
 @pytest.mark.parametrize("dies", [Phase.KEEPING, Phase.REPLICATING])
-def test_a_root_that_is_superseded_forgets_the_state(dies: Phase) -> None:
+def test_a_root_that_is_superseded_forgets_what_it_was_making(dies: Phase) -> None:
     world = World(6, manifest=make_manifest(rounds=4, strategy="fedavgm:momentum=0.5,lr=0.5"))
     world.start(TREE)
     root = world.devices[1].app
     world.run(lambda: root.ledger.round == 2 and root.coordinator.phase is dies)
     root.coordinator.on_superseded()
-    assert root.coordinator._remembered() == ()
+    world.run_for(0.005)  # names that were asked for still come
+    held = {blob.id for blob in root.ledger.blobs()}
+    assert set(world.devices[1].blobs) <= held | {world.devices[1].app.worker.open.model.id}
+    assert root.coordinator.next_model._memory is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([("fedadam:lr=0.1,tau=0.01", 0), ("scaffold", 3), ("fedavgm", 0), ("trimmed:share=0.2", 2)]),
+    st.integers(0, 2**32),
+    st.integers(3, 8),
+    st.lists(st.tuples(st.floats(0.2, 8.0), st.booleans()), min_size=1, max_size=6),
+)
+def test_any_schedule_of_deaths_and_returns_loses_and_keeps_nothing(
+    chosen: tuple[str, int], seed: int, size: int, turns: list[tuple[float, bool]]
+) -> None:
+    """All end with the same model and the same best one, and hold nothing else."""
+    text, patience = chosen
+    changes = {"rounds": 6, "quorum": 0.3, "deadline_s": 15.0, "strategy": text, "patience": patience}
+    world = World(size, seed=seed, manifest=make_manifest(**changes, keep_best=True))
+    world.start({child: world.random.randint(1, child - 1) for child in range(2, size + 1)})
+    for pause, comes_back in turns:
+        world.run_for(pause)
+        alive = [number for number, device in world.devices.items() if device.alive]
+        dead = [number for number, device in world.devices.items() if not device.alive]
+        if dead and comes_back:
+            world.restart(world.random.choice(dead))
+        elif len(alive) > 2:
+            world.kill(world.random.choice(alive))
+        world.run_for(0.3)
+        world.heal()
+    for number, device in list(world.devices.items()):
+        if not device.alive:
+            world.restart(number)
+    world.heal()
+    world.run(world.finished, limit_s=3000)
+    world.run_for(30)
+    ledgers = [device.app.ledger for device in world.devices.values()]
+    assert len({(ledger.round, ledger.model, ledger.best) for ledger in ledgers}) == 1
+    for device in world.devices.values():
+        assert set(device.blobs) == {blob.id for blob in device.app.ledger.blobs()}
 
 
 CONVERGING: dict[str, int] = {
@@ -192,11 +344,14 @@ CONVERGING: dict[str, int] = {
     "fedadagrad:lr=0.5": 25,
     "fedadam:lr=0.1,beta1=0.5,tau=0.1": 40,
     "fedyogi:lr=0.1,beta1=0.5,tau=0.1": 40,
+    "scaffold": 12,
+    "fednova": 12,
+    "qfedavg:q=0.01": 12,
 }
 
 
-def fleet_error(text: str, rounds: int) -> float:
-    """How far a fleet's last model is from the weighted mean of its targets, as a share of where it began."""
+def fleet_model(text: str, rounds: int) -> tuple[list[LearningDevice], np.ndarray]:
+    """A simulated fleet after its last round: its devices and the model."""
     learners: dict[int, LearningDevice] = {}
     transfers = Transfers()
     fleet = Fleet(devices=8, seed=2, equip=lambda member: [LearningDevice(member, learners, transfers)])
@@ -208,14 +363,26 @@ def fleet_error(text: str, rounds: int) -> float:
     learners[fleet.alive()[0].node_id].create(manifest, fleet.clock.now)
     fleet.run(60.0 + 12.0 * rounds)
     devices = list(learners.values())
-    mean = np.average([d._target for d in devices], axis=0, weights=[d._samples for d in devices])
     ledger = devices[0].learning.applications[manifest.app_id].ledger
     assert ledger.finished
     assert ledger.model is not None
-    model = np.frombuffer(devices[0]._blobs[ledger.model.id], "<f4")
-    return float(np.linalg.norm(model - mean) / np.linalg.norm(mean))
+    model = np.frombuffer(devices[0]._blobs[ledger.model.id], "<f4")[: manifest.parameters]
+    return devices, model
 
 
 @pytest.mark.parametrize("text", CONVERGING)
 def test_a_simulated_fleet_converges(text: str) -> None:
-    assert fleet_error(text, CONVERGING[text]) < 0.1
+    """To the weighted mean of its targets: a tenth is left of the way from where it began."""
+    devices, model = fleet_model(text, CONVERGING[text])
+    mean = np.average([d._target for d in devices], axis=0, weights=[d._samples for d in devices])
+    assert np.linalg.norm(model - mean) / np.linalg.norm(mean) < 0.1
+
+
+def test_a_simulated_fleet_trims() -> None:
+    """To somewhere between the targets, in every coordinate, with the ends cut off."""
+    devices, model = fleet_model("trimmed:share=0.3", 12)
+    targets = np.sort([device._target for device in devices], axis=0)
+    assert (model > targets[0]).all()
+    assert (model < targets[-1]).all()
+    middle = np.median(targets, axis=0)
+    assert np.linalg.norm(model - middle) < 0.5 * np.linalg.norm(targets[-1] - middle)

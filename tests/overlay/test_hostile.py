@@ -26,6 +26,7 @@ from edgefl.overlay import (
     volunteers,
     zone_table,
 )
+from edgefl.overlay.game import ledger, site
 from edgefl.overlay.ids import directory_key, volunteers_key, zone_key
 from edgefl.overlay.profile import NODE, PROFILES
 from edgefl.wire import Capacity, Contact, Message, Role, encode, message_types
@@ -62,6 +63,9 @@ BOUNDS = {
     "adverts": directory.MAX_ADVERTS,
     "unpublished": 0,
     "help_calls": volunteers.MAX_CALLS,
+    "promises": ledger.MAX_PROMISES,
+    "site_reporters": site.MAX_REPORTERS,
+    "walks": 0,
 }
 
 

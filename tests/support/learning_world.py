@@ -10,21 +10,23 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from edgefl.learning.application import Application
 from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
 from edgefl.learning.forest.application import ForestApplication
-from edgefl.learning.manifest import REQUIRED_ARTIFACTS
+from edgefl.learning.manifest import REQUIRED_ARTIFACTS, travelling
 from edgefl.learning.node import Decision, Learning, Part
+from edgefl.sim import stand_in
 from edgefl.wire import Contact, Message, decode, encode
 from edgefl.wire.application import Advert, AppState, Artifact, Manifest
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.codec import encode_record
-from edgefl.wire.learning import Metric, RoundKind
 
 PARAMETERS = 5
 LATENCY_S = 0.01
@@ -45,6 +47,15 @@ def make_manifest(**changes: Any) -> Manifest:
         "seed": 1,
     }
     return Manifest(**{**values, **changes})
+
+
+def small_chunks() -> ExitStack:
+    """Chunks of two values and a credit of two, so that five values are three chunks and much can happen in between."""
+    stack = ExitStack()
+    for module in ("aggregate", "forest.feedback"):
+        stack.enter_context(patch(f"edgefl.learning.{module}.CHUNK_PARAMETERS", 2))
+    stack.enter_context(patch("edgefl.learning.forest.inflow.MAX_CREDIT", 2))
+    return stack
 
 
 def make_advert(manifest: Manifest, *, version: int = 1, state: AppState = AppState.RUNNING) -> Advert:
@@ -86,7 +97,7 @@ class Device:
     timers: dict[Any, int] = field(default_factory=dict)
     saved: dict[int, Progress] = field(default_factory=dict)
     durable: dict[bytes, bytes] = field(default_factory=dict)
-    memories: dict[int, bytes] = field(default_factory=dict)
+    memories: dict[tuple[int, str], bytes] = field(default_factory=dict)
     broadcasts: list[BlobRef] = field(default_factory=list)
     adverts: list[Advert] = field(default_factory=list)
     jobs: list[TrainJob] = field(default_factory=list)
@@ -97,6 +108,7 @@ class Device:
     rounds_over: list[tuple[int, int]] = field(default_factory=list)
     alive: bool = True
     train_s: float = 1.0
+    steps: int = 1
     broken: bool = False
     prepared: Prepared | None = None
     decision: Decision = field(default_factory=lambda: Decision(Part.JOIN))
@@ -159,11 +171,11 @@ class Device:
     def uplink_bytes_s(self) -> float | None:
         return None
 
-    def remember(self, app: int, data: Any) -> None:
-        self.memories[app] = bytes(data)
+    def remember(self, app: int, data: Any, name: str = "feedback") -> None:
+        self.memories[app, name] = bytes(data)
 
     def recall(self, app: int, token: Any) -> None:
-        self.later(lambda now: self.learning.on_recalled(app, token, self.memories.get(app), now))
+        self.later(lambda now: self.learning.on_recalled(app, token, self.memories.get((app, token[0])), now))
 
     def set_timer(self, key: Any, at: float) -> None:
         self.timers[key] = self.timers.get(key, 0) + 1
@@ -178,7 +190,7 @@ class Device:
             self.learning.on_timer(key, now)
 
     def prepare(self, app: int, manifest: Manifest, sources: tuple[Contact, ...], *, observer: bool) -> None:
-        data = np.zeros(manifest.parameters, np.float32).tobytes()
+        data = np.zeros(travelling(manifest), np.float32).tobytes()
         ref = self.hold(data)
         result = self.prepared or Prepared(ref)
         self.later(lambda now: self.learning.on_prepared(app, result, now))
@@ -217,23 +229,21 @@ class Device:
 
     def train(self, app: int, job: TrainJob) -> None:
         self.jobs.append(job)
-        model = np.frombuffer(self.blobs[job.model.id], "<f4")
-        with np.errstate(all="ignore"):  # a test may hand out any bytes as a model
-            error = float(np.sum((self.target - model) ** 2))
-        metrics = [Metric("loss", error * self.samples, float(self.samples))]
-        delta = None
-        if job.kind is RoundKind.TRAIN:
-            delta = ((self.target - model) * self.world.pull).astype(np.float32)
-            metrics.append(Metric("train_loss", error * self.samples, float(self.samples)))
-        result = None if self.broken else TrainResult(delta, self.samples, tuple(metrics))
+        strategy, model = self.world.manifest.strategy, self.blobs[job.model.id]
+        result: TrainResult | None = stand_in.train(
+            strategy, job, model, self.target, self.samples, lr=self.world.pull, steps=self.steps
+        )
+        if self.broken:
+            result = None
         self.later(lambda now: self.learning.on_trained(app, job.tag, result, now), self.train_s)
 
     def save(self, app: int, progress: Progress) -> None:
-        assert progress.model.id in self.blobs, "saved progress names a model that this device does not hold"
+        for blob in progress.blobs():
+            assert blob.id in self.blobs, "saved progress names a blob that this device does not hold"
         earlier = self.saved.get(app)
         assert earlier is None or progress.epoch >= earlier.epoch, "epochs go backwards"
         self.saved[app] = progress
-        self.durable = {progress.model.id: self.blobs[progress.model.id]}
+        self.durable = {blob.id: self.blobs[blob.id] for blob in progress.blobs()}
 
     # Helpers
 
@@ -249,7 +259,15 @@ class Device:
 class World:
     """Devices, one scripted tree, virtual time. `links_down` holds pairs that cannot talk."""
 
-    def __init__(self, devices: int, *, seed: int = 0, loss: float = 0.0, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self,
+        devices: int,
+        *,
+        seed: int = 0,
+        loss: float = 0.0,
+        manifest: Manifest | None = None,
+        zones: dict[int, int] | None = None,
+    ) -> None:
         self.now = 0.0
         self.random = random.Random(seed)
         self.loss = loss
@@ -269,7 +287,7 @@ class World:
         self.devices = {
             number: Device(
                 self,
-                make_contact(number),
+                replace(make_contact(number), zone=(zones or {}).get(number, 0)),
                 generator.normal(size=self.manifest.parameters).astype(np.float32),
                 int(generator.integers(1, 50)),
             )
@@ -393,9 +411,10 @@ class World:
         parent = self.parent_of.get(number)
         return ScriptedTree(
             is_root=self.root == number,
-            parent=make_contact(parent) if parent is not None else None,
+            parent=self.devices[parent].contact if parent is not None else None,
             children=tuple(
-                ScriptedChild(make_contact(c), self.devices[c].any_app.observer, self._members(c)) for c in children
+                ScriptedChild(self.devices[c].contact, self.devices[c].any_app.observer, self._members(c))
+                for c in children
             ),
             height=self._height(number),
             members=self._members(number),
@@ -449,6 +468,7 @@ class World:
         assert not old.alive
         fresh = Device(self, old.contact, old.target, old.samples)
         fresh.train_s = old.train_s
+        fresh.steps = old.steps
         fresh.saved = dict(old.saved)
         progress = old.saved.get(self.app_id)
         fresh.durable = dict(old.durable)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,8 +30,8 @@ def test_a_sample_of_this_machine_is_plausible() -> None:
 
 def test_own_work_is_not_background_work() -> None:
     sensor = LoadSensor(0.0)
-    sensor._psutil = FakePsutil(cpu_percent=50.0)  # type: ignore[assignment]
-    sensor._cores = 2
+    sensor._psutil = FakePsutil(50.0, 50.0)  # type: ignore[assignment]
+    sensor._process = Pinned(None)  # type: ignore[assignment]
     sensor._own_seconds = 0.0
     sensor._own_cpu_seconds = lambda: 0.6  # type: ignore[method-assign]
     load = sensor.sample(1.0)
@@ -40,18 +41,44 @@ def test_own_work_is_not_background_work() -> None:
 
 def test_sensors_that_fail_are_absent() -> None:
     sensor = LoadSensor(0.0)
-    sensor._psutil = FakePsutil(cpu_percent=1.0)  # type: ignore[assignment]
+    sensor._psutil = FakePsutil(1.0)  # type: ignore[assignment]
     load = sensor.sample(1.0)
     assert (load.temperature_c, load.frequency_share, load.battery, load.on_mains) == (None, None, None, None)
 
 
+def test_only_the_cores_that_we_may_use_count() -> None:
+    sensor = LoadSensor(0.0)
+    sensor._psutil = FakePsutil(100.0, 20.0, 60.0, 100.0)  # type: ignore[assignment]
+    sensor._process = Pinned([1, 2])  # type: ignore[assignment]
+    sensor._own_seconds = 0.0
+    sensor._own_cpu_seconds = lambda: 0.2  # type: ignore[method-assign]
+    load = sensor.sample(1.0)
+    assert load.cpu == pytest.approx(0.4)
+    assert load.background_cpu == pytest.approx(0.3)  # 0.2 s of one of two cores is 0.1 of them
+
+
+class Pinned:
+    """A process that may run on these cores; None: the system does not tell."""
+
+    def __init__(self, cores: list[int] | None) -> None:
+        self._cores = cores
+
+    def cpu_affinity(self) -> list[int]:
+        if self._cores is None:
+            raise AttributeError("not on this system")
+        return self._cores
+
+    def memory_info(self) -> SimpleNamespace:
+        return SimpleNamespace(rss=1)
+
+
 class FakePsutil:
-    """A board whose optional sensors all fail."""
+    """A board of these cores whose optional sensors all fail."""
 
-    def __init__(self, cpu_percent: float) -> None:
-        self._cpu_percent = cpu_percent
+    def __init__(self, *cpu_percent: float) -> None:
+        self._cpu_percent = list(cpu_percent)
 
-    def cpu_percent(self) -> float:
+    def cpu_percent(self, *, percpu: bool) -> list[float]:
         return self._cpu_percent
 
     def virtual_memory(self) -> object:
@@ -87,7 +114,7 @@ def test_sensors_of_the_kernel(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(load_module, "MEMORY_PRESSURE", pressure)
     monkeypatch.setattr(load_module, "WEAR", tmp_path)
     sensor = LoadSensor(0.0)
-    sensor._psutil = FakePsutil(cpu_percent=1.0)  # type: ignore[assignment]
+    sensor._psutil = FakePsutil(1.0)  # type: ignore[assignment]
     sensor._psutil.sensors_temperatures = dict  # type: ignore[attr-defined]
     load = sensor.sample(1.0)
     assert load.temperature_c == 48.5

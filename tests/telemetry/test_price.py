@@ -31,6 +31,15 @@ def test_what_was_measured_beats_what_was_assumed():
     assert price_of(IDLE, 100e6).s_per_byte < price_of(IDLE, None).s_per_byte < price_of(IDLE, 0.5e6).s_per_byte
 
 
+def test_what_a_byte_costs_the_processor_counts_by_what_others_leave_of_it():
+    rate, kappa = 10e6, 1e-7
+    busy = replace(IDLE, background_cpu=0.9)
+    assert price_of(IDLE, rate, kappa).s_per_byte == pytest.approx(2e-7, rel=0.05)
+    assert price_of(busy, rate, kappa).s_per_byte == pytest.approx(1e-7 + 1e-6, rel=0.05)
+    assert price_of(IDLE, rate, site_bytes_s=5e6).site_s_per_byte == pytest.approx(2e-7, rel=0.05)
+    assert price_of(IDLE, rate).site_s_per_byte == 0
+
+
 def test_penalties():
     assert price_of(IDLE, None).penalty_s == 0
     for worse in ({"memory_pressure": 0.2}, {"on_mains": False, "battery": 0.9}, {"temperature_c": 80.0}):

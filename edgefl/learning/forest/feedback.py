@@ -41,7 +41,7 @@ class Feedback:
 
     def on_recalled(self, data: Any) -> None:
         """What was made durable last; None, or anything that does not fit, is a fresh start."""
-        parameters = self._app.manifest.parameters
+        parameters = self._app.travelling
         self._memory = np.zeros(parameters, np.float32)
         if data is not None and memoryview(data).nbytes == parameters * FLOAT_BYTES:
             kept = np.frombuffer(data, "<f4")

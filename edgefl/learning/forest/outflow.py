@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgefl.learning.forest.round import OpenRound, RoundState
-from edgefl.wire.learning import MAX_CONTRIBUTORS, Metric, Update, UpdateChunk, UpdateGet
+from edgefl.wire.learning import MAX_CONTRIBUTORS, Metric, PaceReport, Update, UpdateChunk, UpdateGet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,9 +32,6 @@ RESEND_GAPS = 4
 
 SILENCES = 2
 """In a row, before chunks are sent a second time."""
-
-SLICE_CHUNKS = 4
-"""Chunks sealed in one go: 1 MiB, about 10 ms of encoding on a small device. Other work gets its turn in between."""
 
 ENCODING_METRIC, REQUANTISING_METRIC = "train_encoding_error", "train_requantising_error"
 """Squared error over squared norm, of what devices encode of their own, and of sums that are encoded again above."""
@@ -65,15 +62,12 @@ class Outflow:
     def seal(self, ready: int, now: float) -> bool:
         """Seal what can be sealed of the first `ready` chunks, some at a time; False when more is left to do."""
         sum_ = self.round.sum
-        for _ in range(SLICE_CHUNKS):
+        for _ in range(sum_.AT_ONCE):
             if sum_.sealed >= ready:
                 break
             index = sum_.sealed
-            values = sum_.seal()
-            if values is None:
-                self.ready.append(None)
-            elif self.round.mine:
-                np.divide(values, np.float32(sum_.weight(index)[0]), out=values)  # the root's sum becomes the mean
+            values = sum_.seal_mean() if self.round.mine else sum_.seal()
+            if values is None or self.round.mine:
                 self.ready.append(None)
             else:
                 self.ready.append(self._encode(index, values))
@@ -120,6 +114,7 @@ class Outflow:
             vector,
             self.acked if vector else 0,
             final,
+            round_.report if final and round_.report != PaceReport() else None,
         )
         self._offered_names = len(names)
         self.app.effects.send(parent, update)

@@ -45,6 +45,10 @@ STRATEGY_OPTIONS: dict[str, dict[str, Option]] = {
     "fedadagrad": {"lr": ADAPTIVE_RATE, "beta1": Option(0.0, 0, MAX_DECAY, closed=True), "tau": TAU},
     "fedadam": {"lr": ADAPTIVE_RATE, "beta1": BETA1, "beta2": BETA2, "tau": TAU},
     "fedyogi": {"lr": ADAPTIVE_RATE, "beta1": BETA1, "beta2": BETA2, "tau": TAU},
+    "scaffold": {"lr": RATE},
+    "fednova": {"lr": RATE},
+    "qfedavg": {"q": Option(1.0, 0, 5, closed=True), "lr": RATE},
+    "trimmed": {"share": Option(0.1, 0, 0.49), "lr": RATE},
 }
 
 
@@ -59,6 +63,29 @@ class StrategySpec:
     def proximal(self) -> float:
         """The weight of FedProx's proximal term in local training; 0 for the other strategies."""
         return self.options.get("mu", 0.0)
+
+    @property
+    def width(self) -> int:
+        """How many vectors of the model's length travel, down and up, as one: SCAFFOLD's control variate is a second
+        one behind the weights."""
+        return 2 if self.name == "scaffold" else 1
+
+    @property
+    def trim(self) -> float:
+        """The share that the root cuts off at either end (edgefl/learning/groups.py); 0 for the other strategies."""
+        return self.options["share"] if self.name == "trimmed" else 0.0
+
+    @property
+    def controls(self) -> bool:
+        """Whether every device keeps a vector of the model's length of its own (SCAFFOLD's c_i), which must belong to
+        what it has sent."""
+        return self.name == "scaffold"
+
+    @property
+    def discountable(self) -> bool:
+        """Whether a delta may count for less than its samples because it is old: the step at the root knows of deltas
+        and weights alone, not of what goes with each."""
+        return self.name not in ("scaffold", "fednova", "qfedavg")
 
 
 def parse_strategy(text: str) -> StrategySpec:

@@ -5,6 +5,7 @@
     residuals.py    what advertisements hide, learnt from what was measured
     ledger.py       a device's promised bytes per round over all applications; admission, one request at a time
     bandits.py      baselines that learn from their own costs alone: KL-UCB, EXP3
+    site.py         what devices of one site carry together over the uplink that they share
     player.py       this device in one tree: asks for prices, asks to come, moves when the round is over
     game.py         all players of a device, and what it answers as a parent
     equilibrium.py  epsilon: the gain still to be had, summed up on its way to the root

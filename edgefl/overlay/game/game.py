@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from edgefl.overlay.game.equilibrium import Epsilon, total
@@ -9,13 +10,16 @@ from edgefl.overlay.game.ledger import Ledger, Price
 from edgefl.overlay.game.player import Player, Seat
 from edgefl.overlay.game.residuals import Residuals
 from edgefl.overlay.game.rules import DEVICE, Parameters, Rule
+from edgefl.overlay.game.site import Site
 from edgefl.wire.game import EpsilonSum, MoveAsk, MoveTold, PriceAsk, PriceTold
 
 if TYPE_CHECKING:
     from edgefl.overlay.device import Device
     from edgefl.overlay.liveness import Liveness
     from edgefl.overlay.requests import Requests
+    from edgefl.overlay.routing import Router
     from edgefl.wire.contact import Contact
+    from edgefl.wire.tree_walk import TreeTold
 
 
 class Host(Seat, Protocol):
@@ -41,6 +45,7 @@ class Game:
         "_residuals",
         "_rule",
         "ledger",
+        "site",
     )
 
     def __init__(
@@ -48,6 +53,7 @@ class Game:
         device: Device,
         requests: Requests,
         liveness: Liveness,
+        router: Router,
         rule: Rule = Rule.ACBR,
         parameters: Parameters = DEVICE,
     ) -> None:
@@ -60,6 +66,7 @@ class Game:
         self._players: dict[int, Player] = {}
         self._below: dict[int, dict[int, Epsilon]] = {}
         self.ledger = Ledger()
+        self.site = Site(device, router, self.ledger)
 
     # Trees come and go
 
@@ -68,12 +75,16 @@ class Game:
             tree, self._device, self._requests, self._liveness, self._residuals, self._rule, self._parameters
         )
 
-    def leave(self, app: int) -> None:
+    def leave(self, app: int, now: float) -> None:
         player = self._players.pop(app, None)
         if player is not None:
             player.reset()
         self._below.pop(app, None)
         self.ledger.release_app(app)
+        self.site.on_change(now)
+
+    def sizes(self) -> dict[str, int]:
+        return {"promises": len(self.ledger), **self.site.sizes()}
 
     def player(self, app: int) -> Player | None:
         return self._players.get(app)
@@ -82,13 +93,18 @@ class Game:
         """What this device costs others, from its sensors."""
         self.ledger.price = price
 
+    def on_round_open(self, app: int) -> None:
+        player = self._players.get(app)
+        if player is not None:
+            player.on_round_open()
+
     def on_round_over(self, app: int, size_bytes: int, waited_s: float, now: float) -> None:
         player = self._players.get(app)
         if player is None or size_bytes <= 0:
             return
         if size_bytes != player.size_bytes:
-            for child in self.ledger.children(app):
-                self.ledger.promise(app, child, size_bytes)
+            self.ledger.resize(app, size_bytes)
+            self.site.on_change(now)
         player.on_round_over(size_bytes, waited_s, now)
 
     def on_parent_lost(self, app: int) -> None:
@@ -98,14 +114,16 @@ class Game:
 
     # Children
 
-    def on_child(self, app: int, child: int) -> None:
-        """A child has come: it sends what we send ourselves in a round."""
+    def on_child(self, app: int, child: Contact, now: float) -> None:
+        """A child has come, or has changed its zone: it sends what we send ourselves in a round."""
         player = self._players.get(app)
-        self.ledger.promise(app, child, 0 if player is None else player.size_bytes)
+        self.ledger.promise(app, child.node_id, 0 if player is None else player.size_bytes, zone=child.zone)
+        self.site.on_change(now)
 
-    def on_child_gone(self, app: int, child: int) -> None:
+    def on_child_gone(self, app: int, child: int, now: float) -> None:
         self.ledger.release(app, child)
         self._below.get(app, {}).pop(child, None)
+        self.site.on_change(now)
 
     # Epsilon
 
@@ -136,6 +154,20 @@ class Game:
             tuple(min(most, count) for count in epsilon.bins),
         )
 
+    def place(self, told: TreeTold) -> TreeTold:
+        """The same with what our parent costs us, and what we carry."""
+        player = self._players.get(told.app)
+        if player is None:
+            return told
+        return replace(
+            told,
+            cost_s=player.cost_s if told.parent is not None else 0.0,
+            gain_s=player.epsilon.max_s if told.parent is not None else 0.0,
+            size_bytes=player.size_bytes,
+            load_bytes=self.ledger.load_bytes,
+            delay_s=player.delay_s if told.parent is not None else 0.0,
+        )
+
     # Messages
 
     def on_price_ask(self, tree: Host | None, sender: Contact, message: PriceAsk, now: float) -> None:
@@ -145,11 +177,19 @@ class Game:
             self._device.send(sender, PriceTold(message.app, closed=True))
             return
         self.ledger.expire(now)
-        closed = price.closed or not tree.has_room_for(sender)
+        self.site.on_change(now)
+        site_s_per_byte, site_load_bytes = self.site.advert(sender.zone, now)
         self._device.send(
             sender,
             PriceTold(
-                message.app, price.s_per_byte, price.penalty_s, self.ledger.load_bytes, self._delay_s(tree), closed
+                message.app,
+                price.s_per_byte,
+                price.penalty_s,
+                self.ledger.load_bytes,
+                self._delay_s(tree),
+                price.closed or not tree.has_room_for(sender),
+                site_s_per_byte,
+                site_load_bytes,
             ),
         )
 
@@ -164,7 +204,10 @@ class Game:
 
     def on_move_ask(self, tree: Host | None, sender: Contact, message: MoveAsk, now: float) -> None:
         fits = tree is not None and not tree.observer and tree.has_room_for(sender)
-        granted = fits and self.ledger.admit(message.app, sender.node_id, message.size_bytes, message.budget_s, now)
+        granted = fits and self.ledger.admit(
+            message.app, sender.node_id, message.size_bytes, message.budget_s, now, zone=sender.zone
+        )
+        self.site.on_change(now)
         self._device.send(sender, MoveTold(message.app, granted, self.ledger.load_bytes))
 
     def on_move_told(self, sender: Contact, message: MoveTold, now: float) -> None:

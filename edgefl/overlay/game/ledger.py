@@ -20,16 +20,19 @@ RESERVED_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What this device advertises about itself: seconds per byte, a penalty in seconds, and whether it takes nobody."""
+    """What this device advertises about itself: seconds per byte, a penalty in seconds, whether it takes nobody, and
+    seconds per byte of the uplink of its site (0: not known, or it has no site)."""
 
     s_per_byte: float = 0.0
     penalty_s: float = 0.0
     closed: bool = False
+    site_s_per_byte: float = 0.0
 
 
 @dataclass(slots=True)
 class _Promise:
     size_bytes: int
+    zone: int
     until: float | None
 
 
@@ -46,12 +49,12 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._promises)
 
-    def promise(self, app: int, child: int, size_bytes: int, *, until: float | None = None) -> None:
-        """Enter what a child sends per round; without `until` as long as it is our child."""
+    def promise(self, app: int, child: int, size_bytes: int, *, zone: int = 0, until: float | None = None) -> None:
+        """Enter what a child of that zone sends per round; without `until` as long as it is our child."""
         self.release(app, child)
         if len(self._promises) >= MAX_PROMISES:
             return
-        self._promises[app, child] = _Promise(size_bytes, until)
+        self._promises[app, child] = _Promise(size_bytes, zone, until)
         self.load_bytes += size_bytes
 
     def release(self, app: int, child: int) -> None:
@@ -64,16 +67,22 @@ class Ledger:
         for key in [key for key in self._promises if key[0] == app]:
             self.release(*key)
 
-    def children(self, app: int) -> list[int]:
-        """Who has a promise for as long as it is our child."""
-        return [child for (of, child), promise in self._promises.items() if of == app and promise.until is None]
+    def resize(self, app: int, size_bytes: int) -> None:
+        """The children in this tree send so much per round from now on."""
+        for (of, child), promise in list(self._promises.items()):
+            if of == app and promise.until is None:
+                self.promise(app, child, size_bytes, zone=promise.zone)
+
+    def outside_bytes(self, zone: int) -> int:
+        """Promised to devices of other zones than this one."""
+        return sum(promise.size_bytes for promise in self._promises.values() if promise.zone != zone)
 
     def expire(self, now: float) -> None:
         """Reservations that were not used."""
         for key in [k for k, promise in self._promises.items() if promise.until is not None and promise.until <= now]:
             self.release(*key)
 
-    def admit(self, app: int, child: int, size_bytes: int, budget_s: float, now: float) -> bool:
+    def admit(self, app: int, child: int, size_bytes: int, budget_s: float, now: float, *, zone: int = 0) -> bool:
         """Does the child still gain here? `budget_s` is what this device may cost it at most: its present cost less the
         margin, the RTT, the residual and the delay, which it knows itself. If so, the place is its own for a while."""
         self.expire(now)
@@ -83,7 +92,7 @@ class Ledger:
         load = self.load_bytes - (known.size_bytes if known else 0) + size_bytes
         if self.cost_s(load) >= budget_s:
             return False
-        self.promise(app, child, size_bytes, until=now + RESERVED_S)
+        self.promise(app, child, size_bytes, zone=zone, until=now + RESERVED_S)
         return True
 
     def cost_s(self, load_bytes: float) -> float:

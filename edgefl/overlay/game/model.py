@@ -37,6 +37,12 @@ def cost_s(
     return rtt_s + penalty_s + s_per_byte * load_bytes + site_s + delay_weight * delay_s
 
 
+def site_s(*, s_per_byte: Any, load_bytes: Any, size_bytes: Any, counted: Any) -> Any:
+    """A_g L_g for a stream from outside the site. `counted`: `load_bytes` has the player's own already, since its
+    present parent is at that site too."""
+    return s_per_byte * (load_bytes + size_bytes * (1 - counted))
+
+
 def margin_s(now_s: Any, eta_s: float, eta_share: float) -> Any:
     """What a move has to gain: the larger of `eta_s` and the share of the present cost."""
     share_s = eta_share * now_s

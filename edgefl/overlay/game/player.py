@@ -1,15 +1,20 @@
 """One player: this device in one tree, choosing among its candidate parents.
 
-An epoch is a round of the application; whatever is decided within one is carried out when it is over, so that a round
-never has two parents.
+An epoch is a round of the application. Whatever is decided is carried out between two of them, so that a round never
+has two parents: at once while the next one has not begun here, else when it is over.
 
     IDLE     a round is over: ask the candidates and the parent for their prices                            --> ASKING
     ASKING   all have answered or the time is over; the best is worth a move, and with probability rho (more for who
              gains much) this is our turn: ask it whether we may come                                       --> MOVING
              nothing is worth a move, or it is not our turn                                                 --> IDLE
-    MOVING   it re-checks with its load of this moment. Yes                                                 --> GRANTED
+    MOVING   it re-checks with its load of this moment. Yes, and no round is open here: attach there, then leave the
+             old parent (make before break)                                                                 --> IDLE
+             yes, but the next round has begun                                                              --> GRANTED
              no, or silence                                                                                 --> IDLE
-    GRANTED  the round is over: attach there, then leave the old parent (make before break)                 --> IDLE
+    GRANTED  the round is over: move                                                                        --> IDLE
+
+A parent that tells its own child that it takes nobody is unwell (an empty battery, a full memory, heat): the child goes
+to whoever takes it, now and at any cost.
 
 Candidates: the nearest three and two at random of those that outrank us; every ten epochs the worst makes room for
 another. Rank rises along every edge whatever is chosen, so no move can close a cycle (rank.py).
@@ -21,7 +26,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from edgefl.overlay.game.equilibrium import Epsilon, of_player
-from edgefl.overlay.game.model import cost_s, margin_s
+from edgefl.overlay.game.model import cost_s, margin_s, site_s
 from edgefl.overlay.game.rules import CANDIDATES, NEAREST_CANDIDATES, Parameters, Rule
 from edgefl.wire.game import MoveAsk, MoveTold, PriceAsk, PriceTold
 
@@ -43,6 +48,13 @@ UNKNOWN_RTT_S = 0.05
 
 OWN_DRIFT = 0.01
 """Per epoch: a link that has become slower is believed after some dozen rounds."""
+
+LEAST_PAUSE_S = 5.0
+"""Between two looks at prices: sensors sample as often (telemetry/load.py). Rounds of a tiny model are shorter, and six
+questions in each would be a good part of its traffic."""
+
+NO_LIMIT_S = 1e9
+"""What any other parent may cost when ours is unwell: what is told must be finite."""
 
 BANDITS = (Rule.KLUCB, Rule.EXP3)
 
@@ -92,10 +104,13 @@ class Player:
         self._parameters = parameters
         self._candidates: list[int] = []
         self._told: dict[int, PriceTold] = {}
+        self._zones: dict[int, int] = {}
         self._waiting: set[int] = set()
         self._target: Contact | None = None
         self._own_s: float | None = None
         self._epoch = 0
+        self._in_round = False
+        self._asked_at = float("-inf")
         self._bandit: OnePlayer | None = None
         if rule in BANDITS:
             from edgefl.overlay.game.bandits import OnePlayer  # NumPy: an idle device does without
@@ -104,15 +119,20 @@ class Player:
         self.stage = Stage.IDLE
         self.size_bytes = 0
         self.epsilon = Epsilon()
+        self.cost_s = 0.0
+        """Of our parent, when we last compared it with others."""
         self.delay_s = 0.0
         """To the root, as of the last round: what we advertise ourselves. It is looked at in every round, or those who
         choose by it would follow adverts of trees that are no more."""
 
-    # A round is over
+    # Rounds
+
+    def on_round_open(self) -> None:
+        self._in_round = True
 
     def on_round_over(self, size_bytes: int, waited_s: float, now: float) -> None:
         """Our update is with the parent; `waited_s` is how long it was ready and not taken."""
-        self.size_bytes = size_bytes
+        self.size_bytes, self._in_round = size_bytes, False
         parent, target = self._seat.parent, self._target
         if parent is None:
             self.reset()
@@ -120,19 +140,23 @@ class Player:
         self._epoch += 1
         told = self._told.get(parent.node_id)
         if told is not None:
-            self._learn(parent.node_id, waited_s, told.penalty_s + told.s_per_byte * told.load_bytes)
+            own_word_s = told.penalty_s + told.s_per_byte * told.load_bytes + self._site_s(parent.node_id, told)
+            self._learn(parent.node_id, waited_s, own_word_s)
         self._residuals.fade()
         if self.stage is Stage.GRANTED and target is not None:
-            self.stage, self._target = Stage.IDLE, None
-            self._device.counters["game_moves"] += 1
-            self._set_delay(target.node_id)
-            self._seat.switch(target, now)
+            self._move(target, now)
             return
         self._refresh_candidates(now)
         if self._bandit is not None:
             self._play(self._bandit, parent, waited_s, now)
-        if self.stage is Stage.IDLE:
+        if self.stage is Stage.IDLE and now - self._asked_at >= LEAST_PAUSE_S:
             self._ask(parent, now)
+
+    def _move(self, target: Contact, now: float) -> None:
+        self.stage, self._target = Stage.IDLE, None
+        self._device.counters["game_moves"] += 1
+        self._set_delay(target.node_id)
+        self._seat.switch(target, now)
 
     def _learn(self, parent: int, waited_s: float, predicted_s: float) -> None:
         """What our own link takes is the same below every parent, and no surprise. No wait was ever shorter than that;
@@ -169,6 +193,21 @@ class Player:
             for node_id, told in self._told.items()
             if node_id in self._candidates or (parent is not None and node_id == parent.node_id)
         }
+        self._zones = {node_id: zone for node_id, zone in self._zones.items() if node_id in self._told}
+
+    def _site_s(self, node_id: int, told: PriceTold) -> float:
+        """What the uplink of its site costs us. Our stream is counted there if our parent is at the same site."""
+        if not told.site_s_per_byte:
+            return 0.0
+        parent = self._seat.parent
+        counted = parent is not None and parent.zone == self._zones.get(node_id, parent.zone)
+        price_s: float = site_s(
+            s_per_byte=told.site_s_per_byte,
+            load_bytes=told.site_load_bytes,
+            size_bytes=self.size_bytes,
+            counted=counted,
+        )
+        return price_s
 
     def _rtt_s(self, node_id: int) -> float:
         measured = self._liveness.rtt_s(node_id)
@@ -181,7 +220,7 @@ class Player:
         asked = [options[node_id] for node_id in self._candidates if node_id in options]
         if all(contact.node_id != parent.node_id for contact in asked):
             asked.append(parent)
-        self.stage = Stage.ASKING
+        self.stage, self._asked_at = Stage.ASKING, now
         self._waiting = {contact.node_id for contact in asked}
         for contact in asked:
             timeout_s = max(LEAST_ASKED_S, self._liveness.timeout_s(contact.node_id, now))
@@ -208,11 +247,12 @@ class Player:
         if asked_at is None or node_id not in self._waiting:
             return
         self._liveness.measured(node_id, now - asked_at)
-        if min(message.s_per_byte, message.penalty_s, message.delay_s) < 0:
+        if min(message.s_per_byte, message.penalty_s, message.delay_s, message.site_s_per_byte) < 0:
             self._device.counters["game_nonsense"] += 1
             self._told.pop(node_id, None)
         else:
             self._told[node_id] = message
+            self._zones[node_id] = sender.zone
         self._answered(node_id, now)
 
     def _answered(self, node_id: int, now: float) -> None:
@@ -234,6 +274,7 @@ class Player:
             load_bytes=told.load_bytes + (0 if is_parent else self.size_bytes),
             delay_s=told.delay_s,
             delay_weight=self._parameters.delay_weight,
+            site_s=self._site_s(node_id, told),
         )
         return expected
 
@@ -255,12 +296,15 @@ class Player:
         others = [node_id for node_id in self._candidates if node_id != parent.node_id]
         best = min(others, key=self._expected_s, default=None)
         there_s = float("inf") if best is None else self._expected_s(best)
+        self.cost_s = here_s
         self.epsilon = of_player(here_s - there_s, here_s, self.size_bytes)
         gain_share = max(0.0, 1 - there_s / here_s) if here_s > 0 else 0.0
+        unwell = self._told[parent.node_id].closed  # it takes nobody: anybody else is better for both
         margin = margin_s(here_s, self._parameters.eta_s, self._parameters.eta_share)
-        if best is None or self._rule in (Rule.RTT, *BANDITS) or there_s >= here_s - margin:
+        worth_s = NO_LIMIT_S if unwell else here_s - margin
+        if best is None or self._rule in (Rule.RTT, *BANDITS) or there_s >= worth_s:
             return
-        if self._device.random.random() >= self._parameters.revise + self._parameters.urge * gain_share:
+        if not unwell and self._device.random.random() >= self._parameters.revise + self._parameters.urge * gain_share:
             return
         target = next((contact for contact in self._seat.options(now) if contact.node_id == best), None)
         if target is None:
@@ -273,8 +317,8 @@ class Player:
                 self._target = None
             return
         told = self._told[best]
-        own_part_s = self._rtt_s(best) + max(0.0, self._residuals.of(best))
-        budget_s = here_s - margin - own_part_s - self._parameters.delay_weight * told.delay_s
+        own_part_s = self._rtt_s(best) + max(0.0, self._residuals.of(best)) + self._site_s(best, told)
+        budget_s = worth_s - own_part_s - self._parameters.delay_weight * told.delay_s
         timeout_s = max(LEAST_ASKED_S, self._liveness.timeout_s(best, now))
         if self._requests.open(self._question(best), best, now, timeout_s, self._no_grant):
             self.stage = Stage.MOVING
@@ -288,7 +332,9 @@ class Player:
             return
         if self._requests.close(self._question(sender.node_id), sender.node_id) is None:
             return
-        if message.granted:
+        if message.granted and not self._in_round:
+            self._move(target, now)
+        elif message.granted:
             self.stage = Stage.GRANTED
         else:
             self._device.counters["game_refused"] += 1

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefl.overlay.game.bandits import Exp3, KlUcb
-from edgefl.overlay.game.model import cost_s, margin_s
+from edgefl.overlay.game.model import cost_s, margin_s, site_s
 from edgefl.overlay.game.rules import DEFAULT, Parameters, Rule
 from edgefl.sim.game.instance import Instance, draw_candidates
 from edgefl.sim.scale.tree_study import sum_to_root
@@ -113,9 +113,13 @@ class Game:
         site, out = instance.devices.site[instance.candidate_device], self.crosses()
         here = np.take_along_axis(site, self.choice[:, None], axis=1)
         is_out = np.take_along_axis(out, self.choice[:, None], axis=1)
-        counted = is_out & (site == here)
-        load = self.site_loads()[site] + np.where(counted, 0.0, instance.size_bytes[:, None])
-        cost: Floats = np.where(out, instance.site_s_per_byte[site] * load, 0.0)
+        price = site_s(
+            s_per_byte=instance.site_s_per_byte[site],
+            load_bytes=self.site_loads()[site],
+            size_bytes=instance.size_bytes[:, None],
+            counted=is_out & (site == here),
+        )
+        cost: Floats = np.where(out, price, 0.0)
         return cost
 
     def parents(self) -> Ints:

@@ -16,8 +16,8 @@ import numpy as np
 from edgefl.datasets import digits
 from edgefl.datasets.partition import dirichlet
 from edgefl.errors import UsageError
-from edgefl.learning.consensus.device import ConsensusOptions
 from edgefl.learning.consensus.graph import Gossip, Graph, OnePeerExponential, erdos_renyi, regular
+from edgefl.learning.consensus.options import ConsensusOptions
 from edgefl.learning.sampled.options import SampledOptions
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.sim.train.consensus import start_consensus

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
+from edgefl.learning.strategies.rates import learning_rate
 from edgefl.sim.clock import Clock
 from edgefl.sim.train.links import Links
 from edgefl.wire import Contact, Message, encode
@@ -50,13 +51,19 @@ CONSTRAINED_BYTES_S, STRONG_BYTES_S = 0.4e6, 4e6
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How devices train: SGD steps of one local training, batch, rate, momentum, FedProx's mu."""
+    """How devices train: SGD steps of one local training, batch, rate, momentum, FedProx's mu, the rate's course."""
 
     steps: int = 5
     batch: int = 20
     lr: float = 0.1
     momentum: float = 0.0
     proximal: float = 0.0
+    schedule: str = "constant"
+    rounds: int = 1
+
+    def rate(self, round_: int) -> float:
+        """The learning rate of a round: `schedule` as in a manifest, over so many `rounds`."""
+        return learning_rate(self.schedule, self.lr, round_, self.rounds)
 
 
 class Machine(Protocol):
@@ -326,7 +333,7 @@ class Device:
                 self.y,
                 steps=recipe.steps,
                 batch=recipe.batch,
-                lr=recipe.lr,
+                lr=recipe.rate(job.tag[1]),
                 momentum=recipe.momentum,
                 proximal=recipe.proximal,
                 seed=self.contact.node_id ^ job.seed,
