@@ -151,7 +151,7 @@ class ForestRun:
         data = self.world.devices[index].blob(ref) if ref is not None else None
         if data is None:  # before it has read the manifest
             return self.world.learner.initial(self.members[index].application.manifest.seed)
-        return np.frombuffer(data, "<f4")
+        return np.frombuffer(data, "<f4")[: self.world.learner.parameters]
 
 
 def start_forest(world: World, manifest: Manifest) -> Run:

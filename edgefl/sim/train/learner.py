@@ -17,6 +17,8 @@ class LocalTraining(Protocol):
     """How devices train, over one flat float32 vector [parameters]: Learner below, or real artifacts."""
 
     parameters: int
+    trained: int
+    """So many of the parameters are trained; the others are running statistics."""
 
     def initial(self, seed: int) -> Vector:
         """A start of its own for each seed."""
@@ -24,6 +26,10 @@ class LocalTraining(Protocol):
 
     def accuracy(self, model: Vector, x: Images, y: Labels) -> float:
         """Share of right answers."""
+        ...
+
+    def loss(self, model: Vector, x: Images, y: Labels) -> float:
+        """The mean cross-entropy."""
         ...
 
     def train(
@@ -38,9 +44,10 @@ class LocalTraining(Protocol):
         momentum: float,
         seed: int,
         proximal: float = 0.0,
+        shift: Vector | None = None,
     ) -> Vector:
-        """The model after `steps` steps of SGD with momentum on random batches, pulled back to where it began by
-        `proximal`."""
+        """The model after `steps` steps of SGD with momentum on random batches; `proximal` pulls back to where it
+        began, `shift` is added to every gradient."""
         ...
 
 
@@ -54,7 +61,7 @@ class Learner:
         self.inputs, self.classes, self.hidden = inputs, classes, hidden
         sizes = [inputs, hidden, classes] if hidden else [inputs, classes]
         self._shapes = list(pairwise(sizes))
-        self.parameters = sum((rows + 1) * columns for rows, columns in self._shapes)
+        self.trained = self.parameters = sum((rows + 1) * columns for rows, columns in self._shapes)
 
     def initial(self, seed: int) -> Vector:
         """He's initialisation."""
@@ -83,6 +90,13 @@ class Learner:
     def accuracy(self, model: Vector, x: Images, y: Labels) -> float:
         """Share of right answers."""
         return float(np.mean(np.argmax(self.logits(model, x), axis=1) == y))
+
+    def loss(self, model: Vector, x: Images, y: Labels) -> float:
+        """The mean cross-entropy."""
+        logits = self.logits(model, x)
+        top = logits.max(axis=1)
+        sums = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
+        return float(np.mean(sums - logits[np.arange(len(y)), y]))
 
     def gradient(self, model: Vector, x: Images, y: Labels) -> Vector:
         """Of the mean cross-entropy: float32 [parameters]."""
@@ -115,8 +129,9 @@ class Learner:
         momentum: float,
         seed: int,
         proximal: float = 0.0,
+        shift: Vector | None = None,
     ) -> Vector:
-        """The model after `steps` steps of SGD with momentum on random batches. `proximal`: FedProx's mu."""
+        """As LocalTraining."""
         rng = np.random.default_rng(seed)
         start, model, velocity = model, model.copy(), None
         for _ in range(steps):
@@ -124,6 +139,8 @@ class Learner:
             step = self.gradient(model, x[chosen], y[chosen])
             if proximal:
                 step += np.float32(proximal) * (model - start)
+            if shift is not None:
+                step += shift
             if momentum:
                 if velocity is not None:
                     velocity *= np.float32(momentum)

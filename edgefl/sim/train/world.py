@@ -9,16 +9,16 @@ come; models here are about as large as one chunk).
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
-from edgefl.learning.strategies.rates import learning_rate
+from edgefl.learning.manifest import travelling
 from edgefl.sim.clock import Clock
 from edgefl.sim.train.links import Links
+from edgefl.sim.train.local import LocalWork, Recipe
 from edgefl.wire import Contact, Message, encode
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef, ref_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from edgefl.effects import TimerKey
     from edgefl.learning.effects import Tag, Token
-    from edgefl.sim.train.learner import Images, Labels, LocalTraining
+    from edgefl.sim.train.learner import Images, Labels, LocalTraining, Vector
     from edgefl.sim.train.traces import Trace
 
 FETCH_TIMEOUT_S = 10.0
@@ -49,23 +49,6 @@ CONSTRAINED_BYTES_S, STRONG_BYTES_S = 0.4e6, 4e6
 """Uplinks that make a device's class, which weights its rank: below the first, from the second on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How devices train: SGD steps of one local training, batch, rate, momentum, FedProx's mu, the rate's course."""
-
-    steps: int = 5
-    batch: int = 20
-    lr: float = 0.1
-    momentum: float = 0.0
-    proximal: float = 0.0
-    schedule: str = "constant"
-    rounds: int = 1
-
-    def rate(self, round_: int) -> float:
-        """The learning rate of a round: `schedule` as in a manifest, over so many `rounds`."""
-        return learning_rate(self.schedule, self.lr, round_, self.rounds)
-
-
 class Machine(Protocol):
     """A device's protocol state machine, as the world drives it. A machine that uses the effects of the forest also has
     on_bulk(sender, message, data, now), on_prepared(prepared, now) and on_recalled(token, data, now)."""
@@ -81,11 +64,19 @@ class World:
     """All devices of one run, and what they have cost."""
 
     def __init__(
-        self, traces: list[Trace], learner: LocalTraining, recipe: Recipe, seed: int, *, links_down: float = 0.0
+        self,
+        traces: list[Trace],
+        learner: LocalTraining,
+        recipe: Recipe,
+        seed: int,
+        *,
+        links_down: float = 0.0,
+        strategy: str = "fedavg",
     ) -> None:
         self.clock = Clock()
         self.links = Links(links_down, seed)
         self.learner, self.recipe = learner, recipe
+        self.work = LocalWork(learner, recipe, strategy)
         self.bytes = 0
         self.device_seconds = 0.0
         self.devices = [Device(self, index, trace, seed) for index, trace in enumerate(traces)]
@@ -123,7 +114,7 @@ class Device:
         self._coming: set[bytes] = set()
         self._waiting: dict[bytes, list[tuple[Token, tuple[Contact, ...]]]] = {}
         self._pushed: OrderedDict[bytes, None] = OrderedDict()
-        self._memory: bytes | None = None
+        self._memories: dict[str, bytes] = {}
 
     def _later(self, at: float, name: str, *arguments: Any) -> None:
         """Call a method of the machine then, if the device lives."""
@@ -307,8 +298,9 @@ class Device:
     # Training and memory
 
     def prepare(self, app: int, manifest: Manifest, sources: tuple[Contact, ...], *, observer: bool) -> None:
-        initial = self.world.learner.initial(manifest.seed).astype("<f4").tobytes()
-        self._later(self.world.clock.now, "on_prepared", Prepared(self.hold(initial)))
+        learner = self.world.learner
+        initial = start_of(learner, manifest).tobytes()
+        self._later(self.world.clock.now, "on_prepared", Prepared(self.hold(initial), trained=learner.trained))
 
     def release(self, app: int) -> None: ...
 
@@ -326,19 +318,9 @@ class Device:
             if job.kind is not RoundKind.TRAIN:
                 self.machine.on_trained(job.tag, TrainResult(None, 0, ()), self.world.clock.now)
                 return
-            recipe = self.world.recipe
-            trained = self.world.learner.train(
-                model,
-                self.x,
-                self.y,
-                steps=recipe.steps,
-                batch=recipe.batch,
-                lr=recipe.rate(job.tag[1]),
-                momentum=recipe.momentum,
-                proximal=recipe.proximal,
-                seed=self.contact.node_id ^ job.seed,
-            )
-            self.machine.on_trained(job.tag, TrainResult(trained - model, len(self.y), ()), self.world.clock.now)
+            seed = self.contact.node_id ^ job.seed
+            result = self.world.work.train(job, model, self.x, self.y, seed)
+            self.machine.on_trained(job.tag, result, self.world.clock.now)
 
         self.world.clock.at(self.world.clock.now + seconds, done)
 
@@ -347,11 +329,18 @@ class Device:
 
     def save(self, app: int, progress: Progress) -> None: ...
 
-    def remember(self, app: int, data: Any) -> None:
-        self._memory = bytes(data)
+    def remember(self, app: int, data: Any, name: str = "feedback") -> None:
+        self._memories[name] = bytes(data)
 
     def recall(self, app: int, token: Token) -> None:
-        self._later(self.world.clock.now, "on_recalled", token, self._memory)
+        self._later(self.world.clock.now, "on_recalled", token, self._memories.get(str(token[0])))
+
+
+def start_of(learner: LocalTraining, manifest: Manifest) -> Vector:
+    """The vector that the first round begins with, as it travels: float32 [width * parameters]."""
+    vector = np.zeros(travelling(manifest), "<f4")
+    vector[: manifest.parameters] = learner.initial(manifest.seed)
+    return vector
 
 
 def capacity_of(trace: Trace) -> Capacity:

@@ -36,6 +36,7 @@ class FlatSession:
         self._input = manifest.inputs[0]
         self._start = session.vector()
         self.parameters: int = manifest.vector_size
+        self.trained: int = manifest.trained_size
 
     def initial(self, seed: int) -> Vector:
         """The start in the artifacts, every weight tensor drawn anew with the same mean and deviation; biases and
@@ -53,13 +54,20 @@ class FlatSession:
 
     def accuracy(self, model: Vector, x: Images, y: Labels) -> float:
         """Share of right answers."""
+        return self._mean("accuracy", model, x, y)
+
+    def loss(self, model: Vector, x: Images, y: Labels) -> float:
+        """As the artifacts define it."""
+        return self._mean("loss", model, x, y)
+
+    def _mean(self, name: str, model: Vector, x: Images, y: Labels) -> float:
         self._session.load_vector(np.ascontiguousarray(model))
-        right, total = 0.0, 0.0
+        total, weight = 0.0, 0.0
         for first in range(0, len(y), EVALUATION_BATCH):
             part = self._batch(x[first : first + EVALUATION_BATCH], y[first : first + EVALUATION_BATCH])
-            sums = self._session.evaluate_sums(part)["accuracy"]
-            right, total = right + sums[0], total + sums[1]
-        return right / total
+            sums = self._session.evaluate_sums(part)[name]
+            total, weight = total + sums[0], weight + sums[1]
+        return total / weight
 
     def train(
         self,
@@ -73,14 +81,17 @@ class FlatSession:
         momentum: float,
         seed: int,
         proximal: float = 0.0,
+        shift: Vector | None = None,
     ) -> Vector:
         """The model after `steps` steps on random batches. The artifacts' optimiser decides about momentum."""
         session = self._session
         session.load_vector(np.ascontiguousarray(model))
         session.reset_optimizer()
         session.reseed(seed)
-        anchor = session.vector()[: session.manifest.trained_size] if proximal else None
-        correction = Correction(proximal, anchor) if proximal else None
+        correction = None
+        if proximal or shift is not None:
+            shift = None if shift is None else shift[: self.trained]
+            correction = Correction(proximal, session.vector()[: self.trained], shift)
         rng = np.random.default_rng(seed)
         for _ in range(steps):
             chosen = rng.integers(len(y), size=min(batch, len(y)))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from edgefl.datasets import digits
-from edgefl.learning.forest.coordinator import RECOVER_S, REPLICA_TIMEOUT_S, SETTLE_S
+from edgefl.learning.forest.coordinator import RECOVER_S
+from edgefl.learning.forest.gathering import SETTLE_S
+from edgefl.learning.forest.replication import REPLICA_TIMEOUT_S
 from edgefl.overlay.rank import rank
 from edgefl.sim.train.forest import ForestRun
 from edgefl.sim.train.learner import Learner
