@@ -53,7 +53,7 @@ def test_one_curve_for_each_strategy_where_there_is_a_root() -> None:
 
 def test_one_curve_for_each_pace_of_the_forest() -> None:
     result = run(
-        "--topology", "forest", "--pace", "sync", "--pace", "buffered", "--nodes", "12", "--seconds", "60", "--json"
+        "--topology", "forest", "--pace", "sync", "--pace", "buffered:goal=0.5", "--nodes", "12", "--seconds", "60", "--json"
     )
     curves = json.loads(result.stdout)["train"]["curves"]
     assert [curve["strategy"] for curve in curves] == ["fedavg", "fedavg buffered:goal=0.5"]

@@ -192,7 +192,7 @@ class Device:
         now = self.world.clock.now
         self._pushed.pop(blob.id, None)
         if blob.id in self._blobs:
-            self._later(now, "on_fetched", token, blob, self._blobs[blob.id])
+            self._deliver(token, blob, self._blobs[blob.id])
             return
         if blob.id in self._coming or (pushed and self._parent is not None and self.reaches(self._parent)):
             self._waiting.setdefault(blob.id, []).append((token, sources))
@@ -202,6 +202,16 @@ class Device:
             self._pull(self._parent, blob, self._parent._blobs[blob.id])
             return
         self._ask(token, blob, sources)
+
+    def _deliver(self, token: Token, blob: BlobRef, data: bytes) -> None:
+        """A blob that is waited for is held until it is handed over, whoever discards it in between."""
+
+        def call() -> None:
+            if self.alive and self.machine is not None:
+                self._blobs[blob.id] = data
+                self.machine.on_fetched(token, blob, data, self.world.clock.now)
+
+        self.world.clock.at(self.world.clock.now, call)
 
     def _ask(self, token: Token, blob: BlobRef, sources: tuple[Contact, ...]) -> None:
         for source in sources:
@@ -235,7 +245,7 @@ class Device:
 
         def over(arrived: bool) -> None:
             if arrived:
-                self._later(self.world.clock.now, "on_fetched", token, blob, data)
+                self._deliver(token, blob, data)
             else:
                 self._later(self.world.clock.now + FETCH_TIMEOUT_S, "on_fetched", token, blob, None)
 
@@ -286,7 +296,7 @@ class Device:
                 return
             waiting = self._waiting.pop(blob.id, [])
             for token, _ in waiting:
-                self._later(self.world.clock.now, "on_fetched", token, blob, data)
+                self._deliver(token, blob, data)
             if not waiting:
                 self._pushed[blob.id] = None
                 while len(self._pushed) > MAX_PUSHED:
