@@ -53,10 +53,20 @@ def test_one_curve_for_each_strategy_where_there_is_a_root() -> None:
 
 def test_one_curve_for_each_pace_of_the_forest() -> None:
     result = run(
-        "--topology", "forest", "--pace", "sync", "--pace", "buffered:goal=0.5", "--nodes", "12", "--seconds", "60", "--json"
+        "--topology",
+        "forest",
+        "--pace",
+        "sync",
+        "--pace",
+        "buffered:goal=0.5,slack=1,floor=0.5",
+        "--nodes",
+        "12",
+        "--seconds",
+        "60",
+        "--json",
     )
     curves = json.loads(result.stdout)["train"]["curves"]
-    assert [curve["strategy"] for curve in curves] == ["fedavg", "fedavg buffered:goal=0.5"]
+    assert [curve["strategy"] for curve in curves] == ["fedavg", "fedavg buffered:goal=0.5,slack=1,floor=0.5"]
     assert curves[1]["rounds"][-1] > curves[0]["rounds"][-1] > 0
 
 
