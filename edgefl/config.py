@@ -20,6 +20,7 @@ from typing import Any
 
 from edgefl.control import SOCKET_NAME
 from edgefl.errors import ConfigError, UsageError
+from edgefl.learning.policies import check_references
 from edgefl.trainer.running.providers import PROVIDERS
 
 if sys.version_info >= (3, 11):
@@ -99,7 +100,8 @@ class Settings:
     `rule` is how it chooses its parents; in the file these three stand under [overlay]. `uplink` ("20 Mbit/s") bounds
     the rate at which models and updates are sent, `memory` ("256 MB") what they may take; they stand under [limits],
     and empty means as much as there is. So does `site_uplink`, the rate of the line that the devices of `site` share:
-    it bounds nothing, others choose their parents by it."""
+    it bounds nothing, others choose their parents by it. `policies` maps the names that applications ask for to
+    functions on this device's own Python path (edgefl/policies.py)."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -116,6 +118,7 @@ class Settings:
     role: str = "auto"
     uplink: str = ""
     memory: str = ""
+    policies: Mapping[str, str] = field(default_factory=dict)
     site_uplink: str = ""
 
     def remembered(self) -> bytes:
@@ -169,7 +172,11 @@ def _read(path: Path) -> dict[str, Any]:
 def check_document(path: Path, document: dict[str, Any]) -> dict[str, Any]:
     """The settings in a TOML document (which is used up). Raises ConfigError naming `path` and the key."""
     discovery = _discovery(path, document.pop("discovery", {}))
-    kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {"bootstrap": list, "data": dict}
+    kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {
+        "bootstrap": list,
+        "data": dict,
+        "policies": dict,
+    }
     limits = _limits(path, document.pop("limits", {}))
     overlay = _overlay(path, document.pop("overlay", {}))
     for name in ("mdns", *OVERLAY, *LIMITS):
@@ -247,6 +254,7 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
     parse_rate(settings.uplink)
     parse_rate(settings.site_uplink)
     parse_size(settings.memory)
+    check_references(settings.policies)
     if settings.provider not in PROVIDERS:
         raise UsageError(f"no provider {settings.provider!r}", hint=f"choose one of {', '.join(PROVIDERS)}")
     if settings.capacity not in CAPACITIES:

@@ -39,7 +39,7 @@ from edgefl.trainer import build
 from edgefl.wire import Capacity, Contact, parse_node_name
 
 DEVICES = 12
-ROUNDS, GAME_ROUNDS, LAST = 6, 16, 5
+ROUNDS, GAME_ROUNDS, LAST = 6, 24, 5
 """Rounds of each phase, those in which the game is played, and how many at the end of a phase count."""
 
 SETTLE = 2
@@ -83,8 +83,9 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Seconds of a round (median of the last), by phase; what the search believed of the static trees; moves of the
-    game, its rounds that needed a second attempt, and those whose sum had not all devices, each once."""
+    """Seconds of a round (median of the last), by phase; what the search believed of the static trees, and of the tree
+    that the game has made; moves of the game, its rounds that needed a second attempt, and those whose sum had not all
+    devices, each once (in the other phases, where nobody moves, too)."""
 
     shaped: bool
     root_bytes_s: float
@@ -93,9 +94,11 @@ class Measured:
     game_s: float
     static_s: tuple[float, ...]
     model_s: tuple[float, ...]
+    game_model_s: float
     moves: int
     lost_rounds: int
     uneven_rounds: int
+    uneven_nearest: int
     wrong_edges: int
     rounds_s: tuple[float, ...]
 
@@ -144,6 +147,7 @@ class Trial:
         moves = sum(status["counters"].get("game_moves", 0) for status in statuses.values())
         self._restart(Rule.RTT)
         ranked = sorted(statuses, key=lambda number: self._rank(statuses[number]), reverse=True)
+        game_model_s = self._round_s(ranked, self._tree(statuses, ranked))
         found = best_trees(DEVICES, lambda parents: self._round_s(ranked, parents), Random(seed), TREES)
         static = []
         for _, tree in found:
@@ -159,12 +163,26 @@ class Trial:
             self._last_s(game),
             tuple(static),
             tuple(seconds for seconds, _ in found),
+            game_model_s,
             moves,
             sum(seen.attempts.get(number) != 1 for number in game),
-            sum((seen.participants.get(number), seen.samples.get(number)) != (DEVICES, whole) for number in game),
+            self._uneven(game, whole),
+            self._uneven(nearest, whole) + self._uneven(again, whole),
             seen.wrong_edges,
             tuple(seen.seconds[number] for number in sorted(seen.seconds)),
         )
+
+    def _uneven(self, rounds: range, whole: int) -> int:
+        """Rounds whose sum is not that of all devices, each once."""
+        counted = ((self._seen.participants.get(number), self._seen.samples.get(number)) for number in rounds)
+        return sum(one != (DEVICES, whole) for one in counted)
+
+    def _tree(self, statuses: dict[int, dict[str, Any]], ranked: list[int]) -> list[int]:
+        """Everybody's parent, in the order of rank."""
+        names = {statuses[number]["node"]: at for at, number in enumerate(ranked)}
+        parents = self._parents(statuses)
+        above = (parents[statuses[number]["node"]] for number in ranked)
+        return [0 if parent is None else names[parent] for parent in above]
 
     # Phases
 
@@ -222,16 +240,19 @@ class Trial:
                 seen.samples[record["round"]] = record["samples"]
         statuses = self._fleet.statuses()
         ranks = {status["node"]: self._rank(status) for status in statuses.values()}
-        parents: dict[str, str | None] = {
+        parents = self._parents(statuses)
+        edges = [(below, above) for below, above in parents.items() if above in ranks]
+        seen.looks += len(edges)
+        seen.wrong_edges += sum(ranks[below] >= ranks[above] for below, above in edges if above is not None)
+        return parents
+
+    def _parents(self, statuses: dict[int, dict[str, Any]]) -> dict[str, str | None]:
+        return {
             status["node"]: one["parent"]
             for status in statuses.values()
             for one in status["applications"]
             if one["id"] == self._app
         }
-        edges = [(below, above) for below, above in parents.items() if above in ranks]
-        seen.looks += len(edges)
-        seen.wrong_edges += sum(ranks[below] >= ranks[above] for below, above in edges if above is not None)
-        return parents
 
     def _rank(self, status: dict[str, Any]) -> Any:
         capacity = Capacity[status["capacity"]["class"].upper()]

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from learning_rows.averaging import measure_averaging
+from learning_rows.neighbours import measure_p2pl
 from learning_rows.plexus import CONTESTS, measure_plexus
 from learning_rows.report import Report, Settings
 from learning_rows.silence import measure_modest, measure_silence
@@ -28,6 +29,7 @@ ROWS: dict[str, Row] = {
     "averaging": measure_averaging,
     "silence": measure_silence,
     "fedbuff": measure_waiting,
+    "p2pl": measure_p2pl,
 }
 """A row judges its figures with the report; others go into modules of learning_rows, and here."""
 

@@ -216,7 +216,8 @@ def measure_game() -> None:
     print(
         f"      {game_fleet.DEVICES} daemons {links}, root of {real.root_bytes_s / 1e6:.1f} MB/s: rounds of "
         f"{real.nearest_s:.1f} s below the nearest, {real.nearest_again_s:.1f} s after a restart, "
-        f"{real.game_s:.1f} s in the game, {min(real.static_s):.1f} s in the best static tree; {real.moves} moves",
+        f"{real.game_s:.1f} s in the game, {min(real.static_s):.1f} s in the best static tree; {real.moves} moves; "
+        f"of the nearest's rounds {real.uneven_nearest} had not all devices",
         flush=True,
     )
     judge("game, real: a round over that of the best static tree", real.game_s / min(real.static_s), 1.15)

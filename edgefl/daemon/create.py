@@ -41,6 +41,7 @@ OPTIONS = frozenset(
         "min_members",
         "strategy",
         "compress",
+        "policies",
         "seed",
         "select",
         "over_select",
@@ -66,6 +67,7 @@ async def create_application(daemon: Daemon, directory: Path, options: dict[str,
     source = daemon.effects.data.get(manifest.data)
     if source is not None:
         await daemon.training.check_data(directory, source)
+        await daemon.policies.find(manifest)
     advert = sign_advert(daemon.keys, manifest, 1, AppState.RUNNING, daemon.overlay.contact)
 
     def keep(store: Store) -> None:

@@ -26,6 +26,7 @@ from edgefl.daemon.control import ControlServer
 from edgefl.daemon.discovery import Discovery
 from edgefl.daemon.disk import Disk
 from edgefl.daemon.effects import LoopEffects
+from edgefl.daemon.policies import Policies
 from edgefl.daemon.report import application_document, plane_document
 from edgefl.daemon.supervisor import Supervisor
 from edgefl.daemon.training import Training
@@ -98,19 +99,22 @@ class Daemon:
         self._lookups: dict[int, asyncio.Future[tuple[Contact, int]]] = {}
         self._last_contacts: list[Contact] = []
         self._contacts_saved_at = float("-inf")
-
-    async def run(self, *, first: bool = False) -> None:
-        """Start, serve until stopped, stop. Raises EdgeflError when the daemon cannot start or may not take part."""
-        self.loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self.joined, self.isolated = asyncio.Event(), asyncio.Event()
+
+    async def run(self, *, first: bool = False, signals: bool = True) -> None:
+        """Start, serve until stopped, stop; `signals`: SIGTERM and SIGINT stop, SIGHUP reloads. Raises EdgeflError when
+        the daemon cannot start or may not take part."""
+        self.loop = asyncio.get_running_loop()
         self._started_at = self.loop.time()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.add_signal_handler(number, self._stopping.set)
-        self.loop.add_signal_handler(signal.SIGHUP, self.guard, self.reload)
+        if signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.loop.add_signal_handler(number, self.stop)
+            self.loop.add_signal_handler(signal.SIGHUP, self.guard, self.reload)
         self.supervisor = Supervisor()
         self.disk = Disk(self.store)
         self.training = Training(self.store.directory / "tried", provider=self.settings.provider)
+        self.policies = Policies(self.settings.policies, lambda: self.load.as_dict() if self.load is not None else {})
         try:
             await self._build()
             try:
@@ -152,6 +156,7 @@ class Daemon:
             on_timer=self._on_timer,
             guard=self.guard,
             top_ranked=lambda app, count: self.overlay.top_ranked(app, count),
+            policies=self.policies,
         )
         self.effects.data = dict(self.settings.data)
         zoning = ZoneMethod.SITE if self.settings.site else ZoneMethod(self.settings.zones)
@@ -233,17 +238,23 @@ class Daemon:
                 log.exception("internal error in %s", getattr(handler, "__qualname__", handler))
 
     def reload(self) -> None:
-        """SIGHUP: read the data sources again; applications that had none here may have one now."""
+        """SIGHUP: read data sources and policies again; applications that lacked one here may have it now."""
         kept = self.settings.remembered()
         try:
-            self.settings = replace(self.settings, data=self._read_settings(kept).data)
+            read = self._read_settings(kept)
+            self.settings = replace(self.settings, data=read.data, policies=read.policies)
         except EdgeflError as error:
             log.error("settings were not read again: %s (next: %s)", error.cause, error.hint)
             return
         self.effects.data = dict(self.settings.data)
+        self.policies.references = self.settings.policies
         log.info("data sources: %s", ", ".join(self.effects.data) or "none")
         for advert in self.overlay.adverts():
             self.guard(self.on_advert, advert, self.effects.now)
+
+    def stop(self) -> None:
+        """Let `run` say goodbye and return."""
+        self._stopping.set()
 
     def fail(self, error: EdgeflError) -> None:
         """The daemon cannot go on: `run` raises this error."""
@@ -343,10 +354,11 @@ class Daemon:
             self._remember_soon(app)  # of what a device helps with nothing is kept over a restart
 
     def _policy(self, manifest: Manifest) -> Decision:
-        """This device takes part wherever it has the data."""
-        if manifest.data in self.effects.data:
-            return Decision(Part.JOIN)
-        return Decision(Part.IGNORE, f"this device has no data source named {manifest.data!r}")
+        """This device takes part wherever it has the data, and the policies that are wanted."""
+        if manifest.data not in self.effects.data:
+            return Decision(Part.IGNORE, f"this device has no data source named {manifest.data!r}")
+        missing = self.policies.missing(manifest)
+        return Decision(Part.IGNORE, missing) if missing else Decision(Part.JOIN)
 
     # What verbs ask for
 

@@ -18,20 +18,25 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from edgefl.daemon.disk import Disk
+from edgefl.daemon.policies import Policies, PolicyError
 from edgefl.daemon.training import Training
 from edgefl.effects import TimerKey
 from edgefl.errors import EdgeflError, StorageError
 from edgefl.learning.border import is_inside
-from edgefl.learning.effects import Prepared, Progress, Token, TrainJob
+from edgefl.learning.effects import Prepared, Progress, Token, TrainJob, TrainResult
 from edgefl.learning.encoding import check_extra
 from edgefl.learning.manifest import travelling
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef
+from edgefl.wire.learning import RoundKind
 from edgefl.wire.overlay import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from edgefl.learning.node import Learning
     from edgefl.transport import Transport
@@ -58,7 +63,9 @@ class LoopEffects:
         on_timer: Callable[[TimerKey, float], None],
         guard: Callable[..., None],
         top_ranked: Callable[[int, int], tuple[Contact, ...]],
+        policies: Policies | None = None,
     ) -> None:
+        self._policies = policies or Policies({}, dict)
         self._top_ranked = top_ranked
         self.random = Random(seed)
         self.learning: Learning | None = None
@@ -111,6 +118,8 @@ class LoopEffects:
             return
         try:
             check_extra(manifest.compress)
+            if not observer:
+                await self._policies.prepare(app, manifest)
             directory = await self._fetch_artifacts(app, manifest, sources)
             source = None if observer else self.data[manifest.data]
             initial, trained = await self._training.prepare(app, directory, manifest, source)
@@ -139,6 +148,7 @@ class LoopEffects:
 
     def release(self, app: int) -> None:
         self._training.release(app)
+        self._policies.release(app)
         self._manifests.pop(app, None)
         for blob_id in [blob_id for blob_id, users in self._users.items() if app in users]:
             self._let_go(app, blob_id)
@@ -184,6 +194,25 @@ class LoopEffects:
         self._users.setdefault(blob.id, set()).add(app)
         if self.learning is not None:
             self._guard(self.learning.on_kept, app, token, blob, self.now)
+
+    def renew(self, app: int, token: Token, start: BlobRef, model: Any, mean: NDArray[np.float32]) -> None:
+        self._spawn(self._renew(app, token, start, model, mean))
+
+    async def _renew(self, app: int, token: Token, start: BlobRef, model: Any, mean: NDArray[np.float32]) -> None:
+        learning = self.learning
+        if learning is None:
+            return
+        try:
+            trained = learning.applications[app].trained if app in learning.applications else 0
+            new, state = await self._policies.step(app, start, model, mean, trained=trained)
+        except PolicyError as error:
+            self._training.last_error[app] = error
+            self._guard(learning.on_not_kept, app, token, error.cause, self.now)
+            return
+        blob = await self._transport.add_blob(memoryview(new.data).cast("B"))
+        self._users.setdefault(blob.id, set()).add(app)
+        self._policies.keep_state(app, blob, state)
+        self._guard(learning.on_kept, app, token, blob, self.now)
 
     def discard(self, app: int, blob: BlobRef) -> None:
         self._let_go(app, blob.id)
@@ -246,8 +275,16 @@ class LoopEffects:
             return
         result = None
         try:
+            if job.kind is RoundKind.TRAIN and not await self._policies.selects(app, manifest, job.tag[1]):
+                self._guard(learning.on_trained, app, job.tag, TrainResult(None, 0, ()), self.now)
+                return
             model = await self._transport.fetch(job.model, (), max_bytes=job.model.size)
-            result = await self._training.train(app, job, manifest, model)
+            trained = await self._training.train(app, job, manifest, model)
+            # Nothing but what the policies have left is handed on, whatever happens to them.
+            result = trained and await self._policies.shape(app, manifest, job, trained)
+        except PolicyError as error:
+            self._training.last_error[app] = error
+            log.warning("application %r: %s (next: %s)", manifest.name, error.cause, error.hint)
         except EdgeflError as error:
             log.warning("application %r: training did not start: %s", manifest.name, error.cause)
         self._guard(learning.on_trained, app, job.tag, result, self.now)

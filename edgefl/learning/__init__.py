@@ -15,6 +15,7 @@
     pace.py         how rounds follow each other, as a manifest says it
     sampled/        samples chosen by a hash, rotating aggregators (MoDeST, Plexus)
     consensus/      averaging with neighbours alone (P2PL, D-PSGD, gossip)
+    program/        broadcasts and small sums of a program's own tree (edgefl/api)
     effects.py      what this room asks of the world
 
 Knows no sockets, no clocks, and not how a gradient is computed.

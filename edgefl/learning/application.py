@@ -338,3 +338,6 @@ class Application(ABC):
 
     @abstractmethod
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None: ...
+
+    def on_not_kept(self, token: Token, problem: str, now: float) -> None:
+        """The policy that was to make the next model has failed. Only of topologies that ask for one (`renew`)."""

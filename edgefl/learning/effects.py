@@ -3,7 +3,7 @@
 Each request that takes time is answered later by an event of `Learning` with the same token:
 
     prepare -> on_prepared      fetch -> on_fetched      keep -> on_kept      train -> on_trained
-    recall -> on_recalled
+    recall -> on_recalled       renew -> on_kept or on_not_kept
 """
 
 from __future__ import annotations
@@ -124,6 +124,12 @@ class LearningEffects(Effects, Protocol):
 
     def keep(self, app: int, token: Token, data: Any) -> None:
         """Name and hold the bytes of a buffer as a blob, so that others can fetch it."""
+        ...
+
+    def renew(self, app: int, token: Token, start: BlobRef, model: Any, mean: NDArray[np.float32]) -> None:
+        """Let the device owner's policy `aggregate` make the next model out of the blob `start`, whose content `model`
+        is, and the devices' mean delta. What comes of it is held as by `keep`: answered by on_kept, or by on_not_kept
+        where the policy failed."""
         ...
 
     def discard(self, app: int, blob: BlobRef) -> None:

@@ -8,10 +8,11 @@ from edgefl.errors import ConfigError, UsageError
 from edgefl.learning.compatible import check_compatible
 from edgefl.learning.encoding.spec import parse_spec
 from edgefl.learning.pace import parse_pace
+from edgefl.learning.policies import parse_policies
 from edgefl.learning.strategies.rates import parse_rates
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.learning.topologies import check_topology
-from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest
+from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest, Topology
 from edgefl.wire.blob import MAX_BLOB_BYTES
 from edgefl.wire.codec import encode_record
 
@@ -26,6 +27,12 @@ MAX_HELD_BACK = 0.9
 MAX_LEARNING_RATE = 1000.0
 MAX_OVER_SELECT = 10.0
 MAX_ZONE_ROUNDS = 50
+
+FOREST_HOOKS = frozenset({"select", "aggregate"})
+"""Policies that need a root."""
+
+PLAIN_STRATEGIES = ("fedavg", "fedprox")
+"""Those that leave the step at the root to a policy: the others would do nothing beside one."""
 
 REQUIRED_ARTIFACTS = frozenset(
     {
@@ -59,6 +66,23 @@ def check_choices(manifest: Manifest) -> None:
             parse(getattr(manifest, field))
         except UsageError as error:
             raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
+
+
+def check_policies(manifest: Manifest) -> None:
+    """Raises ManifestError for policies that cannot act as asked."""
+    try:
+        policies = parse_policies(manifest.policies)
+    except UsageError as error:
+        raise ManifestError(f"policies: {error.cause}", hint=error.hint) from None
+    hooks = " and ".join(sorted(policies.keys() & FOREST_HOOKS))
+    if hooks and manifest.topology is not Topology.FOREST:
+        raise ManifestError(f"policies: {hooks} needs a root", hint="choose the topology forest, or leave it out")
+    strategy = parse_strategy(manifest.strategy)
+    if "aggregate" in policies and (strategy.name not in PLAIN_STRATEGIES or strategy.options["lr"] != 1):
+        raise ManifestError(
+            f"strategy {manifest.strategy!r} would have no effect beside a policy that aggregates",
+            hint=f"choose {' or '.join(PLAIN_STRATEGIES)}, with the root's lr at 1",
+        )
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -105,6 +129,7 @@ def check_manifest(manifest: Manifest) -> None:
         "must name tensors",
     )
     check_choices(manifest)
+    check_policies(manifest)
     need(travelling(manifest) <= MAX_PARAMETERS, "parameters", f"{manifest.strategy} sends twice as many")
     try:
         check_topology(manifest)

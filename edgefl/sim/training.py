@@ -293,6 +293,10 @@ class LearningDevice:
     def keep(self, app: int, token: Token, data: Any) -> None:
         self._later(0.001, self.learning.on_kept, app, token, self._hold(bytes(memoryview(data).cast("B"))))
 
+    def renew(self, app: int, token: Token, start: BlobRef, model: Any, mean: Any) -> None:
+        """Simulated devices have no owner with policies."""
+        self._later(0.001, self.learning.on_not_kept, app, token, "no policy")
+
     def _hold(self, data: bytes) -> BlobRef:
         ref = ref_of(data)
         self._blobs[ref.id] = data

@@ -43,6 +43,10 @@ def take(
                 _done_with(source)
             except EdgeflError as error:
                 device.records.say(f"{_name(source)}: {error.cause}; next: {error.hint}")
+            except OSError as error:
+                device.records.say(
+                    f"{_name(source)}: the card cannot be read or written: {error}; next: use another card"
+                )
     finally:
         install.tidy(device)
     return None

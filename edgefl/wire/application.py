@@ -99,6 +99,7 @@ class Manifest(Record):
     over_select: Annotated[float, 28, F64] = 0.3
     pace: Annotated[str, 29, text(96)] = "sync"
     zone_rounds: Annotated[int, 30, U16] = 1
+    policies: Annotated[str, 31, text(128)] = ""
     topology_options: Annotated[str, 32, text(128)] = ""
 
     @property

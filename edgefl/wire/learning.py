@@ -230,11 +230,17 @@ class Replica(Message):
     records: Annotated[tuple[RoundRecord, ...], 6, many(nested(RoundRecord), MAX_RECORDS)] = ()
     state: Annotated[tuple[BlobRef, ...], 7, many(BLOB, MAX_STATE_BLOBS)] = ()
     best: Annotated[Best | None, 8, optional(nested(Best))] = None
+    lacks: Annotated[int, 20, U32] = 0
+    """The root has no record of round `lacks` - 1, and perhaps of earlier ones."""
 
 
 @message(65)
 @dataclass(frozen=True, slots=True)
 class ReplicaAck(Message):
+    """Held. `records` are some that the root lacks; `lacks`: as in Replica, of the sender."""
+
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
     round: Annotated[int, 3, U32]
+    lacks: Annotated[int, 20, U32] = 0
+    records: Annotated[tuple[RoundRecord, ...], 21, many(nested(RoundRecord), MAX_RECORDS)] = ()

@@ -91,38 +91,42 @@ def test_every_device_ends_as_good_as_in_the_simulator(task: Task) -> None:
     assert all("accuracy" in record for record in history)
 
 
-def test_kill_9_of_a_device_of_the_root_and_of_everybody(task: Task) -> None:
-    task.create(topology="consensus:merge=1", rounds=100_000, local_epochs=20)
+def slowest(task: Task) -> int:
+    """The round of the device that is furthest behind."""
+    return min((app["round"] for app in task.apps().values()), default=0)
 
-    def round_of(number: int) -> int:
-        return int(task.app(number).get("round", 0))
 
-    def slowest() -> int:
-        return min((app["round"] for app in task.apps().values()), default=0)
+@pytest.mark.parametrize("which", ["a member", "the root"])
+def test_kill_9_of_a_device(task: Task, which: str) -> None:
+    task.create(topology="consensus:merge=1,slot_s=5", rounds=100_000)
+    wait_for(lambda: slowest(task) >= 3, "three rounds")
+    root = task.root()
+    victim = root if which == "the root" else next(number for number in range(NODES) if number != root)
+    task.fleet.kill(victim)
+    before = slowest(task)
+    wait_for(lambda: slowest(task) >= before + 3, "rounds without it")
+    task.fleet.launch(victim)
+    task.fleet.wait_ready(victim)
+    before = slowest(task)
+    wait_for(lambda: int(task.app(victim).get("round", 0)) >= before + 3, "the device that is back, and on")
+    task.stop()
+    task.wait_finished()
+    assert len({task.accuracy(number) for number in range(NODES)}) == 1
+    assert task.accuracy(0) >= 0.9
 
-    wait_for(lambda: slowest() >= 3, "three rounds", 120)
-    for victim in (next(number for number in range(NODES) if number != task.root()), task.root()):
-        task.fleet.kill(victim)
-        before = slowest()
-        wait_for(lambda before=before: slowest() >= before + 3, "rounds without it", 120)
-        task.fleet.launch(victim)
-        task.fleet.wait_ready(victim)
-        before = slowest()
-        wait_for(
-            lambda victim=victim, before=before: round_of(victim) >= before + 3, "the device that is back, and on", 120
-        )
 
-    wait_for(lambda: slowest() >= 20, "rounds", 120)
+def test_a_power_cut_of_everybody(task: Task) -> None:
+    task.create(topology="consensus:slot_s=5", rounds=100_000)
+    wait_for(lambda: slowest(task) >= 10, "ten rounds")
     for number in range(NODES):
         task.fleet.kill(number)
     for number in range(NODES):
         task.fleet.launch(number)
     for number in range(NODES):
         task.fleet.wait_ready(number)
-    wait_for(lambda: len(task.apps()) == NODES and slowest() > 3, "what was saved, everywhere")
-    before = slowest()
-    wait_for(lambda: slowest() >= before + 3, "rounds after the power cut", 180)
+    wait_for(lambda: len(task.apps()) == NODES and slowest(task) > 0, "what was saved, everywhere")
+    before = slowest(task)
+    wait_for(lambda: slowest(task) >= before + 3, "rounds after the power cut")
     task.stop()
-    task.wait_finished(120)
-    assert len({task.accuracy(number) for number in range(NODES)}) == 1
-    assert task.accuracy(0) >= 0.93
+    task.wait_finished()
+    assert min(task.accuracy(number) for number in range(NODES)) >= 0.85

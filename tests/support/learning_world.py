@@ -111,6 +111,8 @@ class Device:
     steps: int = 1
     broken: bool = False
     prepared: Prepared | None = None
+    aggregate: Callable[[np.ndarray, np.ndarray], np.ndarray | None] | None = None
+    """The owner's policy; None: it fails."""
     decision: Decision = field(default_factory=lambda: Decision(Part.JOIN))
 
     def __post_init__(self) -> None:
@@ -223,6 +225,15 @@ class Device:
     def keep(self, app: int, token: Any, data: Any) -> None:
         ref = self.hold(bytes(memoryview(data).cast("B")))
         self.later(lambda now: self.learning.on_kept(app, token, ref, now))
+
+    def renew(self, app: int, token: Any, start: BlobRef, model: Any, mean: Any) -> None:
+        assert ref_of(bytes(model)) == start
+        made = self.aggregate(np.frombuffer(model, "<f4"), mean) if self.aggregate is not None else None
+        if made is None:
+            self.later(lambda now: self.learning.on_not_kept(app, token, "the policy failed", now))
+        else:
+            ref = self.hold(made.astype("<f4").tobytes())
+            self.later(lambda now: self.learning.on_kept(app, token, ref, now))
 
     def discard(self, app: int, blob: BlobRef) -> None:
         self.blobs.pop(blob.id, None)

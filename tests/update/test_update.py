@@ -129,6 +129,21 @@ def test_what_is_no_update_for_this_device_changes_nothing(
     assert sorted(path.name for path in device.room.iterdir()) == ["words"]
 
 
+@both
+def test_a_card_that_cannot_be_written_is_told(pi: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = fake.device(tmp_path, pi=pi)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("edgefl.update.install.write_synced", full)
+    assert take(device, drop(tmp_path, fake.bundle(5))) is None
+    assert "No space left on device" in device.records.words()
+    assert fake.start(tmp_path)[0].running.slot == "a"
+    monkeypatch.undo()
+    assert take(device, drop(tmp_path, fake.bundle(5))) is not None
+
+
 def test_an_old_update_is_left_alone(tmp_path: Path) -> None:
     device = fake.of(tmp_path, Running("a", 5, "pc")) if fake.device(tmp_path, pi=False) else None
     assert device is not None

@@ -319,6 +319,11 @@ class ConsensusApplication(ForestApplication, Listener):
         else:
             self.device.unpause(now)
 
+    def on_rooted(self, now: float) -> None:
+        super().on_rooted(now)
+        self.neighbours.on_introduction(())  # nobody is left who would say otherwise
+        self.device.on_neighbours(now)
+
     def on_attached(self, now: float) -> None:
         super().on_attached(now)
         self.reports.on_parent(now)

@@ -89,7 +89,7 @@ class ConsensusDevice:
         self._taken: dict[int, Key] = {}  # push-sum: each neighbour's newest model for which a claim was answered
         self._averaging: Averaging | None = None
         self._mixed_rounds: list[int] = []
-        self.shown = ShownModels()
+        self.shown = ShownModels(self.app, effects)
         self._round_began = 0.0
         self._shared: Key = (0, 0)
         """(round, step) of the newest model that the neighbours were told of: mixing comes after that."""
@@ -136,7 +136,7 @@ class ConsensusDevice:
         self._cancel_timers()
         self.round = self.last_round
         self.stage, self._averaging = Stage.DONE, None
-        self.effects.keep(self.app, ("end", self.round), self.vector)
+        self.shown.name(("end", self.round), self.vector)
 
     # Events
 
@@ -196,8 +196,9 @@ class ConsensusDevice:
         self._mix_if_complete(now)
 
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
+        self.shown.on_named()
         if token == ("base", self.round) and self.stage is Stage.TRAIN:
-            self._let_go(self.shown.show(self.round - 1, self.options.steps - 1, blob, base=True))
+            self.shown.show(self.round - 1, self.options.steps - 1, blob, base=True)
             self._listener.on_model(self.round - 1, blob, now)
             if not self.trains:
                 self.mass.gain(self.samples)
@@ -206,11 +207,11 @@ class ConsensusDevice:
             seed = (self._seed * 0x9E3779B97F4A7C15 ^ self.round) & (2**63 - 1)
             self.effects.train(self.app, TrainJob((0, self.round, 0), RoundKind.TRAIN, blob, seed))
         elif token == ("end", self.round) and self.stage is Stage.DONE:
-            self._let_go(self.shown.show(self.round, self.options.steps - 1, blob, base=True))
+            self.shown.show(self.round, self.options.steps - 1, blob, base=True)
             self._listener.on_model(self.round, blob, now)
             self._listener.on_done(now)
         elif token == ("mix", self.round, self.step) and self.stage is Stage.MIX:
-            self._let_go(self.shown.show(self.round, self.step, blob, base=False))
+            self.shown.show(self.round, self.step, blob, base=False)
             self._shared = (self.round, self.step)
             receivers = self.neighbours.outgoing(self.round)
             self.mass.offer(len(receivers))
@@ -221,7 +222,7 @@ class ConsensusDevice:
                 self.effects.send(self._claimed[giver], MassMessage(self.app, *key))
             self._mix_if_complete(now)
         else:
-            self._let_go(self.shown.outlive(blob))  # it was made for a step that is over
+            self.shown.outlive(blob)  # it was made for a step that is over
 
     def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
         if self.stage is not Stage.TRAIN or tag[1] != self.round or self.vector is None:
@@ -238,7 +239,7 @@ class ConsensusDevice:
 
     def _share(self, step: int) -> None:
         self.stage, self.step = Stage.MIX, step
-        self.effects.keep(self.app, ("mix", self.round, step), self.vector)
+        self.shown.name(("mix", self.round, step), self.vector)
 
     def on_neighbours(self, now: float) -> None:
         """They may be others now: nobody waits for those that are gone, and their shares are gone with them."""
@@ -282,7 +283,7 @@ class ConsensusDevice:
             self.stage = Stage.TRAIN
             self.round += 1
             self._round_began = now
-            self.effects.keep(self.app, ("base", self.round), self.vector)
+            self.shown.name(("base", self.round), self.vector)
 
     def tell(self, receivers: Iterable[Contact]) -> None:
         """Let them know of the newest model, if there is one."""
@@ -317,7 +318,8 @@ class ConsensusDevice:
         return self.patience.waits_for(missing, wanted)
 
     def _mix_if_complete(self, now: float) -> None:
-        if self.stage is Stage.MIX and self._shared == (self.round, self.step) and not self._missing():
+        waits = self.stage is Stage.MIX and self._shared == (self.round, self.step)
+        if waits and not self._missing() and not self.neighbours.lost:
             self._mix(now)
 
     def _mix(self, now: float) -> None:
@@ -374,16 +376,11 @@ class ConsensusDevice:
         if data is None:
             return None
         self.fetched_bytes += blob.size
-        if blob not in self.shown:  # a neighbour may have the very same model
-            self.effects.discard(self.app, blob)
+        self.shown.let_go([blob])
         vector = read_model(data, self.manifest.parameters)
         if vector is None:
             self.count("implausible")
         return vector
-
-    def _let_go(self, blobs: list[BlobRef]) -> None:
-        for blob in blobs:
-            self.effects.discard(self.app, blob)
 
     def set_timer(self, name: str, at: float) -> None:
         self.effects.set_timer(("learning", self.app, name), at)

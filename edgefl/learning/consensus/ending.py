@@ -36,11 +36,6 @@ class Ending(Coordinator):
         super().__init__(app)
         self._done_at: float | None = None
 
-    @property
-    def idle(self) -> bool:
-        """Whether the last rounds have not begun here."""
-        return self.app.ledger.round < self.app.manifest.rounds and not self.app.ledger.finished
-
     def may_start(self, now: float) -> bool:
         app, device = self.app, self.app.device
         if app.advert.state is AppState.STOPPED or self._target_reached:

@@ -24,7 +24,11 @@ class Stage(Enum):
 
 class Neighbours(Protocol):
     """Who exchanges with this device in a round: to whom it sends, from whom it waits for a model, and whether a model
-    of that round may come from a device at all."""
+    of that round may come from a device at all. `lost`: there are others, but it knows none of them now; it does one
+    round a slot then, so that it does not run away from them."""
+
+    @property
+    def lost(self) -> bool: ...
 
     def outgoing(self, round_: int) -> tuple[Contact, ...]: ...
     def incoming(self, round_: int) -> tuple[Contact, ...]: ...

@@ -30,6 +30,12 @@ class TreeNeighbours:
         self._degree = degree
         self._introduced: tuple[Contact, ...] = ()
 
+    @property
+    def lost(self) -> bool:
+        tree = self._tree()
+        is_only_member = tree is not None and tree.is_root and tree.members <= 1
+        return not is_only_member and not self.outgoing(0)
+
     def outgoing(self, round_: int) -> tuple[Contact, ...]:
         tree = self._tree()
         near = [] if tree is None else [child.contact for child in tree.children if not child.observer]

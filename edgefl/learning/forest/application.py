@@ -17,6 +17,7 @@ from edgefl.learning.forest.best import BestModel
 from edgefl.learning.forest.coordinator import Coordinator
 from edgefl.learning.forest.epoch import plausible
 from edgefl.learning.forest.feedback import Feedback
+from edgefl.learning.forest.gaps import Gaps
 from edgefl.learning.forest.kept import KEPT, Kept
 from edgefl.learning.forest.objections import Objections
 from edgefl.learning.forest.replicas import Replicas
@@ -66,6 +67,7 @@ class ForestApplication(Application):
         self.objections = Objections(self)
         self.best = BestModel(self)
         self.worker = Worker(self)
+        self.gaps = Gaps(self)
         self.replicas = Replicas(self)
         self.coordinator = Coordinator(self)
         self.zones = ZoneRounds(self) if self.manifest.zone_rounds > 1 else None
@@ -190,3 +192,6 @@ class ForestApplication(Application):
             self.zones.on_kept(token, blob, now)
         else:
             self.coordinator.on_kept(token, blob, now)
+
+    def on_not_kept(self, token: Token, problem: str, now: float) -> None:
+        self.coordinator.on_not_kept(token, problem, now)

@@ -11,6 +11,7 @@ What it needs to go on is on the other devices, since each of them holds the mod
     GATHERING    paused by the owner                          GATHERING
     RUNNING      the round closed with a quorum               KEEPING
     RUNNING      the round closed without                     GATHERING    next attempt, after a pause
+    KEEPING      the owner's policy made no model             GATHERING    next attempt, after a pause
     RUNNING      final evaluation closed                      FINISHED
     RUNNING      somebody is further than this root           RECOVERING
     KEEPING      the next model has a name (blob), and so     REPLICATING
@@ -41,6 +42,7 @@ from edgefl.learning.forest.selection import Selection
 from edgefl.learning.forest.standings import Standings
 from edgefl.learning.forest.zones import STEPS
 from edgefl.learning.ledger import Position, position
+from edgefl.learning.policies import parse_policies
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
 from edgefl.wire.blob import BlobRef
@@ -98,6 +100,7 @@ class Coordinator:
         self._target_reached = False
         self._replication = Replication(app)
         self.next_model = NextModel(app)
+        self._renewing: OpenRound | None = None  # whose sum the owner's policy is working on
 
     def on_root(self, now: float) -> None:
         self._dethroned = False
@@ -126,6 +129,7 @@ class Coordinator:
         self._replication.drop()
         self._pacing.forget()
         self.next_model.drop()
+        self._renewing = None
         self._standings.clear()
         for name in self.TIMERS:
             self.app.cancel_timer(name)
@@ -325,9 +329,16 @@ class Coordinator:
         if not self._selection.present:
             self._try_again(f"too few of the {self._selection.members} devices are here", now)
             return
-        record_training(self.app, round_, self.attempt, self._selection.members, self._pacing.budget_s, now)
+        if "aggregate" in parse_policies(self.app.manifest.policies):
+            self.phase, self._renewing = Phase.KEEPING, round_
+            self.next_model.ask_for(round_)
+            return
+        self._record(round_, now)
         self.phase = Phase.KEEPING
         self.next_model.make(round_, min(1.0, participants / self._selection.members))
+
+    def _record(self, round_: OpenRound, now: float) -> None:
+        record_training(self.app, round_, self.attempt, self._selection.members, self._pacing.budget_s, now)
 
     def _try_again(self, problem: str, now: float) -> None:
         self.app.count("round_failed")
@@ -347,10 +358,22 @@ class Coordinator:
         made = self.next_model.on_kept(token, blob)
         if made is None or self.phase is not Phase.KEEPING:
             return
+        if self._renewing is not None:
+            self._record(self._renewing, now)
+            self._renewing = None
         self.phase = Phase.REPLICATING
         app.effects.broadcast(app.id, made[0])
         self._replication.begin(app.ledger.round + 1, made, now)
         self._replicate(now)
+
+    def on_not_kept(self, token: Token, problem: str, now: float) -> None:
+        """The device owner's policy has not made a model: the round is tried again."""
+        tag = (self.app.ledger.epoch, self.app.ledger.round + 1, self.attempt)
+        if self.phase is Phase.KEEPING and token[1] == tag:
+            self._renewing = None
+            self.next_model.give_up()
+            self.app.count("training_failed")
+            self._try_again(problem, now)
 
     def _replicate(self, now: float) -> None:
         if self._replication.send(now):
@@ -359,6 +382,7 @@ class Coordinator:
             self._commit(now)
 
     def on_replica_ack(self, sender: Contact, message: ReplicaAck, now: float) -> None:
+        self._replication.hear(sender, message)
         if self.phase is Phase.REPLICATING and self._replication.is_answer(sender, message):
             self._commit(now)
 

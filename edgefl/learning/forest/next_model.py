@@ -64,6 +64,20 @@ class NextModel:
         for index, vector in enumerate((new, *after)):
             app.effects.keep(app.id, ("made", round_.tag, index), vector)
 
+    def ask_for(self, round_: OpenRound) -> None:
+        """Let the device owner's policy make it, in place of the strategy. The answer comes to `on_kept` as well, or
+        `give_up` is called."""
+        if round_.sum.total is None:
+            raise ValueError("nobody took part")
+        self._forget_making()
+        self._making = _Making(round_.tag, ())
+        token = ("made", round_.tag, 0)
+        self.app.effects.renew(self.app.id, token, round_.model, round_.model_data, round_.sum.total)
+
+    def give_up(self) -> None:
+        """What was being made will not be."""
+        self._forget_making()
+
     def on_kept(self, token: Token, blob: BlobRef) -> tuple[BlobRef, ...] | None:
         """One of the results has a name. The model and the memory when all have one, else None."""
         making, index = self._making, token[2]

@@ -48,12 +48,17 @@ class Replication:
             if holders:
                 app.count("replica_unanswered")
             return False
-        records = app.ledger.history.tail(ROUND_RECORDS)
-        message = Replica(app.id, app.ledger.epoch, number, model, False, records, tuple(state), app.ledger.best)
+        epoch, best, lacks = app.ledger.epoch, app.ledger.best, app.gaps.lacks
         self._asked = set(holders)
-        for contact in holders.values():
-            app.effects.send(contact, message)
+        for node_id, contact in holders.items():
+            records = app.gaps.records_for(node_id)
+            app.effects.send(contact, Replica(app.id, epoch, number, model, False, records, tuple(state), best, lacks))
         return True
+
+    def hear(self, sender: Contact, message: ReplicaAck) -> None:
+        """What one of those that were asked knows of earlier rounds, whether the round waits for it or not."""
+        if sender.node_id in self._asked and message.epoch == self._app.ledger.epoch:
+            self._app.gaps.on_ack(sender.node_id, message, self._asked)
 
     def is_answer(self, sender: Contact, message: ReplicaAck) -> bool:
         """Whether one of those that were asked holds it."""

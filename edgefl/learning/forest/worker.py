@@ -277,8 +277,10 @@ class Worker:
         if round_.mine:
             round_.state = RoundState.CLOSED
             if round_.kind is RoundKind.TRAIN:
-                # The root sends nothing up, but what its children send is what it would send.
-                app.forest.on_round_over(app.id, round_.sum.chunks * app.encoding.chunk_bytes, 0.0, now)
+                # The root sends nothing up, but what a child sends is what it would send.
+                # (The last chunk is seldom full: an update is no larger than the model.)
+                size_bytes = min(round_.sum.chunks * app.encoding.chunk_bytes, round_.model.size)
+                app.forest.on_round_over(app.id, size_bytes, 0.0, now)
             app.coordinator.on_closed(round_, now)
         else:
             round_.state = RoundState.SENDING

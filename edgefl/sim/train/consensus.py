@@ -32,6 +32,10 @@ class GivenNeighbours:
                 del self._contacts[next(iter(self._contacts))]
         return known
 
+    @property
+    def lost(self) -> bool:
+        return False  # who has no neighbours in the graph waits for nobody
+
     def outgoing(self, round_: int) -> tuple[Contact, ...]:
         return self._contacts_of(self.graph.outgoing(self.index, round_))
 

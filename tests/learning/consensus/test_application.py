@@ -252,6 +252,26 @@ def test_a_device_that_restarts_goes_on_from_its_model_and_catches_up() -> None:
     assert "copied" not in device.counters
 
 
+def test_who_has_lost_all_neighbours_does_one_round_a_slot_and_does_not_run_away() -> None:
+    world = world_of(7, rounds=1000)
+    world.run(lambda: in_round(world, 1, 10))
+    restart(world, 5)
+    world.run_for(0.1)
+    device = app_of(world.devices[5]).device
+    world.detach(5)
+    before = device.round
+    world.run_for(30)
+    assert before + 3 <= device.round <= before + 6
+    world.attach(5, 2)
+    world.run_for(20)
+    assert abs(device.round - app_of(world.devices[1]).device.round) <= 3
+
+
+def test_the_only_member_waits_for_nobody() -> None:
+    world = world_of(1, rounds=20)
+    world.run(lambda: all_finished(world), 60)
+
+
 def test_the_end_is_remembered_over_a_restart() -> None:
     world = world_of(5)
     world.run(lambda: all_finished(world), 400)

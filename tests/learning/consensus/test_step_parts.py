@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from edgefl.learning.consensus.averaging import SLICE, Averaging
 from edgefl.learning.consensus.patience import Patience
 from edgefl.learning.consensus.shown import MAX_SHOWN, ShownModels
 from edgefl.learning.consensus.tree_neighbours import ring_peers
+from edgefl.learning.effects import LearningEffects
 from edgefl.wire import Contact
 from edgefl.wire.blob import BlobRef, ref_of
 
@@ -42,24 +45,58 @@ def test_the_silent_are_waited_for_when_most_are_missing() -> None:
     assert patience.waits_for({1}, wanted) == {1}
 
 
+class Blobs:
+    """What is kept and given back."""
+
+    def __init__(self) -> None:
+        self.gone: list[BlobRef] = []
+        self.named: list[tuple[object, ...]] = []
+
+    def keep(self, app: int, token: tuple[object, ...], data: object) -> None:
+        self.named.append(token)
+
+    def discard(self, app: int, blob: BlobRef) -> None:
+        self.gone.append(blob)
+
+
+def shown_models() -> tuple[ShownModels, Blobs]:
+    blobs = Blobs()
+    return ShownModels(1, cast("LearningEffects", blobs)), blobs
+
+
 def test_the_base_and_the_newest_models_are_shown_and_the_rest_is_given_back() -> None:
-    shown = ShownModels()
-    assert shown.show(0, 0, blob(0), base=True) == []
-    gone = [shown.show(1, step, blob(1 + step), base=False) for step in range(MAX_SHOWN + 1)]
-    assert gone == [[], [], [], [blob(1)]]
+    shown, blobs = shown_models()
+    shown.show(0, 0, blob(0), base=True)
+    for step in range(MAX_SHOWN + 1):
+        shown.show(1, step, blob(1 + step), base=False)
+    assert blobs.gone == [blob(1)]
     assert blob(0) in shown
     assert shown.latest == (1, MAX_SHOWN, blob(MAX_SHOWN + 1))
-    assert shown.show(1, 0, blob(9), base=True) == [blob(2)]
+    shown.show(1, 0, blob(9), base=True)
+    assert blobs.gone == [blob(1), blob(2)]
     assert blob(0) in shown, "neighbours may still be fetching it"
 
 
-def test_the_very_same_model_twice_is_given_back_once() -> None:
-    shown = ShownModels()
+def test_the_very_same_model_twice_is_not_given_back_while_it_is_shown() -> None:
+    shown, blobs = shown_models()
     shown.show(0, 0, blob(0), base=True)
     for step in range(MAX_SHOWN):
         shown.show(1, step, blob(0), base=False)
-    assert shown.show(2, 0, blob(1), base=False) == []
+    shown.show(2, 0, blob(1), base=False)
+    shown.let_go([blob(0)])
+    assert blobs.gone == []
     assert blob(0) in shown
+
+
+def test_a_neighbours_model_that_may_be_the_one_being_named_waits_for_the_name() -> None:
+    shown, blobs = shown_models()
+    shown.name(("mix", 1, 0), b"")
+    shown.let_go([blob(5), blob(6)])
+    assert blobs.gone == []
+    shown.on_named()
+    shown.show(1, 0, blob(5), base=False)
+    shown.let_go([])
+    assert blobs.gone == [blob(6)]
 
 
 def test_few_children_all_know_each_other_and_many_know_those_beside_them() -> None:
