@@ -150,6 +150,8 @@ def show(name: str, state: Path | None, as_json: bool) -> None:
     if as_json:
         emit_json(found)
         return
+    if found.get("best"):
+        found["best"] = f"round {found['best']['round']} ({found['best']['value']:.6g})"
     keys = (
         "id",
         "name",
@@ -161,6 +163,7 @@ def show(name: str, state: Path | None, as_json: bool) -> None:
         "problem",
         "round",
         "rounds",
+        "best",
         "epoch",
         "root",
         "parent",

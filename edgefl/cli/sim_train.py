@@ -129,9 +129,9 @@ def train(
     from edgefl.learning.sampled.options import SampledOptions
     from edgefl.learning.strategies.spec import parse_strategy
     from edgefl.pictures import draw_curves, figures
-    from edgefl.sim.train.local import Recipe
     from edgefl.sim.train.run import WITH_STRATEGY, Bench, load
     from edgefl.sim.train.traces import read_csv, synthetic
+    from edgefl.sim.train.world import Recipe
 
     if plot is not None:
         figures()  # before the work

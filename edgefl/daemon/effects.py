@@ -25,6 +25,7 @@ from edgefl.errors import EdgeflError, StorageError
 from edgefl.learning.border import is_inside
 from edgefl.learning.effects import Prepared, Progress, Token, TrainJob, TrainResult
 from edgefl.learning.encoding import check_extra
+from edgefl.learning.fit import FLOAT_BYTES, check_fits
 from edgefl.learning.manifest import travelling
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Manifest
@@ -43,15 +44,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgefl.daemon")
 
-FLOAT_BYTES = 4
-
 MAX_MEMBERS_ASKED = 6
 """Members that are asked for a blob when its parent and sources have failed: high in the tree, so they had it early."""
 
 
 class LoopEffects:
     """Implements `Effects` and `LearningEffects`. `guard` runs a handler of the core and reports its bugs,
-    `top_ranked(app, count)` gives other members of an application."""
+    `top_ranked(app, count)` gives other members of an application; `memory_bytes` is what the daemon may take."""
 
     def __init__(
         self,
@@ -64,9 +63,11 @@ class LoopEffects:
         guard: Callable[..., None],
         top_ranked: Callable[[int, int], tuple[Contact, ...]],
         policies: Policies | None = None,
+        memory_bytes: int | None = None,
     ) -> None:
         self._policies = policies or Policies({}, dict)
         self._top_ranked = top_ranked
+        self._memory_bytes = memory_bytes
         self.random = Random(seed)
         self.learning: Learning | None = None
         self.data: dict[str, str] = {}
@@ -118,6 +119,7 @@ class LoopEffects:
             return
         try:
             check_extra(manifest.compress)
+            check_fits(manifest, self._memory_bytes, trains=not observer)
             if not observer:
                 await self._policies.prepare(app, manifest)
             directory = await self._fetch_artifacts(app, manifest, sources)

@@ -8,6 +8,7 @@ Each request that takes time is answered later by an event of `Learning` with th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,13 +32,15 @@ Tag = tuple[int, int, int]
 @dataclass(frozen=True, slots=True)
 class TrainJob:
     """Evaluate `model` on held-back data and, for RoundKind.TRAIN, train it locally from there. `kept`: what the last
-    training left on this device (a buffer of float32, or None)."""
+    training left on this device (a buffer of float32, or None). Nobody waits for it after `deadline` (monotonic
+    seconds)."""
 
     tag: Tag
     kind: RoundKind
     model: BlobRef
     seed: int
     kept: Any = None
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +49,26 @@ class TrainResult:
     place; handed over for good (the sum is built in it); None when only evaluated. `samples`: how many the delta was
     trained on. `metrics`: weighted sums over local data. `kept`: what stays here for the next training (a buffer of
     float32, or None). `diverged`: the delta is not finite, or far too large; found out where the result is made, which
-    is not on the loop."""
+    is not on the loop. `declined`: the device may not train now, so there is nothing else in it."""
 
     delta: NDArray[np.float32] | None
     samples: int
     metrics: tuple[Metric, ...]
     kept: Any = None
+    declined: bool = False
     diverged: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.delta is None:
+            object.__setattr__(self, "diverged", False)
+            return
         from edgefl.learning.aggregate import is_finite  # numpy comes with it
 
-        object.__setattr__(self, "diverged", self.delta is not None and not is_finite(self.delta))
+        object.__setattr__(self, "diverged", not is_finite(self.delta))
+
+
+DECLINED = TrainResult(None, 0, (), declined=True)
+"""Said at once where a device knows that it cannot train in time: its parent need not wait for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgefl.learning.effects import Prepared, Progress, Token, TrainJob
+from edgefl.learning.effects import Prepared, Progress, Token, TrainJob, TrainResult
 from edgefl.learning.manifest import REQUIRED_ARTIFACTS, travelling
 from edgefl.learning.node import Decision, Learning, Part
 from edgefl.sim import stand_in
@@ -308,10 +308,14 @@ class LearningDevice:
             self._blobs.pop(blob.id, None)
 
     def train(self, app: int, job: TrainJob) -> None:
+        result = self.result(app, self._blobs[job.model.id], job)
+        self._later(TRAIN_S * self._speed, self.learning.on_trained, app, job.tag, result)
+
+    def result(self, app: int, data: bytes, job: TrainJob) -> TrainResult:
+        """What training from this model gives."""
         manifest = self.learning.applications[app].manifest
         target = np.resize(self._target, manifest.parameters)
-        result = stand_in.train(manifest.strategy, job, self._blobs[job.model.id], target, self._samples)
-        self._later(TRAIN_S * self._speed, self.learning.on_trained, app, job.tag, result)
+        return stand_in.train(manifest.strategy, job, data, target, self._samples)
 
     def save(self, app: int, progress: Progress) -> None:
         self.saved[app] = progress

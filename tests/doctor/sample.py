@@ -60,6 +60,7 @@ def daemon(
             "next_check_s": 12.0,
             "dial_backs": list(dial_backs),
         },
+        "limits": {"paused": None, "training": None, "waiting": [], "cpu": 1.0, "transfer": None},
         "silent_peers": [],
         "clocks_ahead_s": [],
         "token_revoked": False,

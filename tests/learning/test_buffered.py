@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -133,6 +134,20 @@ def test_rounds_go_at_the_pace_of_the_quick_and_the_slow_one_takes_part(slow: in
     trained = [job for job in world.devices[slow].jobs if job.kind is RoundKind.TRAIN]
     handed = [part for (node, _), parts in books.handed.items() if node == slow for part in parts]
     assert len(trained) - len(handed) in (0, 1), "what it began it has finished, but for the last"
+
+
+def test_training_has_no_deadline_and_who_declines_is_waited_for_no_longer() -> None:
+    """The others' rounds go on at their pace; the one that may not train is asked anew in every round."""
+    world = make_world(rounds=5)
+    world.devices[3].declines = True
+    world.start(TREE)
+    world.run(lambda: world.devices[1].app.ledger.finished, limit_s=200.0)
+    jobs = {kind: [j for d in world.devices.values() for j in d.jobs if j.kind is kind] for kind in RoundKind}
+    assert {job.deadline for job in jobs[RoundKind.TRAIN]} == {math.inf}
+    assert all(job.deadline < math.inf for job in jobs[RoundKind.EVALUATE])
+    counters = world.devices[3].app.counters
+    assert counters["training_declined"] == len(world.devices[3].jobs) >= 5
+    assert "training_failed" not in counters
 
 
 def test_a_stale_delta_weighs_less() -> None:

@@ -15,6 +15,7 @@ from edgefl.learning.manifest import ManifestError, check_manifest
 from edgefl.learning.metrics import means
 from edgefl.wire import Message
 from edgefl.wire.application import Topology
+from edgefl.wire.blob import ref_of
 from edgefl.wire.learning import RoundKind, RoundStart, Update, UpdateChunk
 from edgefl.wire.overlay import Scope
 
@@ -118,6 +119,14 @@ def test_what_crosses_between_zones_does_not_grow_with_their_rounds() -> None:
     assert crossed[2] == crossed[8] > 0
 
 
+def test_who_carries_another_zone_looks_for_a_parent_after_the_global_round_alone() -> None:
+    world = make_world(3)
+    for number in (8, 9, 10):
+        world.devices[number].train_s = 4.0  # the zones that devices 4 and 6 carry take longer than their own
+    world.run(world.finished)
+    assert {number: len(world.devices[number].rounds_over) for number in (4, 5, 6, 7)} == {4: 3, 5: 9, 6: 3, 7: 9}
+
+
 def test_a_slow_zone_is_cut_off_in_time_with_what_its_earlier_steps_have_made() -> None:
     world = make_world(4, rounds=2, quorum=0.5)
     world.devices[7].train_s = 1000.0
@@ -209,6 +218,37 @@ def test_no_device_counts_twice_and_rounds_go_on_whatever_happens(seed: int, los
         for record in device.app.ledger.history.all():
             assert record.participants <= 8
             assert record.samples <= sum(other.samples for other in world.devices.values())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_parent_in_the_zone_may_say_what_it_wants(data: st.DataObject) -> None:
+    """Whatever kind, tag, model and time its rounds have: the device stands, and holds no model that it made up."""
+    world = make_world(3, rounds=50, quorum=0.1)
+    world.run(lambda: world.devices[1].app.ledger.round == 1)
+    device, parent = world.devices[5], world.devices[2]
+    initial = ref_of(bytes(4 * world.manifest.parameters))
+    models = st.sampled_from([parent.hold(b"\2" * 20), parent.hold(b"\1" * 20), device.app.ledger.model])
+    starts = st.builds(
+        RoundStart,
+        st.just(world.app_id),
+        st.sampled_from([device.app.ledger.epoch, device.app.ledger.epoch + 65536]),
+        st.integers(0, 50),
+        st.integers(0, 2**16 - 1).filter(lambda attempt: attempt % STEPS > 0),
+        st.sampled_from(RoundKind),
+        models,
+        st.floats(allow_nan=True),
+        threshold=st.integers(0, 2**64 - 1),
+        own_s=st.floats(allow_nan=True),
+    )
+    for start in data.draw(st.lists(starts, max_size=6)):
+        device.app.on_message(parent.contact, start, world.now)
+        world.run_for(data.draw(st.sampled_from([0.005, 0.1])))
+        # Only the root makes the model that a device holds for everybody.
+        assert device.app.ledger.model in {initial, *world.devices[1].broadcasts}
+        assert not device.app.ledger.finished
+    world.run_for(60.0)
+    assert len(device.blobs) <= 6
 
 
 @pytest.mark.parametrize(

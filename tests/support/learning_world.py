@@ -18,7 +18,7 @@ from unittest.mock import patch
 import numpy as np
 
 from edgefl.learning.application import Application
-from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
+from edgefl.learning.effects import DECLINED, Prepared, Progress, TrainJob, TrainResult
 from edgefl.learning.forest.application import ForestApplication
 from edgefl.learning.manifest import REQUIRED_ARTIFACTS, travelling
 from edgefl.learning.node import Decision, Learning, Part
@@ -110,6 +110,7 @@ class Device:
     train_s: float = 1.0
     steps: int = 1
     broken: bool = False
+    declines: bool = False
     prepared: Prepared | None = None
     aggregate: Callable[[np.ndarray, np.ndarray], np.ndarray | None] | None = None
     """The owner's policy; None: it fails."""
@@ -246,6 +247,9 @@ class Device:
         )
         if self.broken:
             result = None
+        if self.declines:
+            self.later(lambda now: self.learning.on_trained(app, job.tag, DECLINED, now))
+            return
         self.later(lambda now: self.learning.on_trained(app, job.tag, result, now), self.train_s)
 
     def save(self, app: int, progress: Progress) -> None:

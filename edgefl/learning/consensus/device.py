@@ -233,6 +233,8 @@ class ConsensusDevice:
             self.vector = self.vector + np.float32(gain) * result.delta
         elif result is None or result.diverged:
             self.count("diverged")
+        elif result.declined:
+            self.count("training_declined")
         if result is not None:
             self._listener.on_round(self.round, result, now)
         self._share(0)

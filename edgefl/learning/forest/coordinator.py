@@ -14,8 +14,7 @@ What it needs to go on is on the other devices, since each of them holds the mod
     KEEPING      the owner's policy made no model             GATHERING    next attempt, after a pause
     RUNNING      final evaluation closed                      FINISHED
     RUNNING      somebody is further than this root           RECOVERING
-    KEEPING      the next model has a name (blob), and so     REPLICATING
-                 has what the strategy remembers with it
+    KEEPING      next model and memory have names (blobs)     REPLICATING
     REPLICATING  a runner-up holds it (or none exists)        RUNNING, the next round; or MEMBER, see below
     any          a higher-ranked member is the root           MEMBER; if busy, only at the round's end
 
@@ -35,13 +34,13 @@ from edgefl.learning.forest.gathering import GATHER_S, Gathering
 from edgefl.learning.forest.next_model import NextModel
 from edgefl.learning.forest.pacing import Pacing
 from edgefl.learning.forest.records import record_evaluation, record_training
-from edgefl.learning.forest.recovery import Recovery, blobs_of, extras_of
+from edgefl.learning.forest.recovery import PassedOn, Recovery, blobs_of
 from edgefl.learning.forest.replication import REPLICA_RESEND_S, ROUND_RECORDS, Replication
 from edgefl.learning.forest.round import OpenRound
 from edgefl.learning.forest.selection import Selection
 from edgefl.learning.forest.standings import Standings
 from edgefl.learning.forest.zones import STEPS
-from edgefl.learning.ledger import Position, position
+from edgefl.learning.ledger import position
 from edgefl.learning.policies import parse_policies
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
@@ -91,8 +90,7 @@ class Coordinator:
         self._dethroned = False
         self._standings = Standings()
         self._recovery = Recovery(app, self._standings)
-        self._reported: Position = (0, False, 0)
-        self._reported_extras = False
+        self._passed_on = PassedOn(app)
         self._wait_for_busy_until = 0.0
         self._gathering = Gathering(app)
         self._selection = Selection(app)
@@ -109,7 +107,7 @@ class Coordinator:
 
     def on_parent(self, now: float) -> None:
         """This device has a parent: it is not the root (any more). A round in flight is finished first."""
-        self._reported, self._reported_extras = (0, False, 0), False
+        self._passed_on = PassedOn(self.app)
         if self.phase in BUSY:
             self._dethroned = True
             self._report_busy(now)
@@ -158,10 +156,7 @@ class Coordinator:
         app.ledger.history.merge(message.records)
         theirs = position(message)
         if self.phase is Phase.MEMBER:
-            news = message.busy or theirs > max(self._reported, app.ledger.position()) or self._completes(message)
-            if app.parent is not None and news:
-                self._reported = max(self._reported, theirs)
-                self._reported_extras |= message.state != () or message.best is not None
+            if app.parent is not None and self._passed_on.is_news(message):
                 app.effects.send(app.parent, message)
             return
         before = self._standings.add(message)
@@ -191,26 +186,18 @@ class Coordinator:
         if self._standings.any_busy() and now < self._wait_for_busy_until:
             self.app.set_timer("settle", min(self._wait_for_busy_until, now + RECOVER_S))
             return
-        best = self._recovery.furthest()
-        if best is None:
-            self._take_over(now)
-        else:
-            self._fetch_missing(best, now)
+        self._fetch_missing(self._recovery.furthest(), now)
 
-    def _completes(self, message: Standing) -> bool:
-        """Whether it comes from a device that holds what this device's own model lacks."""
-        ledger = self.app.ledger
-        more = extras_of(message) > (len(ledger.state), ledger.best is not None)
-        return more and not self._reported_extras and message.model == ledger.model
-
-    def _fetch_missing(self, best: Standing, now: float) -> None:
-        """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none."""
-        missing = self._recovery.lacks(best)
-        if missing is not None:
+    def _fetch_missing(self, best: Standing | None, now: float) -> None:
+        """Get the next blob that this device lacks to go on from there; adopt it all when it lacks none. None: go on
+        from what this device has."""
+        missing = None if best is None else self._recovery.lacks(best)
+        if best is not None and missing is not None:
             self.app.effects.fetch(self.app.id, ("recover", best.holder.node_id), missing, (best.holder,))
-        else:
+            return
+        if best is not None:
             self._recovery.adopt(best)
-            self._take_over(now)
+        self._take_over(now)
 
     def on_recovered(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         holder = token[1]
@@ -233,10 +220,8 @@ class Coordinator:
     def _take_over(self, now: float) -> None:
         app = self.app
         self._recovery.discard_rest()
-        if not self.next_model.loaded:
-            self.next_model.load()
-        if not self.next_model.loaded:
-            return  # until it is read
+        if not self.next_model.is_ready():
+            return  # until what the strategy remembers is read
         app.ledger.epoch = next_epoch([app.ledger.epoch, app.worker.newest[0], self._standings.epoch], app.me.node_id)
         app.effects.save(app.id, app.ledger.progress())
         self._standings.clear()
@@ -333,9 +318,11 @@ class Coordinator:
             self.phase, self._renewing = Phase.KEEPING, round_
             self.next_model.ask_for(round_)
             return
+        if not self.next_model.make(round_, min(1.0, participants / self._selection.members)):
+            self._try_again("the strategy's step leads to weights that are not finite: lower its lr", now)
+            return
         self._record(round_, now)
         self.phase = Phase.KEEPING
-        self.next_model.make(round_, min(1.0, participants / self._selection.members))
 
     def _record(self, round_: OpenRound, now: float) -> None:
         record_training(self.app, round_, self.attempt, self._selection.members, self._pacing.budget_s, now)

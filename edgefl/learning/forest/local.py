@@ -7,6 +7,7 @@
     round opens, delta finished          (cannot be)                        added at once; trains again, not waited for
     trained, its round is collecting     added                              added, to whatever round is collecting
     trained, no round is collecting      dropped                            kept for the next round
+    declined: may not train in time      no longer waited for               no longer waited for
     its time is over                     dropped (quantile)                 no longer waited for
     too stale                            (cannot be)                        dropped and counted
     final evaluation                     evaluates                          evaluates; what is unfinished is dropped
@@ -21,6 +22,7 @@ the one it was trained in.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,7 +101,10 @@ class LocalTraining:
         """The round's model is here, or what the last round left: training begins when both are."""
         if round_.own_to_come and round_.model_data is not None and not round_.kept_pending:
             round_.own_to_come = False
-            job = TrainJob(round_.tag, round_.kind, round_.model, self.seed(round_.tag), self._app.kept.held)
+            seed, kept = self.seed(round_.tag), self._app.kept.held
+            goes_on = self.pace.buffered and round_.kind is RoundKind.TRAIN
+            deadline = math.inf if goes_on else round_.closes
+            job = TrainJob(round_.tag, round_.kind, round_.model, seed, kept, deadline)
             self.running = Running(job, round_.started)
             self._app.effects.train(self._app.id, job)
 
@@ -115,8 +120,9 @@ class LocalTraining:
         if running is None or running.job.tag != tag:
             return False
         self.running = None
-        if result is None or result.diverged:
-            self._app.count("training_failed")
+        if result is None or result.declined or result.diverged:
+            declined = result is not None and result.declined
+            self._app.count("training_declined" if declined else "training_failed")
             return round_ is not None and self._give_up(round_)
         if running.job.kind is RoundKind.TRAIN:
             self._trained_s = now - running.since

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgefl.learning.ledger import position
+from edgefl.learning.ledger import Position, position
 
 if TYPE_CHECKING:
     from edgefl.learning.forest.application import ForestApplication
@@ -22,6 +22,26 @@ def blobs_of(report: Standing) -> tuple[BlobRef, ...]:
     """What a device holds: the model, the strategy's state as of it, the best model so far."""
     best = () if report.best is None else (report.best.model,)
     return (report.model, *report.state, *best)
+
+
+class PassedOn:
+    """What a member has told its parent of the devices below it: only news goes up."""
+
+    def __init__(self, app: ForestApplication) -> None:
+        self._app = app
+        self._furthest: Position = (0, False, 0)
+        self._extras = False
+
+    def is_news(self, report: Standing) -> bool:
+        """Whether somebody is further than was said, or holds what this device's own model lacks; it counts as said."""
+        ledger = self._app.ledger
+        more = extras_of(report) > (len(ledger.state), ledger.best is not None)
+        completes = more and not self._extras and report.model == ledger.model
+        if not (report.busy or position(report) > max(self._furthest, ledger.position()) or completes):
+            return False
+        self._furthest = max(self._furthest, position(report))
+        self._extras |= report.state != () or report.best is not None
+        return True
 
 
 class Recovery:

@@ -64,6 +64,22 @@ class NoObjections:
     def raise_to(self, peer: Contact) -> None: ...
 
 
+class ZoneForest:
+    """The overlay as steps see it: a device may look for another parent after a step only if it carries nothing of the
+    global round. What it carries would come too late at a parent that had nothing to wait for."""
+
+    def __init__(self, app: ForestApplication) -> None:
+        self._app = app
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._app.forest, name)
+
+    def on_round_over(self, app: int, size_bytes: int, waited_s: float, now: float) -> None:
+        whole = self._app.worker.open
+        if whole is None or whole.state is RoundState.CLOSED:
+            self._app.forest.on_round_over(app, size_bytes, waited_s, now)
+
+
 class ZoneSide:
     """The application as the steps of its zone see it: neighbours in the zone alone, timers of their own, and models
     that are nobody's newest."""
@@ -73,6 +89,7 @@ class ZoneSide:
     def __init__(self, app: ForestApplication, rounds: ZoneRounds) -> None:
         self._app = app
         self.coordinator = rounds
+        self.forest = ZoneForest(app)
         self._held: BlobRef | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -230,6 +247,9 @@ class ZoneRounds:
         app, parent = self._app, self._side.parent
         tag = (message.epoch, message.round, message.attempt)
         if app.observer:
+            return
+        if message.kind is not RoundKind.TRAIN:
+            app.count("round_invalid")
             return
         known = self.worker.open is not None and (self.worker.open.tag, self.worker.open.model) == (tag, message.model)
         if parent is not None and sender.node_id == parent.node_id and tag <= self.worker.newest and not known:

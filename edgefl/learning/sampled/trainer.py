@@ -93,6 +93,9 @@ class Trainer:
         own, device = self.own, self.device
         if own is None or (tag[2], tag[1]) != own.task or own.data is None:
             return
+        if result is not None and result.declined:
+            device.count("training_declined")
+            return
         if result is None or result.diverged or (own.kind is RoundKind.TRAIN) != (result.delta is not None):
             device.count("training_failed")
             return

@@ -1,7 +1,6 @@
 """Learning curves under virtual time: the protocol code that ships, real gradients, devices of different speed.
 
 traces.py    what devices are like: speed, uplink, downlink, delay; made up from a seed, or read from a CSV file
-local.py     what a device does with a task
 links.py     links that come and go
 learner.py   softmax regression and a perceptron in NumPy over one flat vector
 world.py     devices under a virtual clock: messages, transfers through uplinks and downlinks, training

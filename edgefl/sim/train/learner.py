@@ -18,7 +18,7 @@ class LocalTraining(Protocol):
 
     parameters: int
     trained: int
-    """So many of the parameters are trained; the others are running statistics."""
+    """So many of the parameters, the first ones, are trained; the rest are running statistics."""
 
     def initial(self, seed: int) -> Vector:
         """A start of its own for each seed."""
@@ -26,10 +26,6 @@ class LocalTraining(Protocol):
 
     def accuracy(self, model: Vector, x: Images, y: Labels) -> float:
         """Share of right answers."""
-        ...
-
-    def loss(self, model: Vector, x: Images, y: Labels) -> float:
-        """The mean cross-entropy."""
         ...
 
     def train(
@@ -46,8 +42,16 @@ class LocalTraining(Protocol):
         proximal: float = 0.0,
         shift: Vector | None = None,
     ) -> Vector:
-        """The model after `steps` steps of SGD with momentum on random batches; `proximal` pulls back to where it
-        began, `shift` is added to every gradient."""
+        """The model after `steps` steps of SGD with momentum on random batches, pulled back to where it began by
+        `proximal`; `shift` is added to every gradient."""
+        ...
+
+    def loss(self, model: Vector, x: Images, y: Labels) -> float:
+        """Mean cross-entropy."""
+        ...
+
+    def gradients(self, steps: int, momentum: float) -> float:
+        """How many plain gradients such a training is made of, each counted as often as it was used."""
         ...
 
 
@@ -61,7 +65,7 @@ class Learner:
         self.inputs, self.classes, self.hidden = inputs, classes, hidden
         sizes = [inputs, hidden, classes] if hidden else [inputs, classes]
         self._shapes = list(pairwise(sizes))
-        self.trained = self.parameters = sum((rows + 1) * columns for rows, columns in self._shapes)
+        self.parameters = self.trained = sum((rows + 1) * columns for rows, columns in self._shapes)
 
     def initial(self, seed: int) -> Vector:
         """He's initialisation."""
@@ -92,11 +96,17 @@ class Learner:
         return float(np.mean(np.argmax(self.logits(model, x), axis=1) == y))
 
     def loss(self, model: Vector, x: Images, y: Labels) -> float:
-        """The mean cross-entropy."""
+        """Mean cross-entropy."""
         logits = self.logits(model, x)
-        top = logits.max(axis=1)
-        sums = np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top
-        return float(np.mean(sums - logits[np.arange(len(y)), y]))
+        logits = logits - logits.max(axis=1, keepdims=True)
+        likely = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return -float(likely[np.arange(len(y)), y].mean())
+
+    def gradients(self, steps: int, momentum: float) -> float:
+        """How many plain gradients such a training is made of, each counted as often as it was used."""
+        if not momentum:
+            return float(steps)
+        return sum((1 - momentum**left) / (1 - momentum) for left in range(1, steps + 1))
 
     def gradient(self, model: Vector, x: Images, y: Labels) -> Vector:
         """Of the mean cross-entropy: float32 [parameters]."""
@@ -131,16 +141,17 @@ class Learner:
         proximal: float = 0.0,
         shift: Vector | None = None,
     ) -> Vector:
-        """As LocalTraining."""
+        """The model after `steps` steps of SGD with momentum on random batches. `proximal`: FedProx's mu; `shift`:
+        SCAFFOLD's c - c_i."""
         rng = np.random.default_rng(seed)
         start, model, velocity = model, model.copy(), None
         for _ in range(steps):
             chosen = rng.integers(len(y), size=min(batch, len(y)))
             step = self.gradient(model, x[chosen], y[chosen])
-            if proximal:
-                step += np.float32(proximal) * (model - start)
             if shift is not None:
                 step += shift
+            if proximal:
+                step += np.float32(proximal) * (model - start)
             if momentum:
                 if velocity is not None:
                     velocity *= np.float32(momentum)

@@ -19,10 +19,9 @@ from edgefl.learning.consensus.options import ConsensusOptions
 from edgefl.learning.consensus.tree_neighbours import ring_peers
 from edgefl.sim.train.consensus import start_consensus
 from edgefl.sim.train.learner import Images, Labels, Learner
-from edgefl.sim.train.local import Recipe
 from edgefl.sim.train.traces import synthetic
 from edgefl.sim.train.tree import IdealTree
-from edgefl.sim.train.world import World, simulated_manifest
+from edgefl.sim.train.world import Recipe, World, simulated_manifest
 
 GRAPHS = ("ring", "erdos-renyi", "overlay")
 

@@ -15,10 +15,9 @@ import numpy as np
 from edgefl.datasets import digits
 from edgefl.sim.train.curve import Curve, follow
 from edgefl.sim.train.forest import start_forest
-from edgefl.sim.train.local import Recipe
 from edgefl.sim.train.run import UNENDING, Bench
 from edgefl.sim.train.traces import Trace, synthetic
-from edgefl.sim.train.world import simulated_manifest
+from edgefl.sim.train.world import Recipe, simulated_manifest
 
 STEP_S, SPREAD = 1.0, 0.2
 """Seconds of a local step of those who are not slow (lognormal). Five steps are then 5 s: what slow links and messages

@@ -7,6 +7,7 @@ model of its own. `bytes` and `device_seconds` (of training) are totals up to th
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -23,11 +24,10 @@ from edgefl.sim.train.consensus import start_consensus
 from edgefl.sim.train.curve import Curve, Failure, Run, follow
 from edgefl.sim.train.forest import start_forest
 from edgefl.sim.train.learner import Images, Labels, Learner, LocalTraining, Vector
-from edgefl.sim.train.local import Recipe
 from edgefl.sim.train.sampled import newest_model, start_sampled
 from edgefl.sim.train.server import start_server
 from edgefl.sim.train.traces import Trace
-from edgefl.sim.train.world import World, simulated_manifest
+from edgefl.sim.train.world import Recipe, World, simulated_manifest
 
 TEST_SHARE = 0.2
 MEASURED = 20
@@ -90,9 +90,8 @@ class Bench:
 
     def world(self, strategy: str = "fedavg") -> World:
         """Fresh devices with their data, under a clock at 0."""
-        world = World(
-            self._traces, self.learner, self._recipe, self._seed, links_down=self._links_down, strategy=strategy
-        )
+        recipe = replace(self._recipe, strategy=strategy)
+        world = World(self._traces, self.learner, recipe, self._seed, links_down=self._links_down)
         for part, device in zip(self._parts, world.devices, strict=True):
             device.x, device.y = self._x[part], self._y[part]
         return world

@@ -1,9 +1,9 @@
 """A baseline: federated averaging with a server that costs nothing.
 
 The server has a link and a processor without limit, stands in the middle of the network, knows at no cost whom it can
-reach, asks another device at once when a link breaks, and always starts the next round at once. Devices are the same as
-everywhere: their own links, speeds and data. This is the best that any scheme with the same sample sizes could do, not
-a system that could be built; none of it ships.
+reach, asks another device at once when a link breaks, and always starts the next round at once. Devices are the same
+as everywhere: their own links, speeds and data. This is the best that any scheme with the same sample sizes could do,
+not a system that could be built; none of it ships.
 
 Source: the baseline `FL` of the Plexus paper, arXiv 2503.05509.
 """
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgefl.errors import UsageError
 from edgefl.learning.effects import TrainJob, TrainResult
-from edgefl.learning.metrics import merge
+from edgefl.learning.groups import trimmed_mean
+from edgefl.learning.metrics import means, merge
 from edgefl.learning.strategies.server import Facts, State, step_with_buffers, strategy_of
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.sim.train.curve import Run
-from edgefl.sim.train.world import start_of
+from edgefl.sim.train.world import initial_model
 from edgefl.wire import Contact, Message
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.learning import RoundKind
@@ -62,18 +62,16 @@ class FreeServer:
 
     def __init__(self, world: World, manifest: Manifest, options: SampledOptions) -> None:
         self.world, self.manifest, self.options = world, manifest, options
-        spec = parse_strategy(manifest.strategy)
-        if spec.trim:
-            raise UsageError("the free server has no trimmed mean", hint="--topology forest has")
-        self.model: Vector = start_of(world.learner, manifest)
+        self.model: Vector = initial_model(world.learner, manifest)
         self.size = 4 * len(self.model)
         self.round = 0
         self._random = Random(f"server {manifest.seed}")
         self._strategy = strategy_of(manifest.strategy)
         self._state: State = ()
-        self._came: list[TrainResult] = []
+        self._trim = parse_strategy(manifest.strategy).trim
         self._kept: dict[int, Any] = {}
-        self._buffers = slice(world.learner.trained, world.learner.parameters)
+        """What training has left on each device."""
+        self._came: list[TrainResult] = []
         self._wanted = 0
         self._asked: set[int] = set()
         for device in world.devices:
@@ -113,8 +111,8 @@ class FreeServer:
             self._ask(number, 1)
             return
         device.hold(data, blob)
-        seed, kept = self.manifest.seed + number, self._kept.get(device.index)
-        device.train(0, TrainJob((0, number, 0), RoundKind.TRAIN, blob, seed, kept))
+        kept = self._kept.get(device.index)
+        device.train(0, TrainJob((0, number, 0), RoundKind.TRAIN, blob, self.manifest.seed + number, kept))
         device.discard(0, blob)
 
     def on_update(self, device: Device, number: int, result: TrainResult, sent: float) -> None:
@@ -139,21 +137,23 @@ class FreeServer:
 
     def _finish(self) -> None:
         if self._came:
-            weights = [result.samples for result in self._came]
-            deltas = [result.delta for result in self._came if result.delta is not None]
-            delta = np.average(deltas, axis=0, weights=weights).astype(np.float32)
-            metrics = merge(*(result.metrics for result in self._came))
-            means = {metric.name: metric.total / metric.weight for metric in metrics if metric.weight}
-            facts = Facts(len(self._came) / len(self.world.devices), means)
-            self.model, self._state = step_with_buffers(
-                self._strategy, self.model, delta, self._state, facts, self._buffers
-            )
+            weights = np.array([result.samples for result in self._came], np.float32)
+            deltas = np.array([result.delta for result in self._came], np.float32)
+            if self._trim:
+                mean = trimmed_mean(deltas, weights, self._trim)
+            else:
+                mean = np.average(deltas, axis=0, weights=weights).astype(np.float32)
+            told = means(merge(*(result.metrics for result in self._came)))
+            facts = Facts(len(self._came) / len(self.world.devices), told)
+            learner = self.world.learner
+            buffers = slice(learner.trained, learner.parameters)
+            self.model, self._state = step_with_buffers(self._strategy, self.model, mean, self._state, facts, buffers)
             self.round += 1
         self.begin()
 
 
 def start_server(world: World, manifest: Manifest, options: SampledOptions) -> Run:
-    """Begin the first round. Raises UsageError for a strategy that needs a tree."""
+    """Begin the first round."""
     server = FreeServer(world, manifest, options)
     server.begin()
     return Run(lambda: server.round, lambda: [server.model[: world.learner.parameters]])

@@ -9,6 +9,7 @@ come; models here are about as large as one chunk).
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,9 +17,10 @@ import numpy as np
 
 from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
 from edgefl.learning.manifest import travelling
+from edgefl.learning.strategies.local import Outcome, local_part
+from edgefl.learning.strategies.rates import learning_rate
 from edgefl.sim.clock import Clock
 from edgefl.sim.train.links import Links
-from edgefl.sim.train.local import LocalWork, Recipe
 from edgefl.wire import Contact, Message, encode
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef, ref_of
@@ -49,6 +51,24 @@ CONSTRAINED_BYTES_S, STRONG_BYTES_S = 0.4e6, 4e6
 """Uplinks that make a device's class, which weights its rank: below the first, from the second on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How devices train: SGD steps of one local training, batch, rate, momentum, their part of a strategy, and the
+    rate's course."""
+
+    steps: int = 5
+    batch: int = 20
+    lr: float = 0.1
+    momentum: float = 0.0
+    strategy: str = "fedavg"
+    schedule: str = "constant"
+    rounds: int = 1
+
+    def rate(self, round_: int) -> float:
+        """The learning rate of a round: `schedule` as in a manifest, over so many `rounds`."""
+        return learning_rate(self.schedule, self.lr, round_, self.rounds)
+
+
 class Machine(Protocol):
     """A device's protocol state machine, as the world drives it. A machine that uses the effects of the forest also has
     on_bulk(sender, message, data, now), on_prepared(prepared, now) and on_recalled(token, data, now)."""
@@ -64,19 +84,11 @@ class World:
     """All devices of one run, and what they have cost."""
 
     def __init__(
-        self,
-        traces: list[Trace],
-        learner: LocalTraining,
-        recipe: Recipe,
-        seed: int,
-        *,
-        links_down: float = 0.0,
-        strategy: str = "fedavg",
+        self, traces: list[Trace], learner: LocalTraining, recipe: Recipe, seed: int, *, links_down: float = 0.0
     ) -> None:
         self.clock = Clock()
         self.links = Links(links_down, seed)
         self.learner, self.recipe = learner, recipe
-        self.work = LocalWork(learner, recipe, strategy)
         self.bytes = 0
         self.device_seconds = 0.0
         self.devices = [Device(self, index, trace, seed) for index, trace in enumerate(traces)]
@@ -311,9 +323,10 @@ class Device:
     # Training and memory
 
     def prepare(self, app: int, manifest: Manifest, sources: tuple[Contact, ...], *, observer: bool) -> None:
-        learner = self.world.learner
-        initial = start_of(learner, manifest).tobytes()
-        self._later(self.world.clock.now, "on_prepared", Prepared(self.hold(initial), trained=learner.trained))
+        initial = initial_model(self.world.learner, manifest).tobytes()
+        self._later(
+            self.world.clock.now, "on_prepared", Prepared(self.hold(initial), trained=self.world.learner.trained)
+        )
 
     def release(self, app: int) -> None: ...
 
@@ -323,7 +336,7 @@ class Device:
         mine, seconds = self._job, self.trace.step_s * steps
         if job.kind is RoundKind.TRAIN:
             self.world.device_seconds += seconds  # at the start: training that a newer task cuts short is paid in full
-        model = np.frombuffer(self._blobs[job.model.id], "<f4")
+        given = np.frombuffer(self._blobs[job.model.id], "<f4")
 
         def done() -> None:
             if not self.alive or self.machine is None or mine != self._job:
@@ -331,11 +344,34 @@ class Device:
             if job.kind is not RoundKind.TRAIN:
                 self.machine.on_trained(job.tag, TrainResult(None, 0, ()), self.world.clock.now)
                 return
-            seed = self.contact.node_id ^ job.seed
-            result = self.world.work.train(job, model, self.x, self.y, seed)
-            self.machine.on_trained(job.tag, result, self.world.clock.now)
+            self.machine.on_trained(job.tag, self._learn(job, given), self.world.clock.now)
 
         self.world.clock.at(self.world.clock.now + seconds, done)
+
+    def _learn(self, job: TrainJob, given: Vector) -> TrainResult:
+        """Real gradients, between the two halves of the devices' part of the strategy, which ship."""
+        recipe, learner, samples = self.world.recipe, self.world.learner, len(self.y)
+        part = local_part(recipe.strategy)
+        kept = None if job.kept is None else np.frombuffer(job.kept, "<f4")
+        plan = part.plan(given, kept)
+        lr = recipe.rate(job.tag[1])
+        trained = learner.train(
+            plan.weights,
+            self.x,
+            self.y,
+            steps=recipe.steps,
+            batch=recipe.batch,
+            lr=lr,
+            momentum=recipe.momentum,
+            proximal=plan.proximal,
+            shift=plan.shift,
+            seed=self.contact.node_id ^ job.seed,
+        )
+        loss = learner.loss(plan.weights, self.x, self.y) if plan.wants_loss else 0.0
+        steps = learner.gradients(recipe.steps, recipe.momentum)
+        outcome = Outcome(trained - plan.weights, samples, steps, lr, loss)
+        report = part.report(given, kept, outcome, learner.trained)
+        return TrainResult(report.vector, samples, report.metrics, report.kept)
 
     def uplink_bytes_s(self) -> float | None:
         return self.trace.uplink_bytes_s
@@ -349,18 +385,18 @@ class Device:
         self._later(self.world.clock.now, "on_recalled", token, self._memories.get(str(token[0])))
 
 
-def start_of(learner: LocalTraining, manifest: Manifest) -> Vector:
-    """The vector that the first round begins with, as it travels: float32 [width * parameters]."""
-    vector = np.zeros(travelling(manifest), "<f4")
-    vector[: manifest.parameters] = learner.initial(manifest.seed)
-    return vector
-
-
 def capacity_of(trace: Trace) -> Capacity:
     """The class that an operator would give such a device."""
     if trace.uplink_bytes_s < CONSTRAINED_BYTES_S:
         return Capacity.CONSTRAINED
     return Capacity.STRONG if trace.uplink_bytes_s >= STRONG_BYTES_S else Capacity.NORMAL
+
+
+def initial_model(learner: LocalTraining, manifest: Manifest) -> Vector:
+    """As it travels: what the strategy puts behind the weights is 0 at first. float32, little-endian."""
+    vector = np.zeros(travelling(manifest), "<f4")
+    vector[: learner.parameters] = learner.initial(manifest.seed)
+    return vector
 
 
 def simulated_manifest(learner: LocalTraining, rounds: int, seed: int, **changes: Any) -> Manifest:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgefl.errors import ConfigError, DataError
 from edgefl.trainer.running.correction import Correction
+from edgefl.trainer.running.pace import plain_steps
 from edgefl.trainer.running.session import Session
 
 Vector = npt.NDArray[np.float32]
@@ -57,17 +58,21 @@ class FlatSession:
         return self._mean("accuracy", model, x, y)
 
     def loss(self, model: Vector, x: Images, y: Labels) -> float:
-        """As the artifacts define it."""
+        """Mean of the loss that is trained on."""
         return self._mean("loss", model, x, y)
 
-    def _mean(self, name: str, model: Vector, x: Images, y: Labels) -> float:
+    def gradients(self, steps: int, momentum: float) -> float:
+        """How many plain gradients such a training is made of. The artifacts' optimiser decides about momentum."""
+        return plain_steps(self._session.manifest.optimizer, steps)
+
+    def _mean(self, metric: str, model: Vector, x: Images, y: Labels) -> float:
         self._session.load_vector(np.ascontiguousarray(model))
-        total, weight = 0.0, 0.0
+        found, total = 0.0, 0.0
         for first in range(0, len(y), EVALUATION_BATCH):
             part = self._batch(x[first : first + EVALUATION_BATCH], y[first : first + EVALUATION_BATCH])
-            sums = self._session.evaluate_sums(part)[name]
-            total, weight = total + sums[0], weight + sums[1]
-        return total / weight
+            sums = self._session.evaluate_sums(part)[metric]
+            found, total = found + sums[0], total + sums[1]
+        return found / total
 
     def train(
         self,
@@ -88,10 +93,9 @@ class FlatSession:
         session.load_vector(np.ascontiguousarray(model))
         session.reset_optimizer()
         session.reseed(seed)
-        correction = None
-        if proximal or shift is not None:
-            shift = None if shift is None else shift[: self.trained]
-            correction = Correction(proximal, session.vector()[: self.trained], shift)
+        anchor = session.vector()[: session.manifest.trained_size] if proximal else None
+        given = None if shift is None else np.ascontiguousarray(shift[: self.trained])
+        correction = Correction(proximal, anchor, given) if proximal or given is not None else None
         rng = np.random.default_rng(seed)
         for _ in range(steps):
             chosen = rng.integers(len(y), size=min(batch, len(y)))

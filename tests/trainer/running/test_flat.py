@@ -1,84 +1,49 @@
-"""A session as functions of flat vectors: many devices' models in one session, none in another's way."""
+"""One session for many devices' vectors: what it measures and trains is what a Session would."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
+from support.building import build
 
 from edgefl.datasets import digits, models
-from edgefl.errors import ConfigError, DataError
-from edgefl.trainer import Session, build
+from edgefl.trainer import Session
 from edgefl.trainer.running.flat import FlatSession
+from edgefl.trainer.running.pace import plain_steps
 
-RECIPE = {"steps": 5, "batch": 20, "lr": 0.3, "momentum": 0.0}
-
-
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("flat")
-    onnx.save(models.mlp(hidden=8), place / "model.onnx")
-    build(place / "model.onnx", loss="cross-entropy", optimizer="momentum", out=place / "artifacts")
-    return place / "artifacts"
+RECIPE = {"steps": 1, "batch": 64, "lr": 0.1, "momentum": 0.0, "seed": 1}
 
 
-def test_training_is_a_function_of_model_data_and_seed(artifacts: Path) -> None:
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    build(models.mlp(hidden=16), loss="cross-entropy", optimizer="sgd", out=tmp_path)
+    return tmp_path
+
+
+def test_it_measures_as_a_session_does(directory: Path) -> None:
     x, y = digits()
-    flat = FlatSession(artifacts)
-    start = flat.initial(1)
-    first = flat.train(start, x[:50], y[:50], seed=3, **RECIPE)
-    flat.train(flat.initial(2), x[50:90], y[50:90], seed=4, **RECIPE)  # another device: its momentum is its own
-    again = flat.train(start, x[:50], y[:50], seed=3, **RECIPE)
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, flat.train(start, x[:50], y[:50], seed=5, **RECIPE))
-    assert flat.loss(first, x[:50], y[:50]) < flat.loss(start, x[:50], y[:50])
+    flat, session = FlatSession(directory), Session(directory, threads=1)
+    name = session.manifest.inputs[0].name
+    found = session.evaluate({name: x[:100], "target": y[:100]})
+    assert flat.loss(session.vector(), x[:100], y[:100]) == pytest.approx(found["loss"], rel=1e-5)
+    assert flat.accuracy(session.vector(), x[:100], y[:100]) == pytest.approx(found["accuracy"])
+    assert (flat.parameters, flat.trained) == (session.manifest.vector_size, session.manifest.trained_size)
 
 
-def test_the_steps_are_those_of_a_session(artifacts: Path) -> None:
+def test_a_shift_is_added_to_every_gradient(directory: Path) -> None:
     x, y = digits()
-    flat, session = FlatSession(artifacts), Session(artifacts, threads=1)
-    start = flat.initial(1)
-    session.load_vector(start)
-    chosen = np.random.default_rng(7).integers(40, size=20)
-    shape = [size or 0 for size in session.manifest.inputs[0].shape[1:]]
-    batch = {session.manifest.inputs[0].name: x[chosen].reshape(20, *shape), "target": y[chosen]}
-    session.step(batch, 0.3)
-    trained = flat.train(start, x[:40], y[:40], steps=1, batch=20, lr=0.3, momentum=0.0, seed=7)
-    np.testing.assert_array_equal(trained, session.vector())
-    assert flat.accuracy(trained, x, y) == pytest.approx(session.evaluate({**batch, **_all(session, x, y)})["accuracy"])
+    flat = FlatSession(directory)
+    start = flat.initial(3)
+    shift = np.linspace(-1, 1, flat.parameters).astype(np.float32)
+    plain = flat.train(start, x[:64], y[:64], **RECIPE)  # type: ignore[arg-type]
+    shifted = flat.train(start, x[:64], y[:64], shift=shift, **RECIPE)  # type: ignore[arg-type]
+    np.testing.assert_allclose(shifted - plain, -0.1 * shift, rtol=1e-3, atol=1e-5)
+    assert flat.gradients(7, 0.9) == 7  # the artifacts' optimiser has no momentum
 
 
-def _all(session: Session, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    shape = [size or 0 for size in session.manifest.inputs[0].shape[1:]]
-    return {session.manifest.inputs[0].name: x.reshape(len(y), *shape), "target": y}
-
-
-def test_every_seed_has_a_start_of_its_own(artifacts: Path) -> None:
-    flat = FlatSession(artifacts)
-    assert np.array_equal(flat.initial(1), flat.initial(1))
-    assert not np.array_equal(flat.initial(1), flat.initial(2))
-    given = Session(artifacts, threads=1).vector()
-    assert np.std(flat.initial(1)) == pytest.approx(np.std(given), rel=0.1)
-
-
-def test_a_proximal_term_and_a_shift_change_the_way(artifacts: Path) -> None:
-    x, y = digits()
-    flat = FlatSession(artifacts)
-    start = flat.initial(1)
-    plain = flat.train(start, x[:50], y[:50], seed=3, **RECIPE)
-    held = flat.train(start, x[:50], y[:50], seed=3, proximal=2.0, **RECIPE)
-    assert np.linalg.norm(held - start) < np.linalg.norm(plain - start)
-    shift = np.full(flat.parameters, 0.01, np.float32)
-    assert not np.array_equal(plain, flat.train(start, x[:50], y[:50], seed=3, shift=shift, **RECIPE))
-
-
-def test_what_cannot_be_simulated_is_refused(artifacts: Path, tmp_path: Path) -> None:
-    flat = FlatSession(artifacts)
-    with pytest.raises(DataError, match="784 features"):
-        flat.accuracy(flat.initial(1), np.zeros((3, 784), np.float32), np.zeros(3, np.int64))
-    onnx.save(models.mlp(hidden=8), tmp_path / "model.onnx")
-    build(tmp_path / "model.onnx", loss="mse", out=tmp_path / "regression")
-    with pytest.raises(ConfigError, match="classifier"):
-        FlatSession(tmp_path / "regression")
+def test_the_artifacts_decide_about_momentum(tmp_path: Path) -> None:
+    build(models.mlp(hidden=8), loss="cross-entropy", optimizer="momentum", out=tmp_path)
+    flat = FlatSession(tmp_path)
+    assert flat.gradients(7, 0.0) == plain_steps(Session(tmp_path).manifest.optimizer, 7) > 7
