@@ -21,10 +21,10 @@ from edgefl.learning.strategies.local import Outcome, local_part
 from edgefl.learning.strategies.rates import learning_rate
 from edgefl.sim.clock import Clock
 from edgefl.sim.train.links import Links
+from edgefl.sim.train.traces import capacity_of
 from edgefl.wire import Contact, Message, encode
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef, ref_of
-from edgefl.wire.contact import Capacity
 from edgefl.wire.learning import RoundKind
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ MAX_PUSHED = 4
 
 EVALUATION_STEPS = 1
 """An evaluation takes as long as so many steps of training."""
-
-CONSTRAINED_BYTES_S, STRONG_BYTES_S = 0.4e6, 4e6
-"""Uplinks that make a device's class, which weights its rank: below the first, from the second on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,13 +380,6 @@ class Device:
 
     def recall(self, app: int, token: Token) -> None:
         self._later(self.world.clock.now, "on_recalled", token, self._memories.get(str(token[0])))
-
-
-def capacity_of(trace: Trace) -> Capacity:
-    """The class that an operator would give such a device."""
-    if trace.uplink_bytes_s < CONSTRAINED_BYTES_S:
-        return Capacity.CONSTRAINED
-    return Capacity.STRONG if trace.uplink_bytes_s >= STRONG_BYTES_S else Capacity.NORMAL
 
 
 def initial_model(learner: LocalTraining, manifest: Manifest) -> Vector:
