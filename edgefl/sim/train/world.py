@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
-from edgefl.learning.manifest import travelling
 from edgefl.learning.strategies.local import Outcome, local_part
 from edgefl.learning.strategies.rates import learning_rate
 from edgefl.sim.clock import Clock
+from edgefl.sim.train.learner import initial_model
 from edgefl.sim.train.links import Links
 from edgefl.sim.train.traces import capacity_of
 from edgefl.wire import Contact, Message, encode
@@ -380,13 +380,6 @@ class Device:
 
     def recall(self, app: int, token: Token) -> None:
         self._later(self.world.clock.now, "on_recalled", token, self._memories.get(str(token[0])))
-
-
-def initial_model(learner: LocalTraining, manifest: Manifest) -> Vector:
-    """As it travels: what the strategy puts behind the weights is 0 at first. float32, little-endian."""
-    vector = np.zeros(travelling(manifest), "<f4")
-    vector[: learner.parameters] = learner.initial(manifest.seed)
-    return vector
 
 
 def simulated_manifest(learner: LocalTraining, rounds: int, seed: int, **changes: Any) -> Manifest:
