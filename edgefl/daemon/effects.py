@@ -23,7 +23,7 @@ from edgefl.daemon.training import Training
 from edgefl.effects import TimerKey
 from edgefl.errors import EdgeflError, StorageError
 from edgefl.learning.border import is_inside
-from edgefl.learning.effects import Prepared, Progress, Token, TrainJob, TrainResult
+from edgefl.learning.effects import DECLINED, Prepared, Progress, Token, TrainJob
 from edgefl.learning.encoding import check_extra
 from edgefl.learning.fit import FLOAT_BYTES, check_fits
 from edgefl.learning.manifest import travelling
@@ -278,7 +278,7 @@ class LoopEffects:
         result = None
         try:
             if job.kind is RoundKind.TRAIN and not await self._policies.selects(app, manifest, job.tag[1]):
-                self._guard(learning.on_trained, app, job.tag, TrainResult(None, 0, ()), self.now)
+                self._guard(learning.on_trained, app, job.tag, DECLINED, self.now)
                 return
             model = await self._transport.fetch(job.model, (), max_bytes=job.model.size)
             trained = await self._training.train(app, job, manifest, model)

@@ -28,7 +28,7 @@ MAX_LEARNING_RATE = 1000.0
 MAX_OVER_SELECT = 10.0
 MAX_ZONE_ROUNDS = 50
 
-FOREST_HOOKS = frozenset({"select", "aggregate"})
+FOREST_HOOKS = frozenset({"aggregate"})
 """Policies that need a root."""
 
 PLAIN_STRATEGIES = ("fedavg", "fedprox")

@@ -12,7 +12,7 @@ from edgefl.wire.fields import BOOL, F64, U8, U16, U32, U64, many, optional
 from edgefl.wire.learning import MAX_RECORDS, RoundRecord
 
 MAX_PEERS = 16
-"""Devices that a parent introduces to one child: all other children, in any tree."""
+"""Devices that a parent introduces to one child: all other children, in any tree, and its own parent."""
 
 
 @message(91)
@@ -56,7 +56,8 @@ class Mass(Message):
 @dataclass(frozen=True, slots=True)
 class Introduction(Message):
     """A parent in the application's tree tells a child with whom else it is to exchange models: other children, who are
-    told of it in turn. Observers hear how far the application is: `round`, and the newest `records`."""
+    told of it in turn; a child tells its parent of its own first child. Observers hear how far the application is:
+    `round`, and the newest `records`."""
 
     app: Annotated[int, 1, U64]
     peers: Annotated[tuple[Contact, ...], 2, many(CONTACT, MAX_PEERS)] = ()

@@ -140,6 +140,8 @@ def test_a_device_that_its_owner_does_not_select_delivers_nothing(task: Task, tm
     notes = (tmp_path / "notes").read_text().splitlines()
     assert [note.split()[:2] for note in notes] == [["select", "1"], ["select", "2"]]
     assert task.fleet.status(1)["problems"] == []
+    assert row(task, 1)["counters"]["training_declined"] == 2
+    assert "training_failed" not in row(task, 1)["counters"]
 
 
 def test_privacy_holds_where_there_is_no_root_either(task: Task, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_late_answer_of_the_policy_belongs_to_no_round() -> None:
         ({"policies": "aggregate=a", "strategy": "fedadam"}, "strategy"),
         ({"policies": "aggregate=a", "strategy": "fedavg:lr=0.5"}, "strategy"),
         ({"policies": "aggregate=a", "topology": Topology.SAMPLED}, "policies"),
-        ({"policies": "select=a", "topology": Topology.SAMPLED}, "policies"),
+        ({"policies": "aggregate=a", "topology": Topology.CONSENSUS}, "policies"),
     ],
 )
 def test_manifests_that_no_device_could_follow(changes: dict[str, object], field: str) -> None:
@@ -85,4 +85,4 @@ def test_manifests_that_no_device_could_follow(changes: dict[str, object], field
 
 def test_manifests_that_name_policies() -> None:
     check_manifest(make_manifest(policies="aggregate=a,select=b,privacy=c,compress=d", strategy="fedprox:mu=0.1"))
-    check_manifest(make_manifest(policies="privacy=c,compress=d", topology=Topology.SAMPLED))
+    check_manifest(make_manifest(policies="privacy=c,compress=d,select=e", topology=Topology.SAMPLED))

@@ -271,3 +271,14 @@ def test_what_does_not_go_together_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ManifestError) as caught:
         check_manifest(make_manifest(**changes))
     assert caught.value.hint
+
+
+def test_a_round_whose_owner_made_no_model_of_it_is_tried_again_with_its_zones() -> None:
+    manifest = make_manifest(rounds=2, zone_rounds=2, deadline_s=120.0, policies="aggregate=mine")
+    world = World(10, seed=3, manifest=manifest, zones=ZONES)
+    failures = [True, False, False]
+    world.devices[1].aggregate = lambda model, mean: None if failures.pop(0) else model + mean
+    world.start(TREE)
+    world.run(world.finished)
+    assert [record.attempts for record in world.devices[1].app.ledger.history.all()[1:]] == [2, 1]
+    np.testing.assert_allclose(world.model_of(1), expected(world, groups_of(TREE, ZONES), 2, 2), rtol=1e-4, atol=1e-5)

@@ -164,7 +164,7 @@ class ConsensusApplication(ForestApplication, Listener):
             return
         self._initial = np.frombuffer(data, "<f4").astype(np.float32)
         if self.advert.state is AppState.PAUSED:
-            self.device.pause(now)
+            self.device.pause()
         self._round_began = now
         if self.ledger.round:
             self.device.resume(min(self.ledger.round, self.manifest.rounds), self._initial, now)
@@ -193,9 +193,9 @@ class ConsensusApplication(ForestApplication, Listener):
 
     def _introduce(self, now: float) -> None:
         records = self.ledger.history.tail(2)
-        for child, observer, peers in self.neighbours.introductions():
+        for neighbour, observer, peers in self.neighbours.introductions():
             news = Introduction(self.id, peers, self.round, records) if observer else Introduction(self.id, peers)
-            self.effects.send(child, news)
+            self.effects.send(neighbour, news)
         self.set_timer("introduce", now + INTRODUCE_S)
 
     # What the machine tells
@@ -315,13 +315,13 @@ class ConsensusApplication(ForestApplication, Listener):
     def on_state(self, now: float) -> None:
         super().on_state(now)
         if self.advert.state is AppState.PAUSED:
-            self.device.pause(now)
+            self.device.pause()
         else:
             self.device.unpause(now)
 
     def on_rooted(self, now: float) -> None:
         super().on_rooted(now)
-        self.neighbours.on_introduction(())  # nobody is left who would say otherwise
+        self.neighbours.on_rooted()
         self.device.on_neighbours(now)
 
     def on_attached(self, now: float) -> None:
@@ -342,8 +342,7 @@ class ConsensusApplication(ForestApplication, Listener):
             if self.mixes and self.is_prepared:
                 self.device.on_message(sender, message, now)
         elif isinstance(message, Introduction):
-            if self.parent is not None and sender.node_id == self.parent.node_id:
-                self._on_introduction(message, now)
+            self._on_introduction(sender, message, now)
         elif isinstance(message, Update) and message.epoch == REPORT_EPOCH:
             self.reports.on_report(sender, message, now)
         else:
@@ -351,9 +350,10 @@ class ConsensusApplication(ForestApplication, Listener):
             if self.worker.open is not None and not self.worker.open.mine:
                 self.end(now)
 
-    def _on_introduction(self, message: Introduction, now: float) -> None:
+    def _on_introduction(self, sender: Contact, message: Introduction, now: float) -> None:
         before = self.partners
-        self.neighbours.on_introduction(message.peers)
+        if not self.neighbours.on_introduction(sender, message.peers):
+            return
         if not self.mixes:
             self.ledger.round = max(self.ledger.round, min(message.round, self.manifest.rounds))
             self.ledger.history.merge(message.records)

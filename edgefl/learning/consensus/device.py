@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float32]
 
 
+LONELY_S = 5.0
+"""A step of a device that has lost all its neighbours: soon it finds them, or they it."""
+
+
 class ConsensusDevice:
     """The state machine. `initial` makes a start (float32 [parameters]) from a seed, `seed` makes this device's own."""
 
@@ -97,7 +101,6 @@ class ConsensusDevice:
     # Beginning
 
     def begin(self, now: float) -> None:
-        """Begin with everybody else."""
         self.beginning.sync(now)
 
     def wait(self, now: float) -> None:
@@ -112,7 +115,7 @@ class ConsensusDevice:
 
     # Ending
 
-    def pause(self, now: float) -> None:
+    def pause(self) -> None:
         """Stop after this round."""
         self.paused = True
 
@@ -217,7 +220,8 @@ class ConsensusDevice:
             self.mass.offer(len(receivers))
             self.patience.on_step()
             self.tell(receivers)
-            self.set_timer("slot", now + self.options.slot_s)
+            patience_s = LONELY_S if self.neighbours.lost else self.options.slot_s
+            self.set_timer("slot", now + min(patience_s, self.options.slot_s))
             for giver, key in self.mass.claims.items():
                 self.effects.send(self._claimed[giver], MassMessage(self.app, *key))
             self._mix_if_complete(now)

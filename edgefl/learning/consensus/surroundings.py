@@ -24,8 +24,8 @@ class Stage(Enum):
 
 class Neighbours(Protocol):
     """Who exchanges with this device in a round: to whom it sends, from whom it waits for a model, and whether a model
-    of that round may come from a device at all. `lost`: there are others, but it knows none of them now; it does one
-    round a slot then, so that it does not run away from them."""
+    of that round may come from a device at all. `lost`: it knows none of the others now, and slows down, so that it
+    does not run away from them."""
 
     @property
     def lost(self) -> bool: ...

@@ -12,6 +12,7 @@ feedback.py     what the encoding leaves out, kept for the next round
 replicas.py     holding the newest model for the root
 gaps.py         records of rounds that the root or a runner-up was not there for
 coordinator.py  the root's part: start rounds, next model, replicate, take over, hand over
+starting.py     what a round is told when it begins
 gathering.py    when a round may start
 selection.py    which devices train in it, and how many must deliver
 pacing.py       how much time it gets

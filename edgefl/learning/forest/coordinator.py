@@ -35,17 +35,17 @@ from edgefl.learning.forest.next_model import NextModel
 from edgefl.learning.forest.pacing import Pacing
 from edgefl.learning.forest.records import record_evaluation, record_training
 from edgefl.learning.forest.recovery import PassedOn, Recovery, blobs_of
-from edgefl.learning.forest.replication import REPLICA_RESEND_S, ROUND_RECORDS, Replication
+from edgefl.learning.forest.replication import REPLICA_RESEND_S, Replication
 from edgefl.learning.forest.round import OpenRound
 from edgefl.learning.forest.selection import Selection
 from edgefl.learning.forest.standings import Standings
-from edgefl.learning.forest.zones import STEPS
+from edgefl.learning.forest.starting import round_start
 from edgefl.learning.ledger import position
 from edgefl.learning.policies import parse_policies
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
 from edgefl.wire.blob import BlobRef
-from edgefl.wire.learning import ReplicaAck, RoundKind, RoundStart, Standing
+from edgefl.wire.learning import ReplicaAck, RoundKind, Standing
 
 if TYPE_CHECKING:
     from edgefl.learning.forest.application import ForestApplication
@@ -267,25 +267,8 @@ class Coordinator:
         return enough or stopped
 
     def _begin(self, kind: RoundKind, now: float) -> None:
-        app = self.app
-        if app.ledger.model is None:
-            raise ValueError("a root holds a model")
-        training = kind is RoundKind.TRAIN
-        self._pacing.allot(self.attempt)
-        start = RoundStart(
-            app.id,
-            app.ledger.epoch,
-            app.ledger.round + 1,
-            self.attempt * (STEPS if app.manifest.zone_rounds > 1 else 1),
-            kind,
-            app.ledger.model,
-            self._pacing.budget_s if training else app.manifest.deadline_s,
-            app.ledger.history.tail(ROUND_RECORDS),
-            self._selection.draw(kind),
-            self._pacing.own_s if training else 0.0,
-            app.ledger.best if kind is RoundKind.DONE else None,
-        )
-        app.worker.begin(start, now, source=None, enough=self._selection.enough)
+        start = round_start(self.app, kind, self.attempt, self._pacing, self._selection)
+        self.app.worker.begin(start, now, source=None, enough=self._selection.enough)
 
     def on_closed(self, round_: OpenRound, now: float) -> None:
         """The root's own open round is complete, or its time is over."""
@@ -355,8 +338,7 @@ class Coordinator:
 
     def on_not_kept(self, token: Token, problem: str, now: float) -> None:
         """The device owner's policy has not made a model: the round is tried again."""
-        tag = (self.app.ledger.epoch, self.app.ledger.round + 1, self.attempt)
-        if self.phase is Phase.KEEPING and token[1] == tag:
+        if self.phase is Phase.KEEPING and self._renewing is not None and token[1] == self._renewing.tag:
             self._renewing = None
             self.next_model.give_up()
             self.app.count("training_failed")

@@ -201,6 +201,8 @@ def overlay_graph(world: World, degree: int) -> Fixed:
         for contact in ring:
             child = world.by_id[contact.node_id].index
             near = {parent} | {world.by_id[peer.node_id].index for peer in ring_peers(ring, contact.node_id, degree)}
+            if contact == ring[0] and parent in tree.parents:
+                near.add(tree.parents[parent])
             sets[child] |= near
             for other in near:
                 sets[other].add(child)

@@ -252,7 +252,7 @@ def test_a_device_that_restarts_goes_on_from_its_model_and_catches_up() -> None:
     assert "copied" not in device.counters
 
 
-def test_who_has_lost_all_neighbours_does_one_round_a_slot_and_does_not_run_away() -> None:
+def test_who_has_lost_all_neighbours_slows_down_and_does_not_run_away() -> None:
     world = world_of(7, rounds=1000)
     world.run(lambda: in_round(world, 1, 10))
     restart(world, 5)
@@ -267,9 +267,21 @@ def test_who_has_lost_all_neighbours_does_one_round_a_slot_and_does_not_run_away
     assert abs(device.round - app_of(world.devices[1]).device.round) <= 3
 
 
-def test_the_only_member_waits_for_nobody() -> None:
+def test_a_single_member_ends_as_well() -> None:
     world = world_of(1, rounds=20)
-    world.run(lambda: all_finished(world), 60)
+    world.run(lambda: all_finished(world), 200)
+
+
+def test_a_chain_is_more_than_a_chain() -> None:
+    """Everybody knows those two steps away as well, so that models pass twice as fast."""
+    world = World(
+        6, manifest=make_manifest(topology=Topology.CONSENSUS, topology_options=OPTIONS, rounds=60, min_members=6)
+    )
+    world.start({number: number - 1 for number in range(2, 7)})
+    world.run(lambda: in_round(world, 1, 3))
+    for number, device in world.devices.items():
+        near = {contact.node_id for contact in device.any_app.partners}
+        assert near == {number - 2, number - 1, number + 1, number + 2} & set(world.devices)
 
 
 def test_the_end_is_remembered_over_a_restart() -> None:

@@ -174,7 +174,7 @@ def test_an_owner_can_pause_and_end_the_rounds() -> None:
     world, machines = fleet(8, 1000, ConsensusOptions(slot_s=2.0))
     world.clock.run(20)
     for machine in machines:
-        machine.pause(world.clock.now)
+        machine.pause()
     world.clock.run(40)
     assert {machine.stage for machine in machines} == {Stage.PAUSED}
     held = [machine.round for machine in machines]
