@@ -89,6 +89,11 @@ class Aggregator:
         self._sample: Sample | None = None
         self._sampling: Task | None = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a model made here waits for its sample, or for the owner to go on."""
+        return self._draw is not None
+
     def on_update(self, sender: Contact, message: SampleUpdate, now: float) -> None:
         device, task = self.device, (message.attempt, message.round)
         if device.registry.me.left:
