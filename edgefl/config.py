@@ -8,7 +8,6 @@ A service is told its places by systemd (STATE_DIRECTORY and its like, systemd.e
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import json
 import os
@@ -20,6 +19,8 @@ from typing import Any
 
 from edgefl.control import SOCKET_NAME
 from edgefl.errors import ConfigError, UsageError
+from edgefl.learning.policies import check_references
+from edgefl.limits import DeviceLimits, parse_rate, parse_size, read_limits
 from edgefl.trainer.running.providers import PROVIDERS
 
 if sys.version_info >= (3, 11):
@@ -54,11 +55,8 @@ MDNS = ("auto", "on", "off")
 CAPACITIES = ("auto", "constrained", "normal", "strong", "gateway")
 """The device's capacity class: as measured (edgefl/telemetry/capacity.py), or as it is told."""
 
-LIMITS = ("memory", "uplink", "site_uplink")
-"""What a daemon may take of the device: memory, and the rate of everything large that it sends. And the rate of the
-line that all devices of its site share."""
-
-UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+TEXT_LIMITS = ("memory", "uplink", "site_uplink")
+"""Keys of the table [limits] that are settings of their own; the others (limits.py) stay together."""
 
 MAX_CONFIG_BYTES = 1024 * 1024
 
@@ -97,9 +95,11 @@ class Settings:
     local network, `role` whether to be a leaf in any case, or a helper of others. `zones` is how a device without a
     site finds its zone: not at all (`site`), by `anchors` or by `landmarks`; `profile` is how many contacts it keeps;
     `rule` is how it chooses its parents; in the file these three stand under [overlay]. `uplink` ("20 Mbit/s") bounds
-    the rate at which models and updates are sent, `memory` ("256 MB") what they may take; they stand under [limits],
-    and empty means as much as there is. So does `site_uplink`, the rate of the line that the devices of `site` share:
-    it bounds nothing, others choose their parents by it."""
+    the rate at which models and updates are sent, `memory` ("256 MB") what the daemon may take; they stand under
+    [limits], and empty means as much as there is. So does `site_uplink`, the rate of the line that the devices of
+    `site` share: it bounds nothing, others choose their parents by it. `limits` is the rest of it (limits.py).
+    `policies` maps the names that applications ask for to functions on this device's own Python path
+    (edgefl/policies.py)."""
 
     listen: str = DEFAULT_LISTEN
     advertise: str = ""
@@ -116,7 +116,14 @@ class Settings:
     role: str = "auto"
     uplink: str = ""
     memory: str = ""
+    policies: Mapping[str, str] = field(default_factory=dict)
     site_uplink: str = ""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def device_limits(self) -> DeviceLimits:
+        """What the table [limits] means. Raises UsageError."""
+        return read_limits(self.limits, memory=self.memory)
 
     def remembered(self) -> bytes:
         """What the state directory keeps: everything but the token, which is a secret and no longer needed."""
@@ -141,7 +148,11 @@ def read_files(extra: Path | None) -> dict[str, Any]:
         paths.append(extra)
     merged: dict[str, Any] = {}
     for path in paths:
-        merged.update(_read(path))
+        found = _read(path)
+        limits = {**merged.get("limits", {}), **found.get("limits", {})}
+        merged.update(found)
+        if limits:
+            merged["limits"] = limits
     return merged
 
 
@@ -169,10 +180,14 @@ def _read(path: Path) -> dict[str, Any]:
 def check_document(path: Path, document: dict[str, Any]) -> dict[str, Any]:
     """The settings in a TOML document (which is used up). Raises ConfigError naming `path` and the key."""
     discovery = _discovery(path, document.pop("discovery", {}))
-    kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {"bootstrap": list, "data": dict}
+    kinds: dict[str, type] = {item.name: str for item in fields(Settings)} | {
+        "bootstrap": list,
+        "data": dict,
+        "policies": dict,
+    }
     limits = _limits(path, document.pop("limits", {}))
     overlay = _overlay(path, document.pop("overlay", {}))
-    for name in ("mdns", *OVERLAY, *LIMITS):
+    for name in ("mdns", "limits", *OVERLAY, *TEXT_LIMITS):
         del kinds[name]  # they have their places in [discovery], [overlay] and [limits]
     for key, value in document.items():
         if key not in kinds:
@@ -204,36 +219,18 @@ def _overlay(path: Path, table: Any) -> dict[str, Any]:
 
 def _limits(path: Path, table: Any) -> dict[str, Any]:
     """The table [limits]."""
-    if not isinstance(table, dict) or set(table) - set(LIMITS) or not all(isinstance(v, str) for v in table.values()):
-        raise ConfigError(
-            f"{path}: [limits] has the keys {', '.join(LIMITS)}, which are texts",
-            hint='uplink = "20 Mbit/s" and memory = "256 MB"',
-        )
-    return table
-
-
-def parse_rate(text: str) -> float:
-    """Bytes a second of a text like "20 Mbit/s" or "2.5 MB/s"; 0.0 of an empty one. Raises UsageError."""
-    return _parse(text, {"bit/s": 1 / 8, "B/s": 1.0}, "20 Mbit/s")
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a text like "256 MB"; 0 of an empty one. Raises UsageError."""
-    return int(_parse(text, {"B": 1.0}, "256 MB"))
-
-
-def _parse(text: str, kinds: Mapping[str, float], example: str) -> float:
-    if not text:
-        return 0.0
-    number, _, unit = text.strip().partition(" ")
-    for kind, factor in kinds.items():
-        prefix = unit.strip().removesuffix(kind)
-        if unit.strip().endswith(kind) and prefix in UNITS:
-            with contextlib.suppress(ValueError):
-                value = float(number) * UNITS[prefix] * factor
-                if 0.0 < value < float("inf"):
-                    return value
-    raise UsageError(f"{text!r} is no such quantity", hint=f"write it like {example!r}")
+    example = 'uplink = "20 Mbit/s" and memory = "256 MB"'
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: [limits] is a table", hint=example)
+    texts = {key: table[key] for key in TEXT_LIMITS if key in table}
+    if not all(isinstance(value, str) for value in texts.values()):
+        raise ConfigError(f"{path}: {', '.join(TEXT_LIMITS)} in [limits] are texts", hint=example)
+    rest = {key: value for key, value in table.items() if key not in texts}
+    try:
+        read_limits(rest)
+    except UsageError as error:
+        raise ConfigError(f"{path}: {error.cause}", hint=error.hint) from None
+    return {**texts, **({"limits": rest} if rest else {})}
 
 
 def merge(*layers: Mapping[str, Any]) -> Settings:
@@ -247,6 +244,8 @@ def merge(*layers: Mapping[str, Any]) -> Settings:
     parse_rate(settings.uplink)
     parse_rate(settings.site_uplink)
     parse_size(settings.memory)
+    check_references(settings.policies)
+    read_limits(settings.limits)
     if settings.provider not in PROVIDERS:
         raise UsageError(f"no provider {settings.provider!r}", hint=f"choose one of {', '.join(PROVIDERS)}")
     if settings.capacity not in CAPACITIES:

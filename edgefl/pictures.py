@@ -64,6 +64,59 @@ def figures() -> Any:
     return Figure
 
 
+HISTORY_PANELS = (
+    ("loss", ("loss", "train_loss")),
+    ("accuracy", ("accuracy",)),
+    ("devices", ("participants",)),
+    ("seconds", ("seconds",)),
+    ("MB", ("bytes",)),
+    ("epsilon", ("epsilon",)),
+)
+"""Label of an axis, and what is drawn on it; a panel of which no round knows anything is left out."""
+
+
+def draw_history(records: list[dict[str, Any]], name: str, path: Path) -> Path:
+    """Every round of an application (documents of the daemon), as a file whose name tells its kind: .png, .svg, .pdf;
+    as history.png where the path is a directory, or has no ending. The file that was written.
+
+    Raises ConfigError without matplotlib, UsageError for another kind of file.
+    """
+    new_figure = figures()
+    if path.is_dir() or not path.suffix:
+        path.mkdir(parents=True, exist_ok=True)
+        path /= "history.png"
+    kind = path.suffix[1:].lower()
+    if kind not in ("png", "svg", "pdf"):
+        from edgefl.errors import UsageError
+
+        raise UsageError(f"a plot is no {path.suffix} file", hint="name a .png, .svg or .pdf file, or a directory")
+    rounds = [record for record in records if record["round"] > 0]  # round 0 is the model before any training
+    panels = []
+    for label, columns in HISTORY_PANELS:
+        lines = {}
+        for column in columns:
+            known = [record for record in (records if "loss" in column else rounds) if column in record]
+            if known:
+                scale = 1e-6 if column == "bytes" else 1.0
+                lines[column] = [r["round"] for r in known], [r[column] * scale for r in known]
+        if lines:
+            panels.append((label, lines))
+    figure = new_figure(figsize=(8, 0.6 + 1.7 * max(1, len(panels))), layout="constrained")
+    first = None
+    for number, (label, lines) in enumerate(panels):
+        axes = first = figure.add_subplot(len(panels), 1, number + 1, sharex=first)
+        for column, (x, y) in lines.items():
+            axes.plot(x, y, marker=".", label=column.replace("_", " "))
+        axes.set_ylabel(label)
+        axes.grid(visible=True, alpha=0.3)
+        if len(lines) > 1:
+            axes.legend(fontsize="small")
+    figure.suptitle(name)
+    figure.supxlabel("round")
+    figure.savefig(path, format=kind, dpi=120)
+    return path
+
+
 def draw_fleet(document: Mapping[str, Any], directory: Path) -> list[Path]:
     """Repair, traffic, depth and load of a document of `edgefl sim fleet`, as PNG files in a directory.
 
@@ -255,3 +308,36 @@ def tree_places(parents: Mapping[str, str | None]) -> dict[str, tuple[float, int
         if below:
             columns_of[name] = (below[0] + below[-1]) / 2
     return {name: (columns_of[name], depth) for name, depth in depths.items()}
+
+
+CURVE_COSTS = (("time_s", "seconds", 1.0), ("bytes", "megabytes", 1e6), ("device_seconds", "device-seconds", 1.0))
+"""What a curve is drawn against: column, unit, and how many of the column's are one of these."""
+
+
+def draw_curves(document: Mapping[str, Any], directory: Path) -> list[Path]:
+    """Accuracy against time, bytes and device-seconds of training of a document of `edgefl sim train`, all curves in
+    one, as SVG files in a directory. Costs are on a logarithmic scale.
+
+    Raises ConfigError without matplotlib.
+    """
+    new_figure = figures()
+    import matplotlib as mpl
+
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+    strategies = {curve["strategy"] for curve in document["curves"]} - {"none"}
+    for column, unit, size in CURVE_COSTS:
+        axes = new_figure(figsize=(9, 4.2), layout="constrained").subplots()
+        for curve in document["curves"]:
+            named = len(strategies) > 1 and curve["strategy"] != "none"
+            label = f"{curve['topology']}, {curve['strategy']}" if named else curve["topology"]
+            axes.plot([value / size for value in curve[column]], curve["accuracy"], label=label)
+        title = f"accuracy against {unit} (simulated, {document['nodes']:,} devices, seed {document['seed']})"
+        axes.set(title=title, xlabel=unit, ylabel="accuracy", ylim=(0, 1), xscale="log")
+        axes.title.set_fontsize("medium")
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(loc="lower right", fontsize="small")
+        paths.append(directory / f"accuracy-{column.replace('_', '-')}.svg")
+        with mpl.rc_context({"svg.hashsalt": "edgefl", "svg.fonttype": "none"}):  # the same run, the same file
+            axes.figure.savefig(paths[-1], format="svg", metadata={"Date": None})
+    return paths

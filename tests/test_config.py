@@ -17,13 +17,12 @@ from edgefl.config import (
     is_unspecified,
     merge,
     parse_data,
-    parse_rate,
-    parse_size,
     read_files,
     service_token,
     split_address,
 )
 from edgefl.errors import ConfigError, UsageError
+from edgefl.limits import parse_rate, parse_size
 from edgefl.telemetry.capacity import told
 from edgefl.wire import Capacity
 

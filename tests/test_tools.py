@@ -50,3 +50,19 @@ def test_aarch64_asks_the_machines_own_mirrors_for_another_release() -> None:
         "http://c/ bookworm main",
     ]
     assert import_module("aarch64_check.emulator").mirrors(targets) == ["http://a/debian/", "http://c/"]
+
+
+def test_the_bench_of_learning_tells_what_was_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    report = import_module("learning_rows.report").Report()
+    report.judge("a", 1.0, 2.0, unit="s")
+    report.judge("b", 1.0, 2.0, below=False)
+    assert report.failed == ["b"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["ok", "FAIL"]
+
+
+def test_the_forest_is_the_weighted_mean_over_chains_stars_and_trees() -> None:
+    """The quick row of `tools/bench learning averaging`."""
+    rows = import_module("learning_rows.report")
+    report = rows.Report()
+    import_module("learning_rows.averaging").measure_averaging(rows.Settings(None, quick=True), report)
+    assert report.failed == []

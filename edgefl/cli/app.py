@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edgefl.cli.app_history import history, print_history
 from edgefl.cli.daemon_option import client, state_option
 from edgefl.cli.output import emit_json, emit_pairs, emit_table, json_option, note, report_errors
 from edgefl.cli.status import APPLICATION_HEADER, application_row
@@ -16,6 +17,9 @@ from edgefl.pictures import round_line
 @click.group()
 def app() -> None:
     """Create, watch, steer and pull applications."""
+
+
+app.add_command(history)
 
 
 @app.command()
@@ -68,6 +72,22 @@ def app() -> None:
     metavar="HOW",
     help="How updates travel: none, fp16, bf16, int8, int4, topk:F, randk:F, lowrank:R, each with +zstd if wanted.",
 )
+@click.option(
+    "--policies",
+    default="",
+    metavar="HOOK=NAME,…",
+    help="Policies of the devices' owners that a device must have: select, privacy, compress, aggregate, for example "
+    "privacy=clip_and_noise.",
+)
+@click.option("--select", default=0, metavar="N", help="Devices that train in a round, drawn by lot; 0: all.")
+@click.option("--over-select", default=0.3, metavar="F", help="Share of devices asked beyond those, for who fails.")
+@click.option(
+    "--pace",
+    default="sync",
+    metavar="HOW",
+    help="Whom a round waits for: sync (all), quantile:q=0.9, or buffered:goal=0.8 (late work enters a later round).",
+)
+@click.option("--zone-rounds", default=1, metavar="N", help="Rounds inside each zone between two of the whole fleet.")
 @click.option("--held-back", default=0.2, help="Share of the local data kept for evaluation.")
 @click.option("--min-members", default=1, help="Devices that must be there before the first round.")
 @click.option(
@@ -130,6 +150,8 @@ def show(name: str, state: Path | None, as_json: bool) -> None:
     if as_json:
         emit_json(found)
         return
+    if found.get("best"):
+        found["best"] = f"round {found['best']['round']} ({found['best']['value']:.6g})"
     keys = (
         "id",
         "name",
@@ -141,103 +163,42 @@ def show(name: str, state: Path | None, as_json: bool) -> None:
         "problem",
         "round",
         "rounds",
+        "best",
         "epoch",
         "root",
         "parent",
         "members",
     )
-    emit_pairs([(key, found[key] if found[key] != "" else None) for key in keys])
+    pairs = [(key, found[key] if found[key] != "" else None) for key in keys]
+    if found.get("partners"):
+        pairs.append(("partners", ", ".join(found["partners"])))
+    emit_pairs(pairs)
     click.echo()
     print_history(found["history"])
 
 
-HISTORY_HEADER = ("ROUND", "DEVICES", "SAMPLES", "LOSS", "ACCURACY", "TRAIN LOSS", "SECONDS", "KB", "ATTEMPTS")
-
-
-def history_row(record: dict[str, Any]) -> tuple[object, ...]:
-    """One round, for people."""
-
-    def rounded(name: str) -> str | None:
-        return f"{record[name]:.4f}" if name in record else None
-
-    return (
-        record["round"],
-        record["participants"],
-        record["samples"],
-        rounded("loss"),
-        rounded("accuracy"),
-        rounded("train_loss"),
-        f"{record['seconds']:.2f}",
-        record["bytes"] // 1024,
-        record["attempts"],
-    )
-
-
-def print_history(records: list[dict[str, Any]]) -> None:
-    emit_table([history_row(record) for record in records], HISTORY_HEADER)
-
-
 @app.command()
 @click.argument("name", metavar="APP")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw loss and accuracy into a PNG file.")
-@click.option("--csv", "table", type=click.Path(dir_okay=False, path_type=Path), help="Write the rounds as a CSV file.")
+@click.option(
+    "--tensorboard",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the rounds for TensorBoard as they come.",
+)
 @state_option
 @json_option
 @report_errors
-def history(name: str, plot: Path | None, table: Path | None, state: Path | None, as_json: bool) -> None:
-    """Loss, metrics, participants, bytes and seconds of every round."""
-    records = client(state).call("app.history", app=name)
-    if plot is not None:
-        _plot(records, name, plot)
-    if table is not None:
-        _write_csv(records, table)
-    if as_json:
-        emit_json({"history": records})
-    else:
-        print_history(records)
-
-
-def _plot(records: list[dict[str, Any]], name: str, path: Path) -> None:
-    from edgefl.errors import ConfigError
-
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("drawing needs matplotlib", hint="pip install 'edgefl[plot]'") from None
-    metrics = [metric for metric in ("loss", "train_loss", "accuracy") if any(metric in record for record in records)]
-    figure = Figure(figsize=(8, 2.6 * max(1, len(metrics))), layout="constrained")
-    first = None
-    for number, metric in enumerate(metrics):
-        axes = first = figure.add_subplot(len(metrics), 1, number + 1, sharex=first)
-        known = [record for record in records if metric in record]
-        axes.plot([record["round"] for record in known], [record[metric] for record in known], marker=".")
-        axes.set_ylabel(metric.replace("_", " "))
-        axes.grid(visible=True, alpha=0.3)
-    figure.suptitle(name)
-    figure.supxlabel("round")
-    figure.savefig(path, format="png", dpi=120)
-
-
-def _write_csv(records: list[dict[str, Any]], path: Path) -> None:
-    import csv
-
-    columns = list(dict.fromkeys(key for record in records for key in record))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(records)
-
-
-@app.command()
-@click.argument("name", metavar="APP")
-@state_option
-@json_option
-@report_errors
-def watch(name: str, state: Path | None, as_json: bool) -> None:
+def watch(name: str, tensorboard: Path | None, state: Path | None, as_json: bool) -> None:
     """Follow an application until it has finished. With --json one line per change."""
+    from edgefl.cli.writers import TensorBoard
+
     said = ""
     printed: set[int] = set()
+    writer = TensorBoard(tensorboard, name) if tensorboard is not None else None
     for event in client(state).stream("app.watch", app=name):
+        if writer is not None:
+            if not writer.next_round:  # the rounds before this command
+                writer.write(client(state).call("app.history", app=name), finished=False)
+            writer.write(event["history"], finished=event["finished"])
         if as_json:
             emit_json(event, stream=True)
             continue

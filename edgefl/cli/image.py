@@ -71,7 +71,7 @@ def extra_files() -> dict[str, bytes]:
 
 
 @image.command()
-@click.argument("target", metavar="rpi|pc")
+@click.argument("target", metavar="rpi|rpi5|pc|arm64")
 @click.option(
     "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="The image: .img, or .img.zst to have both."
 )
@@ -91,9 +91,10 @@ def extra_files() -> dict[str, bytes]:
 def build(
     target: str, out: Path | None, sources: Path | None, cache: Path | None, recipes: Path | None, as_json: bool
 ) -> None:
-    """Build an image from this clone, without root: for a Raspberry Pi (rpi) or a UEFI PC or gateway (pc).
+    """Build an image from this clone, without root: for a Raspberry Pi 3, 4 or Zero 2 W (rpi) or 5 (rpi5), or for a PC
+    or gateway with UEFI (pc; with 64-bit ARM: arm64).
 
-    Needs mmdebstrap, genimage, mtools, dosfstools, uidmap (and qemu-user-static for rpi on a PC). The first build
+    Needs mmdebstrap, genimage, mtools, dosfstools, uidmap (and qemu-user-static for ARM on a PC). The first build
     fetches Debian's packages and keeps them; later ones are quick. SOURCE_DATE_EPOCH sets the time of all files.
     """
     import time
@@ -135,6 +136,8 @@ def build(
 )
 @click.option("--ssh-key", multiple=True, metavar="FILE", help="Public ssh key of who may log in as edgefl-admin.")
 @click.option("--hostname", default="", metavar="NAME", help="Name of the device.  [default: from its serial number]")
+@click.option("--updates", default="", metavar="URL", help="Where the device looks for updates of its system, daily.")
+@click.option("--alone", is_flag=True, help="An update may stay although the device has found no other.")
 @click.option("--count", default=1, type=click.IntRange(1, 999), help="Make so many copies, IMAGE-001 and so on.")
 @json_option
 @report_errors
@@ -147,10 +150,14 @@ def customize(
     data: tuple[str, ...],
     ssh_key: tuple[str, ...],
     hostname: str,
+    updates: str,
+    alone: bool,
     count: int,
     as_json: bool,
 ) -> None:
     """Write settings into IMAGE, in place: without root, without mounting anything. With --count, into copies of it."""
+    from dataclasses import replace
+
     from edgefl.daemon.membership import read_token
     from edgefl.errors import UsageError
     from edgefl.firstboot.settings import CardSettings
@@ -170,7 +177,8 @@ def customize(
     daemon = {"site": site, "bootstrap": list(bootstrap), "data": sources}
     daemon = {key: value for key, value in daemon.items() if value}
     keys = tuple(Path(name).read_text().strip() for name in ssh_key)
-    settings = [CardSettings(text, daemon, hostname, keys) for text in (texts * count)[:count] or [""] * count]
+    shared = CardSettings("", daemon, hostname, keys, updates=updates, alone=alone)
+    settings = [replace(shared, token=text) for text in (texts * count)[:count] or [""] * count]
     if count == 1:
         write_settings(file, settings[0])
         made = [file]
@@ -195,6 +203,34 @@ def _invite(fleet: Path, bootstrap: tuple[str, ...], site: str, count: int) -> l
     doors = [Bootstrap(*split_address(text)) for text in bootstrap]
     key = FleetKey.load(fleet)
     return [key.invite(doors, site=site, uses=1).text for _ in range(count)]
+
+
+@image.command()
+@click.argument("file", metavar="IMAGE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--fleet", required=True, type=click.Path(path_type=Path), help="The fleet's key (or its directory).")
+@click.option(
+    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="The update.  [default: IMAGE.update]"
+)
+@click.option("--serial", type=click.IntRange(1, 2**53), help="Devices take only a higher one.  [default: the time]")
+@json_option
+@report_errors
+def bundle(file: Path, fleet: Path, out: Path | None, serial: int | None, as_json: bool) -> None:
+    """The system in IMAGE as an update for the devices of a fleet that run an older image of the same target.
+
+    Copy it into /data/incoming of a device (scp, as edgefl-admin), or put it where `updates` of their settings points.
+    A device starts it on trial, and goes back to what it had unless the new system is healthy.
+    """
+    import time
+
+    from edgefl.identity.fleet import FleetKey
+    from edgefl.image.bundle import make_bundle
+
+    made = out or file.with_suffix(".update")
+    manifest = make_bundle(file, made.absolute(), FleetKey.load(fleet), serial or int(time.time()))
+    if as_json:
+        emit_json({"update": str(made), "serial": manifest.serial, "size_bytes": made.stat().st_size})
+    else:
+        emit_pairs([("update", made), ("serial", manifest.serial), ("bytes", f"{made.stat().st_size:,}")])
 
 
 @image.command()
@@ -246,22 +282,51 @@ def flash(file: Path, device: Path, yes: bool) -> None:
 
 @image.command()
 @click.argument("file", metavar="IMAGE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--target", type=click.Choice(["pc", "rpi"]), help="The machine.  [default: by the partition table]")
+@click.option("--target", type=click.Choice(["pc", "rpi", "arm64"]), help="What it is for.  [default: as it says]")
+@click.option("--board", type=click.Choice(["raspi3b"]), help="Start it as QEMU's model of this board.")
+@click.option(
+    "--what",
+    type=click.Choice(["train", "mistakes", "cuts", "updates", "idle"]),
+    default="train",
+    show_default=True,
+    help="Join, train and survive a power cut; mistakes on the card; power cuts in first boot; ill and healthy "
+    "updates; memory and writes when idle.",
+)
+@click.option("--cuts", default=12, show_default=True, type=click.IntRange(1), help="How many power cuts.")
+@click.option("--seed", default=0, show_default=True, help="Draws the instants of the cuts.")
+@click.option("--minutes", default=20.0, show_default=True, help="How long idle writes are counted.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("image-test"), help="A new folder for logs."
 )
 @json_option
 @report_errors
-def test(file: Path, target: str | None, out: Path, as_json: bool) -> None:
+def test(
+    file: Path,
+    target: str | None,
+    board: str | None,
+    what: str,
+    cuts: int,
+    seed: int,
+    minutes: float,
+    out: Path,
+    as_json: bool,
+) -> None:
     """Boot IMAGE in QEMU beside a fleet of this machine: it must join, train, and come back after a power cut.
 
-    Takes some minutes. The serial console and the measurements stay in the folder.
+    Takes some minutes (with --what cuts or updates: half an hour). The serial console and what was measured stay in
+    the folder.
     """
     import time
 
     from edgefl.errors import UsageError
+    from edgefl.image.bundle import target_of
     from edgefl.image.check import check_image
-    from edgefl.image.trial import Trial
+    from edgefl.image.cut_trial import run_cuts
+    from edgefl.image.guest import Guest
+    from edgefl.image.idle_trial import run_idle
+    from edgefl.image.mistake_trial import run_mistakes
+    from edgefl.image.trial import run_trial
+    from edgefl.image.update_trial import run_updates
 
     if out.exists():
         raise UsageError(f"{out} exists already", hint="name a new folder with --out")
@@ -269,15 +334,22 @@ def test(file: Path, target: str | None, out: Path, as_json: bool) -> None:
     if wrong:
         raise UsageError(wrong[0][0], hint=wrong[0][1])
     began = time.monotonic()
-    kind = target or ("pc" if _is_gpt(file) else "rpi")
-    trial = Trial(file, kind, out.absolute(), lambda text: note(f"{time.monotonic() - began:6.1f} s  {text}"))
-    measured = trial.run()
+    guest = Guest(
+        file.absolute(),
+        target or target_of(file),
+        out.absolute(),
+        lambda text: note(f"{time.monotonic() - began:6.1f} s  {text}"),
+        board or "",
+    )
+    trials = {
+        "train": lambda: run_trial(guest),
+        "mistakes": lambda: run_mistakes(guest),
+        "cuts": lambda: run_cuts(guest, cuts, seed),
+        "updates": lambda: run_updates(guest),
+        "idle": lambda: run_idle(guest, minutes),
+    }
+    measured = trials[what]()
     if as_json:
-        emit_json({"passed": True, "console": str(trial.console), **measured})
+        emit_json({"passed": True, "console": str(guest.console), **measured})
     else:
-        emit_pairs([*measured.items(), ("console", trial.console)])
-
-
-def _is_gpt(file: Path) -> bool:
-    with file.open("rb") as content:
-        return content.read(520)[512:] == b"EFI PART"
+        emit_pairs([*measured.items(), ("console", guest.console)])

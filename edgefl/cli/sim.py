@@ -9,6 +9,7 @@ import click
 
 from edgefl.cli.output import emit_json, emit_pairs, emit_table, json_option, note, report_errors
 from edgefl.cli.progress import end_progress, reporter
+from edgefl.cli.sim_apps import apps as apps_command
 from edgefl.cli.sim_fleet import show_fleet
 from edgefl.cli.sim_game import game
 from edgefl.cli.sim_repair import repair_run
@@ -26,6 +27,7 @@ def sim() -> None:
     """The shipped overlay and learning code under virtual time (simulations, and labelled so)."""
 
 
+sim.add_command(apps_command)
 sim.add_command(game)
 sim.add_command(train)
 

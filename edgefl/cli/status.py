@@ -28,7 +28,7 @@ def status(state: Path | None, as_json: bool) -> None:
             ("address", found["address"]),
             ("fleet", found["fleet"]),
             ("state", found["state"]),
-            ("role", f"{found['role']}{' (nobody reaches it: see edgefl doctor)' if found['role'] == 'leaf' else ''}"),
+            ("role", role_line(found)),
             ("capacity", f"{found['capacity']['class']} ({found['capacity']['chosen']})"),
             ("site", found["site"] or None),
             ("zone", f"{found['zone']} ({found['zone_chosen']})"),
@@ -37,6 +37,8 @@ def status(state: Path | None, as_json: bool) -> None:
             ("global ring", ", ".join(found["global_ring"]) or None),
             ("data", ", ".join(f"{name} ({source})" for name, source in found["data"].items()) or None),
             ("uplink", uplink_line(found["plane"])),
+            ("training", training_line(found["limits"])),
+            *([("transfer", transfer_line(found["limits"]["transfer"]))] if found["limits"]["transfer"] else []),
             *([("takes no children", found["routing"]["why_not"])] if found["routing"]["why_not"] else []),
             *([("waiting for approval", found["pending"])] if found["pending"] else []),
             *[("problem", problem) for problem in found["problems"]],
@@ -45,6 +47,29 @@ def status(state: Path | None, as_json: bool) -> None:
     if found["applications"]:
         click.echo()
         emit_table([application_row(app) for app in found["applications"]], APPLICATION_HEADER)
+
+
+def role_line(found: dict[str, Any]) -> str:
+    """What this device is to others, and why it is only a leaf."""
+    if found["role"] != "leaf":
+        return str(found["role"])
+    spent = (found["limits"]["transfer"] or {}).get("spent")
+    return "leaf (its transfer is used up)" if spent else "leaf (nobody reaches it: see edgefl doctor)"
+
+
+def training_line(limits: dict[str, Any]) -> str | None:
+    """What this device trains now, or why it does not, for people."""
+    paused, waiting = limits["paused"], limits["waiting"]
+    behind = f"; waiting: {', '.join(waiting)}" if waiting else ""
+    if paused is not None:
+        return f"paused for {paused['for_s']:.0f} s: {paused['why']}{behind}"
+    return f"{limits['training']}{behind}" if limits["training"] else None
+
+
+def transfer_line(transfer: dict[str, Any]) -> str:
+    """How much of its bytes this device has used, for people."""
+    used, limit = transfer["used_bytes"] / 1e6, transfer["limit_bytes"] / 1e6
+    return f"{used:,.1f} of {limit:,.1f} MB this {transfer['period']}"
 
 
 def uplink_line(plane: dict[str, Any]) -> str | None:

@@ -11,6 +11,7 @@ from nacl.utils import random as random_bytes
 from edgefl.daemon.workplace import split_of
 from edgefl.errors import ModelError, UsageError
 from edgefl.identity.signing import sign_advert
+from edgefl.learning.fit import check_fits
 from edgefl.learning.manifest import REQUIRED_ARTIFACTS, check_choices, check_manifest
 from edgefl.wire.application import (
     SALT_BYTES,
@@ -41,7 +42,12 @@ OPTIONS = frozenset(
         "min_members",
         "strategy",
         "compress",
+        "policies",
         "seed",
+        "select",
+        "over_select",
+        "pace",
+        "zone_rounds",
         "personal",
         "lr_schedule",
         "patience",
@@ -60,8 +66,10 @@ async def create_application(daemon: Daemon, directory: Path, options: dict[str,
     manifest = _manifest(daemon, contents, options)
     check_manifest(manifest)
     source = daemon.effects.data.get(manifest.data)
+    check_fits(manifest, daemon.memory_bytes, trains=source is not None)
     if source is not None:
         await daemon.training.check_data(directory, source)
+        await daemon.policies.find(manifest)
     advert = sign_advert(daemon.keys, manifest, 1, AppState.RUNNING, daemon.overlay.contact)
 
     def keep(store: Store) -> None:

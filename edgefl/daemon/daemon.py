@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgefl import __version__
-from edgefl.config import Settings, parse_rate, parse_size, split_address
+from edgefl.config import Settings, split_address
 from edgefl.daemon.addresses import AddressSource, LocalAddresses
 from edgefl.daemon.arrival import Arrival
+from edgefl.daemon.budget import Budget
 from edgefl.daemon.control import ControlServer
 from edgefl.daemon.discovery import Discovery
 from edgefl.daemon.disk import Disk
 from edgefl.daemon.effects import LoopEffects
+from edgefl.daemon.policies import Policies
 from edgefl.daemon.report import application_document, plane_document
 from edgefl.daemon.supervisor import Supervisor
 from edgefl.daemon.training import Training
@@ -38,7 +40,9 @@ from edgefl.identity.keys import load_or_create
 from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.signing import verify_advert
 from edgefl.identity.token import fingerprint
+from edgefl.learning.fit import check_fits
 from edgefl.learning.node import Decision, Learning, Part
+from edgefl.limits import parse_rate
 from edgefl.overlay import PROFILES, Overlay, ZoneMethod
 from edgefl.overlay.game.rules import Rule
 from edgefl.store import Store
@@ -98,19 +102,24 @@ class Daemon:
         self._lookups: dict[int, asyncio.Future[tuple[Contact, int]]] = {}
         self._last_contacts: list[Contact] = []
         self._contacts_saved_at = float("-inf")
-
-    async def run(self, *, first: bool = False) -> None:
-        """Start, serve until stopped, stop. Raises EdgeflError when the daemon cannot start or may not take part."""
-        self.loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self.joined, self.isolated = asyncio.Event(), asyncio.Event()
+
+    async def run(self, *, first: bool = False, signals: bool = True) -> None:
+        """Start, serve until stopped, stop; `signals`: SIGTERM and SIGINT stop, SIGHUP reloads. Raises EdgeflError when
+        the daemon cannot start or may not take part."""
+        self.loop = asyncio.get_running_loop()
         self._started_at = self.loop.time()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.add_signal_handler(number, self._stopping.set)
-        self.loop.add_signal_handler(signal.SIGHUP, self.guard, self.reload)
+        if signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.loop.add_signal_handler(number, self.stop)
+            self.loop.add_signal_handler(signal.SIGHUP, self.guard, self.reload)
         self.supervisor = Supervisor()
         self.disk = Disk(self.store)
-        self.training = Training(self.store.directory / "tried", provider=self.settings.provider)
+        limits = self.settings.device_limits
+        self.memory_bytes = limits.memory_bytes or memory_limit()
+        self.training = Training(self.store.directory / "tried", provider=self.settings.provider, limits=limits)
+        self.policies = Policies(self.settings.policies, lambda: self.load.as_dict() if self.load is not None else {})
         try:
             await self._build()
             try:
@@ -133,9 +142,11 @@ class Daemon:
             earlier_port=int.from_bytes(self.store.read_setting("door_port") or b"", "big"),
             executor=self.disk.executor,
             files=self.store,
-            limits=limits_for(parse_size(self.settings.memory) or memory_limit()),
+            limits=limits_for(self.memory_bytes),
             uplink_bytes_s=parse_rate(self.settings.uplink),
         )
+        self.budget = Budget(self.settings.device_limits, self.training, self.disk, self.transport.counters)
+        self.budget.look(None, self.loop.time())
         self.lag.start()
         listening = await self.transport.start()
         self.whereabouts = Whereabouts(self, self.address_source or LocalAddresses(self.settings), listening)
@@ -152,6 +163,8 @@ class Daemon:
             on_timer=self._on_timer,
             guard=self.guard,
             top_ranked=lambda app, count: self.overlay.top_ranked(app, count),
+            policies=self.policies,
+            memory_bytes=self.memory_bytes,
         )
         self.effects.data = dict(self.settings.data)
         zoning = ZoneMethod.SITE if self.settings.site else ZoneMethod(self.settings.zones)
@@ -205,6 +218,7 @@ class Daemon:
         self.guard(self.overlay.leave, self.effects.now)
         await asyncio.sleep(GOODBYE_S)
         await self.effects.close()
+        await self.budget.close()
         with contextlib.suppress(StorageError):
             self._contacts_saved_at = float("-inf")
             await self._save_contacts()
@@ -233,17 +247,23 @@ class Daemon:
                 log.exception("internal error in %s", getattr(handler, "__qualname__", handler))
 
     def reload(self) -> None:
-        """SIGHUP: read the data sources again; applications that had none here may have one now."""
+        """SIGHUP: read data sources and policies again; applications that lacked one here may have it now."""
         kept = self.settings.remembered()
         try:
-            self.settings = replace(self.settings, data=self._read_settings(kept).data)
+            read = self._read_settings(kept)
+            self.settings = replace(self.settings, data=read.data, policies=read.policies)
         except EdgeflError as error:
             log.error("settings were not read again: %s (next: %s)", error.cause, error.hint)
             return
         self.effects.data = dict(self.settings.data)
+        self.policies.references = self.settings.policies
         log.info("data sources: %s", ", ".join(self.effects.data) or "none")
         for advert in self.overlay.adverts():
             self.guard(self.on_advert, advert, self.effects.now)
+
+    def stop(self) -> None:
+        """Let `run` say goodbye and return."""
+        self._stopping.set()
 
     def fail(self, error: EdgeflError) -> None:
         """The daemon cannot go on: `run` raises this error."""
@@ -343,10 +363,17 @@ class Daemon:
             self._remember_soon(app)  # of what a device helps with nothing is kept over a restart
 
     def _policy(self, manifest: Manifest) -> Decision:
-        """This device takes part wherever it has the data."""
-        if manifest.data in self.effects.data:
-            return Decision(Part.JOIN)
-        return Decision(Part.IGNORE, f"this device has no data source named {manifest.data!r}")
+        """This device takes part wherever it has the data, the policies that are wanted, and memory for the model."""
+        if manifest.data not in self.effects.data:
+            return Decision(Part.IGNORE, f"this device has no data source named {manifest.data!r}")
+        missing = self.policies.missing(manifest)
+        if missing:
+            return Decision(Part.IGNORE, missing)
+        try:
+            check_fits(manifest, self.memory_bytes, trains=True)
+        except EdgeflError as error:
+            return Decision(Part.IGNORE, error.cause)
+        return Decision(Part.JOIN)
 
     # What verbs ask for
 
@@ -417,6 +444,7 @@ class Daemon:
             "applications": [application_document(app, overlay) for app in self.learning.applications.values()],
             "pending": len(self.admission.pending),
             "load": self.load.as_dict() if self.load is not None else None,
+            "limits": self.budget.document(self.effects.now),
             "routing": self._routing(),
             "traffic": dict(self.transport.counters),
             "plane": plane_document(self.transport, self.lag),
@@ -452,6 +480,7 @@ class Daemon:
             if self.effects.now - sampled_at >= SAMPLE_S - 0.1:
                 sampled_at = self.effects.now
                 self.load = sensor.sample(sampled_at)
+                self.budget.look(self.load, sampled_at)
                 known = self.transport.serving_rate() or self.transport.uplink.limit_bytes_s
                 site = parse_rate(self.settings.site_uplink) if self.settings.site else 0.0
                 moved = self.transport.counters["bytes_sent"] + self.transport.counters["bytes_received"]

@@ -18,27 +18,31 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from edgefl.daemon.disk import Disk
+from edgefl.daemon.policies import Policies, PolicyError
 from edgefl.daemon.training import Training
 from edgefl.effects import TimerKey
 from edgefl.errors import EdgeflError, StorageError
 from edgefl.learning.border import is_inside
-from edgefl.learning.effects import Prepared, Progress, Token, TrainJob
+from edgefl.learning.effects import DECLINED, Prepared, Progress, Token, TrainJob
 from edgefl.learning.encoding import check_extra
+from edgefl.learning.fit import FLOAT_BYTES, check_fits
 from edgefl.learning.manifest import travelling
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef
+from edgefl.wire.learning import RoundKind
 from edgefl.wire.overlay import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgefl.learning.node import Learning
     from edgefl.transport import Transport
 
 log = logging.getLogger("edgefl.daemon")
-
-FLOAT_BYTES = 4
 
 MAX_MEMBERS_ASKED = 6
 """Members that are asked for a blob when its parent and sources have failed: high in the tree, so they had it early."""
@@ -46,7 +50,7 @@ MAX_MEMBERS_ASKED = 6
 
 class LoopEffects:
     """Implements `Effects` and `LearningEffects`. `guard` runs a handler of the core and reports its bugs,
-    `top_ranked(app, count)` gives other members of an application."""
+    `top_ranked(app, count)` gives other members of an application; `memory_bytes` is what the daemon may take."""
 
     def __init__(
         self,
@@ -58,8 +62,12 @@ class LoopEffects:
         on_timer: Callable[[TimerKey, float], None],
         guard: Callable[..., None],
         top_ranked: Callable[[int, int], tuple[Contact, ...]],
+        policies: Policies | None = None,
+        memory_bytes: int | None = None,
     ) -> None:
+        self._policies = policies or Policies({}, dict)
         self._top_ranked = top_ranked
+        self._memory_bytes = memory_bytes
         self.random = Random(seed)
         self.learning: Learning | None = None
         self.data: dict[str, str] = {}
@@ -111,12 +119,15 @@ class LoopEffects:
             return
         try:
             check_extra(manifest.compress)
+            check_fits(manifest, self._memory_bytes, trains=not observer)
+            if not observer:
+                await self._policies.prepare(app, manifest)
             directory = await self._fetch_artifacts(app, manifest, sources)
             source = None if observer else self.data[manifest.data]
             initial, trained = await self._training.prepare(app, directory, manifest, source)
             model = await self._transport.add_blob(initial)
             self._users.setdefault(model.id, set()).add(app)
-            prepared = Prepared(model, trained=trained)
+            prepared = Prepared(model, trained=trained, tensors=self._training.tensors(app))
         except KeyError:
             prepared = Prepared(None, f"this device has no data source named {manifest.data!r}")
         except EdgeflError as error:
@@ -139,6 +150,7 @@ class LoopEffects:
 
     def release(self, app: int) -> None:
         self._training.release(app)
+        self._policies.release(app)
         self._manifests.pop(app, None)
         for blob_id in [blob_id for blob_id, users in self._users.items() if app in users]:
             self._let_go(app, blob_id)
@@ -184,6 +196,25 @@ class LoopEffects:
         self._users.setdefault(blob.id, set()).add(app)
         if self.learning is not None:
             self._guard(self.learning.on_kept, app, token, blob, self.now)
+
+    def renew(self, app: int, token: Token, start: BlobRef, model: Any, mean: NDArray[np.float32]) -> None:
+        self._spawn(self._renew(app, token, start, model, mean))
+
+    async def _renew(self, app: int, token: Token, start: BlobRef, model: Any, mean: NDArray[np.float32]) -> None:
+        learning = self.learning
+        if learning is None:
+            return
+        try:
+            trained = learning.applications[app].trained if app in learning.applications else 0
+            new, state = await self._policies.step(app, start, model, mean, trained=trained)
+        except PolicyError as error:
+            self._training.last_error[app] = error
+            self._guard(learning.on_not_kept, app, token, error.cause, self.now)
+            return
+        blob = await self._transport.add_blob(memoryview(new.data).cast("B"))
+        self._users.setdefault(blob.id, set()).add(app)
+        self._policies.keep_state(app, blob, state)
+        self._guard(learning.on_kept, app, token, blob, self.now)
 
     def discard(self, app: int, blob: BlobRef) -> None:
         self._let_go(app, blob.id)
@@ -246,8 +277,16 @@ class LoopEffects:
             return
         result = None
         try:
+            if job.kind is RoundKind.TRAIN and not await self._policies.selects(app, manifest, job.tag[1]):
+                self._guard(learning.on_trained, app, job.tag, DECLINED, self.now)
+                return
             model = await self._transport.fetch(job.model, (), max_bytes=job.model.size)
-            result = await self._training.train(app, job, manifest, model)
+            trained = await self._training.train(app, job, manifest, model)
+            # Nothing but what the policies have left is handed on, whatever happens to them.
+            result = trained and await self._policies.shape(app, manifest, job, trained)
+        except PolicyError as error:
+            self._training.last_error[app] = error
+            log.warning("application %r: %s (next: %s)", manifest.name, error.cause, error.hint)
         except EdgeflError as error:
             log.warning("application %r: training did not start: %s", manifest.name, error.cause)
         self._guard(learning.on_trained, app, job.tag, result, self.now)

@@ -37,6 +37,7 @@ async def examination(daemon: Daemon, serial: str) -> dict[str, Any]:
         "contacts": len(daemon.overlay.contacts()),
         "capacity": daemon.whereabouts.capacity_document(),
         "reachability": daemon.whereabouts.document(),
+        "limits": daemon.budget.document(daemon.effects.now),
         "silent_peers": [
             {
                 "node": node_name(contact.node_id),

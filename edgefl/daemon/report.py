@@ -59,7 +59,10 @@ def zones_document(report: ZoneReport) -> dict[str, Any]:
 
 def record_document(record: RoundRecord) -> dict[str, Any]:
     """One row of the history. Metrics are weighted means: `loss` and `accuracy` of the round's model on held-back data,
-    `train_loss` of the training that led to it."""
+    `train_loss` of the training that led to it. `budget_s`: the time that the round was given; `stalest`: the age of
+    its oldest delta, in rounds; `epsilon`: what devices could still have gained by other parents, as a share of what
+    their uplinks cost."""
+    found = {name: round(value, 6) for name, value in means(record.metrics).items()}
     return {
         "round": record.round,
         "epoch": epoch_number(record.epoch),
@@ -68,7 +71,12 @@ def record_document(record: RoundRecord) -> dict[str, Any]:
         "seconds": round(record.seconds, 3),
         "bytes": record.bytes,
         "attempts": record.attempts,
-        **{name: round(value, 6) for name, value in means(record.metrics).items()},
+        "members": record.members,
+        "budget_s": round(record.budget_s, 3),
+        "stalest": record.stalest,
+        "dropped": record.dropped,
+        **found,
+        **({"epsilon": found["train_epsilon"]} if "train_epsilon" in found else {}),
     }
 
 
@@ -92,6 +100,7 @@ def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
         "name": app.manifest.name,
         "owner": app.manifest.owner.hex(),
         "data": app.manifest.data,
+        "policies": app.manifest.policies,
         "wanted": app.advert.state.name.lower(),
         "stage": app.stage.value,
         "phase": app.phase,
@@ -106,6 +115,7 @@ def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
         "root": node_name(tree.root) if tree is not None and tree.root else None,
         "parent": node_name(tree.parent.node_id) if tree is not None and tree.parent is not None else None,
         "children": [node_name(child.contact.node_id) for child in tree.children] if tree is not None else [],
+        "partners": [node_name(contact.node_id) for contact in app.partners],
         "members": tree.members if tree is not None else 0,
         "height": tree.height if tree is not None else 0,
         "depth": tree.depth if tree is not None else 0,
@@ -151,6 +161,7 @@ def list_document(learning: Learning, overlay: Overlay) -> list[dict[str, Any]]:
                     "name": manifest.name,
                     "owner": manifest.owner.hex(),
                     "data": manifest.data,
+                    "policies": manifest.policies,
                     "wanted": AppState(advert.state).name.lower(),
                     "stage": "ignored",
                     "problem": learning.ignored.get(manifest.app_id, ""),

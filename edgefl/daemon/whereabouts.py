@@ -103,9 +103,9 @@ class Whereabouts:
         agreed, proven = self._daemon.transport.outside.agreed, self.reachability.proven
         host = self._fixed or own_host(self._here, contact.host, agreed, proven)
         role = contact.role
-        if self.reachability.role is Role.LEAF:
+        if self.reachability.role is Role.LEAF or self._daemon.budget.spent:
             role = Role.LEAF
-        elif self.reachability.known and role is Role.LEAF:
+        elif role is Role.LEAF:
             role = self.willing
         capacity = self._capacity()
         if (host, role, capacity) != (contact.host, contact.role, contact.capacity):
@@ -143,8 +143,10 @@ class Whereabouts:
             self._say_role(contact)
 
     def _say_role(self, contact: Contact) -> None:
-        if contact.dialable:
-            log.info("others reach this device again: it takes part as a %s", contact.role.name.lower())
+        if self._daemon.budget.spent:
+            log.warning("this device takes part as a leaf until it may transfer again")
+        elif contact.dialable:
+            log.info("this device takes part as a %s again", contact.role.name.lower())
         else:
             log.warning(
                 "nobody reaches this device at %s: it takes part as a leaf, through its own connections "

@@ -90,13 +90,13 @@ class Workplace:
         session.load_vector(split.join(plan.weights, personal))
         metrics: list[Metric] = []
         if self.held_back is not None:
-            sums = evaluate_local(session, self.held_back, EVALUATION_BATCH)
+            sums = evaluate_local(session, self.held_back, EVALUATION_BATCH, should_stop=should_stop)
             metrics += [Metric(name, total, weight) for name, (total, weight) in sums.items()]
         if job.kind is not RoundKind.TRAIN or self.train is None:
             return TrainResult(None, 0, tuple(metrics))
         before = 0.0
         if plan.wants_loss:
-            total, weight = evaluate_local(session, self.train, EVALUATION_BATCH)["loss"]
+            total, weight = evaluate_local(session, self.train, EVALUATION_BATCH, should_stop=should_stop)["loss"]
             before = total / weight if weight else 0.0
         shift = None
         if plan.shift is not None:

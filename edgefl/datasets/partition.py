@@ -35,3 +35,29 @@ def dirichlet(
             largest = max(shares, key=len)
             share.append(largest.pop(int(rng.integers(len(largest)))))
     return [np.sort(np.array(share, dtype=np.intp)) for share in shares]
+
+
+def few_classes(labels: npt.NDArray[Any], parts: int, classes: int, rng: np.random.Generator) -> list[Indices]:
+    """Every part has samples of exactly so many classes, drawn at random; sorted index arrays.
+
+    Each class is shared out evenly between the parts that have it, and the classes have as equal numbers of parts as
+    can be. Raises ValueError where a class has fewer samples than parts, or there are fewer classes.
+    """
+    known = np.unique(labels)
+    if not 1 <= classes <= len(known) or parts * classes < len(known):
+        raise ValueError(f"cannot give each of {parts} parts {classes} of {len(known)} classes, and use them all")
+    taken = dict.fromkeys(known.tolist(), 0)
+    having: dict[int, list[int]] = {label: [] for label in taken}
+    for part in range(parts):
+        order = sorted(rng.permutation(known).tolist(), key=lambda label: taken[label])
+        for label in order[:classes]:
+            taken[label] += 1
+            having[label].append(part)
+    shares: list[list[int]] = [[] for _ in range(parts)]
+    for label, holders in having.items():
+        members = rng.permutation(np.flatnonzero(labels == label))
+        if len(members) < len(holders):
+            raise ValueError(f"{len(members)} samples of class {label} for {len(holders)} parts")
+        for part, chunk in zip(holders, np.array_split(members, len(holders)), strict=True):
+            shares[part].extend(chunk.tolist())
+    return [np.sort(np.array(share, dtype=np.intp)) for share in shares]

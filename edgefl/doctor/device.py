@@ -32,6 +32,7 @@ def check_device(facts: Facts) -> list[Check]:
         check_memory(facts),
         check_temperature(facts),
         check_throttling(facts),
+        check_power_mode(facts),
     ]
 
 
@@ -143,9 +144,20 @@ def check_throttling(facts: Facts) -> Check:
     if facts.throttling is None:
         return ok("throttling", "this device does not tell whether it is throttled: not checked")
     if facts.throttling:
-        step = "use a stronger power supply" if "voltage" in facts.throttling else "cool it"
+        weak = "voltage" in facts.throttling or "current" in facts.throttling
+        step = "use a stronger power supply" if weak else "cool it"
         return warn("throttling", f"the processor was slowed down: {facts.throttling}", step)
     return ok("throttling", "the processor has not been slowed down")
+
+
+def check_power_mode(facts: Facts) -> Check:
+    """Of a Jetson: its maker ships several, and the slow ones are the default on some."""
+    if facts.power_mode is None:
+        return ok("power mode", "this device has none that can be chosen")
+    if facts.power_mode.startswith("MAXN"):
+        return ok("power mode", f"{facts.power_mode}, the fastest")
+    said = f"{facts.power_mode}: training takes as long as this mode lets it"
+    return ok("power mode", f"{said} (sudo nvpmodel -m 0 chooses the fastest)")
 
 
 def _size(count: int) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -46,6 +47,12 @@ WRITE_BYTES = 4096
 _PROBE = "import json, onnxruntime as o; print(json.dumps([o.__version__, o.get_available_providers()]))"
 
 PI_THROTTLED = "devices/platform/soc/soc:firmware/get_throttled"
+JETSON_OVER_CURRENT = "class/hwmon/hwmon*/oc*_event_cnt"
+"""How often a Jetson has slowed down because its supply or its chip could not keep up (NVIDIA, Jetson Linux guide)."""
+
+NVPMODEL_STATUS, NVPMODEL_NAMES = "var/lib/nvpmodel/status", "etc/nvpmodel.conf"
+"""A Jetson's power mode: which one is set, and what they are called."""
+
 INTEL_THROTTLED = "devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
 
 
@@ -101,6 +108,7 @@ class Facts:
     memory_available_bytes: int
     temperature_c: float | None
     throttling: str | None
+    power_mode: str | None
     ports: tuple[Port, ...]
     mdns: str = "auto"
     token: TokenFact | None = None
@@ -140,6 +148,7 @@ def gather(
         memory_available_bytes=memory.available,
         temperature_c=temperature(psutil),
         throttling=throttling(sys_root),
+        power_mode=power_mode(),
         ports=ports_fact(wanted, daemon),
         mdns=wanted.mdns,
         token=given,
@@ -218,7 +227,7 @@ def temperature(psutil: Any) -> float | None:
 
 
 def throttling(sys_root: Path) -> str | None:
-    """What slows the processor down, "" for nothing, None where nothing tells (Raspberry Pi and Intel do)."""
+    """What slows the processor down, "" for nothing, None where nothing tells (Raspberry Pi, Jetson and Intel do)."""
     with contextlib.suppress(OSError, ValueError):
         bits = int((sys_root / PI_THROTTLED).read_text().strip(), 16)
         names = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
@@ -226,8 +235,26 @@ def throttling(sys_root: Path) -> str | None:
         before = [f"{name} since it was switched on" for bit, name in names.items() if bits >> (bit + 16) & 1]
         return ", ".join(now or before)
     with contextlib.suppress(OSError, ValueError):
+        counts = [int(path.read_text()) for path in sys_root.glob(JETSON_OVER_CURRENT)]
+        if counts:
+            return f"over-current {sum(counts)} times since it was switched on" if any(counts) else ""
+    with contextlib.suppress(OSError, ValueError):
         count = int((sys_root / INTEL_THROTTLED).read_text())
         return f"throttled for heat {count} times since it was switched on" if count else ""
+    return None
+
+
+def power_mode(root: Path = Path("/")) -> str | None:
+    """The power mode of a Jetson, as nvpmodel calls it; None where there is none."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"pmode:0*(\d+)", (root / NVPMODEL_STATUS).read_text())
+        if found is None:
+            return None
+        number = found[1]
+        with contextlib.suppress(OSError):
+            names = re.findall(r"POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", (root / NVPMODEL_NAMES).read_text())
+            return dict(names).get(number, number)
+        return number
     return None
 
 

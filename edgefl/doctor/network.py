@@ -25,7 +25,7 @@ def check_network(facts: Facts) -> list[Check]:
     if facts.token is not None:
         checks.append(check_token(facts))
     if facts.daemon is not None:
-        checks += [check_capacity(facts.daemon), check_reachability(facts.daemon)]
+        checks += [check_capacity(facts.daemon), check_limits(facts.daemon), check_reachability(facts.daemon)]
         checks += check_silent_peers(facts.daemon)
     checks.append(check_mdns(facts))
     return checks
@@ -112,6 +112,19 @@ def check_capacity(daemon: dict[str, Any]) -> Check:
     return ok("capacity", said)
 
 
+def check_limits(daemon: dict[str, Any]) -> Check:
+    """Whether the device trains when it is asked to: a pause is what its owner wanted, nothing to mend."""
+    limits = daemon["limits"]
+    if limits["paused"] is not None:
+        paused = limits["paused"]
+        return warn(
+            "limits",
+            f"training pauses since {paused['for_s']:.0f} s: {paused['why']}",
+            "nothing, if that is what [limits] in the configuration is meant to do",
+        )
+    return ok("limits", "training is free" if limits["training"] is None else f"it trains {limits['training']}")
+
+
 def check_reachability(daemon: dict[str, Any]) -> Check:
     """Inbound: what peers found when they dialled this device back."""
     found = daemon["reachability"]
@@ -119,6 +132,8 @@ def check_reachability(daemon: dict[str, Any]) -> Check:
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     tried = [answer for answer in found["dial_backs"] if answer["outcome"] != "not_tried"]
     links, broadcast = daemon["ports"][1:]
+    if found["role"] == "leaf" and (daemon["limits"]["transfer"] or {}).get("spent"):
+        return ok("reachability", "its transfer is used up, so it takes part as a leaf until it may transfer again")
     if found["role"] == "leaf":
         last = next((answer for answer in reversed(tried) if answer["outcome"] in HOWS), None)
         if daemon["connections"] == 0:

@@ -44,7 +44,7 @@ def take(card: Card) -> None:
         outcome.problems.append((str(error), "try another card"))
     text = outcome.text(name)
     print(text, flush=True)  # noqa: T201 (the console is its second reader)
-    if status.read(card).partition(f"\n{status.DAEMON}")[0] != text:
+    if status.outcome_of(status.read(card)) != text:
         status.write(card, text)
 
 

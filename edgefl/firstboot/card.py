@@ -4,6 +4,7 @@ changes no directory entry, and leaves no second copy of a secret; and only what
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -15,6 +16,8 @@ from edgefl.durable import sync_directory
 
 SECTOR_BYTES = 512
 """What a power cut leaves either old or new."""
+
+LOCK = Path("/run/edgefl-card.lock")
 
 
 class Card:
@@ -36,7 +39,7 @@ class Card:
     def overwrite(self, name: str, content: bytes, filler: bytes = b" ") -> None:
         """Make `content` the beginning of the file, and `filler` the rest of it, sector by sector. Raises OSError."""
         path = self.directory / name
-        with self._writable():
+        with self.writable():
             new = not path.exists()
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -51,15 +54,18 @@ class Card:
                 sync_directory(self.directory)
 
     @contextmanager
-    def _writable(self) -> Iterator[None]:
+    def writable(self) -> Iterator[None]:
+        """While files are written: one program at a time, and read-only again afterwards. Raises OSError."""
         if not self._mounted:
             yield
             return
-        self._remount("rw")
-        try:
-            yield
-        finally:
-            self._remount("ro")
+        with LOCK.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._remount("rw")
+            try:
+                yield
+            finally:
+                self._remount("ro")
 
     def _remount(self, mode: str) -> None:
         done = subprocess.run(

@@ -17,7 +17,6 @@ from typing import Any
 
 from edgefl.config import check_document, merge
 from edgefl.errors import ConfigError, EdgeflError, UsageError
-from edgefl.identity.token import parse as parse_token
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,6 +50,8 @@ HEADER = (
 #   [gateway]
 #   hostname = "press-4"                   otherwise it comes from the serial number
 #   ssh_authorized_keys = ["ssh-ed25519 ..."]   without a key there is no ssh; the user is edgefl-admin
+#   updates = "https://..."                where it looks once a day for a system that the fleet's owner signed
+#   alone = true                           an update may stay although this device has found no other
 
 """
 )
@@ -58,6 +59,7 @@ HEADER = (
 _HOSTNAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _SSH_KEY = re.compile(r"(ssh|ecdsa|sk-ssh|sk-ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\n]*)?")
 MAX_SSH_KEYS = 16
+_WEB_ADDRESS = re.compile(r"https?://[!-~]{1,1000}")
 _PASSPHRASE = re.compile(r"[ -~]{8,63}")
 MAX_SSID_BYTES = 32
 
@@ -72,6 +74,8 @@ class CardSettings:
     ssh_keys: tuple[str, ...] = ()
     ssid: str = ""
     passphrase: str = ""
+    updates: str = ""
+    alone: bool = False
 
     @property
     def secret(self) -> bool:
@@ -112,7 +116,7 @@ def read(content: bytes) -> CardSettings:
             else:
                 merge(check_document(Path(FILE), {key: value}))
                 daemon[key] = value
-    hostname, keys = "", tuple[str, ...]()
+    hostname, keys, updates, alone = "", tuple[str, ...](), "", False
     if not isinstance(gateway, dict):
         raise ConfigError(f"{FILE}: gateway must be a table", hint="write [gateway] on a line of its own")
     for key, value in gateway.items():
@@ -121,11 +125,17 @@ def read(content: bytes) -> CardSettings:
                 hostname = _hostname(value)
             elif key == "ssh_authorized_keys":
                 keys = _ssh_keys(value)
+            elif key == "updates":
+                updates = _updates(value)
+            elif key == "alone":
+                alone = _alone(value)
             else:
-                raise ConfigError(f"unknown key {key!r} in [gateway]", hint="known: hostname, ssh_authorized_keys")
+                raise ConfigError(
+                    f"unknown key {key!r} in [gateway]", hint="known: hostname, ssh_authorized_keys, updates, alone"
+                )
     with _at_line(text, "wifi"):
         ssid, passphrase = _wifi(wifi)
-    return CardSettings(token, daemon, hostname, keys, ssid, passphrase)
+    return CardSettings(token, daemon, hostname, keys, ssid, passphrase, updates, alone)
 
 
 @contextmanager
@@ -141,6 +151,9 @@ def _at_line(text: str, key: str) -> Iterator[None]:
 
 
 def _token(value: Any) -> str:
+    # Not above: it takes longer than all the rest, and after first boot no token is on the card.
+    from edgefl.identity.token import parse as parse_token
+
     if not isinstance(value, str):
         raise ConfigError("token must be a text", hint="put the token in quotes")
     return parse_token(value).text if value.strip() else ""
@@ -149,6 +162,18 @@ def _token(value: Any) -> str:
 def _hostname(value: Any) -> str:
     if not isinstance(value, str) or not _HOSTNAME.fullmatch(value):
         raise ConfigError("hostname must have 1 to 63 letters a-z, digits and hyphens", hint='for example "press-4"')
+    return value
+
+
+def _updates(value: Any) -> str:
+    if not isinstance(value, str) or not _WEB_ADDRESS.fullmatch(value):
+        raise ConfigError("updates must be a web address", hint='for example "https://example.org/edgefl-rpi.update"')
+    return value
+
+
+def _alone(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError("alone must be true or false", hint="without quotes")
     return value
 
 
@@ -203,12 +228,18 @@ def to_toml(settings: CardSettings) -> str:
         gateway["hostname"] = settings.hostname
     if settings.ssh_keys:
         gateway["ssh_authorized_keys"] = list(settings.ssh_keys)
+    if settings.updates:
+        gateway["updates"] = settings.updates
+    if settings.alone:
+        gateway["alone"] = True
     if gateway:
         lines += ["[gateway]", *(f"{name} = {_value(item)}" for name, item in gateway.items())]
     return "".join(f"{line}\n" for line in lines)
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     quoted: Callable[[Any], str] = _quote
     return f"[{', '.join(map(quoted, value))}]" if isinstance(value, (list, tuple)) else quoted(value)
 

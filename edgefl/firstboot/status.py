@@ -15,8 +15,8 @@ FILE = "edgefl-status.txt"
 SLOT_BYTES = 4096
 """Allocated in the image, so that writing it needs no new cluster; longer texts are cut."""
 
-DAEMON = "daemon: "
-"""Begins the last lines, which the daemon's own start and end replace."""
+UPDATE, DAEMON = "update: ", "daemon: "
+"""Begin the last lines, in this order: what was written last of updates of the system, and of the daemon."""
 
 REFUSALS = {
     EXIT_NOT_ADMITTED: "the fleet refused this device: its token was revoked, used up, or is of another fleet.\n"
@@ -60,6 +60,17 @@ def report(card: Card, words: str) -> None:
     """Replace what the status says of the daemon. Raises OSError."""
     before = read(card).partition(f"\n{DAEMON}")[0]
     write(card, f"{before}\n{DAEMON}{words}")
+
+
+def report_update(card: Card, words: str) -> None:
+    """Replace what the status says of updates of the system. Raises OSError."""
+    text, mark, daemon = read(card).partition(f"\n{DAEMON}")
+    write(card, f"{outcome_of(text)}\n{UPDATE}{words}{mark}{daemon}")
+
+
+def outcome_of(text: str) -> str:
+    """The status without what was written of updates and daemon."""
+    return text.partition(f"\n{DAEMON}")[0].partition(f"\n{UPDATE}")[0]
 
 
 def words_of_end(exit_status: str) -> str | None:

@@ -29,7 +29,7 @@ from edgefl.firstboot.card import Card, sectors
 from edgefl.firstboot.settings import CardSettings
 from edgefl.firstboot.status import Outcome
 
-TOKEN, SETTINGS, WIPING = "token", "edgefl.toml", "wiping"
+TOKEN, SETTINGS, UPDATES, WIPING = "token", "edgefl.toml", "updates.toml", "wiping"
 
 TAKEN = "The device has taken token and passphrase off this card; it keeps them."
 
@@ -62,6 +62,7 @@ def take_settings(places: Places) -> tuple[CardSettings, Outcome]:
         found = form.read(content)
         _keep(places.etc / TOKEN, found.token.encode() + b"\n", 0o600, wanted=bool(found.token))
         _keep(places.etc / SETTINGS, _for_daemon(places, found), 0o644, wanted=not found.empty)
+        _keep(places.etc / UPDATES, _for_updates(found), 0o644, wanted=not found.empty)
         if found.passphrase:
             _keep(*_network(places, found), 0o600)
         if found.secret:
@@ -134,6 +135,16 @@ def _for_daemon(places: Places, found: CardSettings) -> bytes:
             for name, source in daemon["data"].items()
         }
     return form.to_toml(CardSettings(daemon=daemon)).encode()
+
+
+def _for_updates(found: CardSettings) -> bytes:
+    return form.to_toml(CardSettings(updates=found.updates, alone=found.alone)).encode()
+
+
+def read_updates(etc: Path) -> CardSettings:
+    """What edgefl.update is told: `updates` and `alone`. Raises ConfigError."""
+    path = etc / UPDATES
+    return form.read(path.read_bytes()) if path.exists() else CardSettings()
 
 
 def _on_card(source: str) -> bool:

@@ -24,8 +24,12 @@ def sources_of(recipe: Recipe, given: Path | None) -> str:
     mirrors = list(dict.fromkeys(line.split()[0] for line in told.splitlines() if re.search(r"/debian/?\s", line)))
     if not mirrors:
         raise UsageError("apt on this machine knows no Debian archive", hint="give a sources.list with --sources")
-    wanted = f"{recipe.suite} {recipe.suite}-updates".split()
-    return "".join(f"deb {mirrors[0]} {suite} {recipe.components}\n" for suite in wanted)
+    suites = [recipe.suite, f"{recipe.suite}-updates"] + [f"{recipe.suite}-backports"] * recipe.backports
+    lines = [f"deb {mirrors[0]} {suite} {recipe.components}\n" for suite in suites]
+    security = re.search(r"^(\S+/debian-security/?)\s", told, re.MULTILINE)
+    if security:
+        lines.append(f"deb {security[1]} {recipe.suite}-security {recipe.components}\n")
+    return "".join(lines)
 
 
 def base_layer(recipe: Recipe, sources: str, cache: Path) -> Path:

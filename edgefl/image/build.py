@@ -51,10 +51,11 @@ def build_image(
             recipes=str(recipe.home.absolute()),
             work=str(room / "work"),
             image=str(room / raw.name),
-            partitions=recipe.partitions,
+            target=recipe.target,
+            boot=recipe.boot,
             cmdline=recipe.cmdline,
             boot_megabytes=recipe.boot_megabytes,
-            architecture=recipe.architecture,
+            slot_megabytes=recipe.slot_megabytes,
         )
         task.write(room / "task.json")
         wanted = {"TARGET_ARCHITECTURE": recipe.architecture, "QEMU_CPU": "cortex-a72", "PYTHONDONTWRITEBYTECODE": "1"}

@@ -9,7 +9,8 @@ from edgefl.image.bill import sha256
 from edgefl.image.customize import settings_in
 from edgefl.image.disk import ext_label, partitions
 
-LABELS = ("edgefl-root", "edgefl-data")
+LABELS = ("edgefl-root", "", "edgefl-data")
+"""Of the partitions behind the first: the place b is empty at first."""
 
 
 def check_image(image: Path) -> tuple[list[str], list[tuple[str, str]]]:

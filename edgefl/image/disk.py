@@ -19,6 +19,7 @@ MBR_SIGNATURE = b"\x55\xaa"
 GPT_PROTECTIVE, EXTENDED = 0xEE, (0x05, 0x0F)
 MAX_GPT_ENTRIES = 128
 EXT_MAGIC, EXT_MAGIC_AT, EXT_LABEL_AT = b"\x53\xef", 1024 + 0x38, 1024 + 0x78
+EXT_BLOCKS_AT, EXT_BLOCK_SIZE_AT = 1024 + 0x4, 1024 + 0x18
 
 
 class ImageError(LocalError):
@@ -76,12 +77,26 @@ def _gpt(header: bytes, path: Path) -> list[Partition]:
 
 def ext_label(path: Path, part: Partition) -> str:
     """The label of an ext4 file system; empty if there is none."""
-    with path.open("rb") as file:
-        file.seek(part.start)
-        block = file.read(2048)
+    block = _ext_head(path, part)
     if block[EXT_MAGIC_AT : EXT_MAGIC_AT + 2] != EXT_MAGIC:
         return ""
     return block[EXT_LABEL_AT : EXT_LABEL_AT + 16].rstrip(b"\0").decode("ascii", "replace")
+
+
+def ext_size(path: Path, part: Partition) -> int:
+    """The bytes of an ext4 file system, which may be smaller than its partition. Raises ImageError."""
+    block = _ext_head(path, part)
+    if block[EXT_MAGIC_AT : EXT_MAGIC_AT + 2] != EXT_MAGIC:
+        raise ImageError(f"partition {part.number} of {path} has no file system", hint="is it an image of edgefl?")
+    (count,) = struct.unpack_from("<I", block, EXT_BLOCKS_AT)
+    (size,) = struct.unpack_from("<I", block, EXT_BLOCK_SIZE_AT)
+    return int(count) * (1024 << int(size))
+
+
+def _ext_head(path: Path, part: Partition) -> bytes:
+    with path.open("rb") as file:
+        file.seek(part.start)
+        return file.read(2048)
 
 
 def find_slot(path: Path) -> int:

@@ -18,6 +18,9 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
+    """`boot` is "uefi" (GPT, systemd-boot) or "rpi" (MBR, the Pi's firmware). A card has `slot_megabytes` for a root,
+    twice. `emulated`: QEMU has a machine that starts it."""
+
     target: str
     home: Path
     suite: str
@@ -25,9 +28,16 @@ class Recipe:
     lock: Path
     architecture: str
     packages: tuple[str, ...]
-    partitions: str
+    boot: str
     cmdline: str
     boot_megabytes: int
+    slot_megabytes: int
+    emulated: bool
+
+    @property
+    def backports(self) -> bool:
+        """A package is asked for from the suite's backports."""
+        return any(package.endswith("-backports") for package in self.packages)
 
     def base_key(self, sources: str) -> str:
         """Names a base layer by what it is made of; `sources` is where its packages come from."""
@@ -56,9 +66,11 @@ def load(home: Path, target: str) -> Recipe:
         lock=home / "locks" / f"{base['lock']}.txt",
         architecture=own["architecture"],
         packages=(*base["packages"], *own["packages"]),
-        partitions=own["partitions"],
+        boot=own["boot"],
         cmdline=own["cmdline"],
         boot_megabytes=own["boot_megabytes"],
+        slot_megabytes=own["slot_megabytes"],
+        emulated=own.get("emulated", True),
     )
 
 

@@ -12,8 +12,10 @@
     history.py      one record per round
     metrics.py      weighted sums on their way up
     manifest.py     what a manifest must fulfil
+    pace.py         how rounds follow each other, as a manifest says it
     sampled/        samples chosen by a hash, rotating aggregators (MoDeST, Plexus)
     consensus/      averaging with neighbours alone (P2PL, D-PSGD, gossip)
+    program/        broadcasts and small sums of a program's own tree (edgefl/api)
     effects.py      what this room asks of the world
 
 Knows no sockets, no clocks, and not how a gradient is computed.

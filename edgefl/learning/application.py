@@ -154,6 +154,11 @@ class Application(ABC):
         return self.ledger.round
 
     @property
+    def partners(self) -> tuple[Contact, ...]:
+        """Those with whom this device exchanges models of its own; empty where there is only one model."""
+        return ()
+
+    @property
     def parent(self) -> Contact | None:
         tree = self.tree
         return tree.parent if tree is not None else None
@@ -333,3 +338,6 @@ class Application(ABC):
 
     @abstractmethod
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None: ...
+
+    def on_not_kept(self, token: Token, problem: str, now: float) -> None:
+        """The policy that was to make the next model has failed. Only of topologies that ask for one (`renew`)."""

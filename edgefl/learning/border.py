@@ -20,6 +20,9 @@ from edgefl.wire.overlay import Scope
 if TYPE_CHECKING:
     from random import Random
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from edgefl.effects import TimerKey
 
 
@@ -93,6 +96,9 @@ class Border:
 
     def keep(self, app: int, token: Token, data: Any) -> None:
         self._effects.keep(app, token, data)
+
+    def renew(self, app: int, token: Token, start: BlobRef, model: Any, mean: NDArray[np.float32]) -> None:
+        self._effects.renew(app, token, start, model, mean)
 
     def discard(self, app: int, blob: BlobRef) -> None:
         self._effects.discard(app, blob)

@@ -3,11 +3,12 @@
 Each request that takes time is answered later by an event of `Learning` with the same token:
 
     prepare -> on_prepared      fetch -> on_fetched      keep -> on_kept      train -> on_trained
-    recall -> on_recalled
+    recall -> on_recalled       renew -> on_kept or on_not_kept
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,13 +32,15 @@ Tag = tuple[int, int, int]
 @dataclass(frozen=True, slots=True)
 class TrainJob:
     """Evaluate `model` on held-back data and, for RoundKind.TRAIN, train it locally from there. `kept`: what the last
-    training left on this device (a buffer of float32, or None)."""
+    training left on this device (a buffer of float32, or None). Nobody waits for it after `deadline` (monotonic
+    seconds)."""
 
     tag: Tag
     kind: RoundKind
     model: BlobRef
     seed: int
     kept: Any = None
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +49,26 @@ class TrainResult:
     place; handed over for good (the sum is built in it); None when only evaluated. `samples`: how many the delta was
     trained on. `metrics`: weighted sums over local data. `kept`: what stays here for the next training (a buffer of
     float32, or None). `diverged`: the delta is not finite, or far too large; found out where the result is made, which
-    is not on the loop."""
+    is not on the loop. `declined`: the device may not train now, so there is nothing else in it."""
 
     delta: NDArray[np.float32] | None
     samples: int
     metrics: tuple[Metric, ...]
     kept: Any = None
+    declined: bool = False
     diverged: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.delta is None:
+            object.__setattr__(self, "diverged", False)
+            return
         from edgefl.learning.aggregate import is_finite  # numpy comes with it
 
-        object.__setattr__(self, "diverged", self.delta is not None and not is_finite(self.delta))
+        object.__setattr__(self, "diverged", not is_finite(self.delta))
+
+
+DECLINED = TrainResult(None, 0, (), declined=True)
+"""Said at once where a device knows that it cannot train in time: its parent need not wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,8 @@ class Prepared:
     retry: bool = False
     """True when only the artifacts could not be fetched: a parent in the tree may have them."""
     trained: int = 0
+    tensors: tuple[int, ...] = ()
+    """Sizes of the trained tensors, in the order of the vector, which may have more behind them."""
 
 
 class LearningEffects(Effects, Protocol):
@@ -122,6 +135,12 @@ class LearningEffects(Effects, Protocol):
 
     def keep(self, app: int, token: Token, data: Any) -> None:
         """Name and hold the bytes of a buffer as a blob, so that others can fetch it."""
+        ...
+
+    def renew(self, app: int, token: Token, start: BlobRef, model: Any, mean: NDArray[np.float32]) -> None:
+        """Let the device owner's policy `aggregate` make the next model out of the blob `start`, whose content `model`
+        is, and the devices' mean delta. What comes of it is held as by `keep`: answered by on_kept, or by on_not_kept
+        where the policy failed."""
         ...
 
     def discard(self, app: int, blob: BlobRef) -> None:

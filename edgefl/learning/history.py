@@ -1,7 +1,8 @@
 """The history of an application: one record per round, merged from whoever knows more.
 
 The root writes a record when a round is aggregated, and completes it one round later, when the devices have evaluated
-its model. Every RoundStart carries the newest two, so each member has the history of the rounds it took part in.
+its model. Every RoundStart carries the newest two, so each member has the history of the rounds it took part in; the
+root and its runners-up have it all (forest/gaps.py).
 """
 
 from __future__ import annotations
@@ -46,6 +47,22 @@ class History:
 
     def all(self) -> tuple[RoundRecord, ...]:
         return self.tail(len(self._records))
+
+    def is_missing(self, round_: int) -> bool:
+        """Whether there is no record of this round although there is of a later one (and not one too old to keep)."""
+        newest = max(self._records, default=0)
+        return max(-1, newest - MAX_ROUNDS_KEPT) < round_ < newest and round_ not in self._records
+
+    def lacks(self) -> int:
+        """One more than the newest round that is missing; 0 when none is."""
+        newest = max(self._records, default=0)
+        if len(self._records) > min(newest, MAX_ROUNDS_KEPT - 1):
+            return 0
+        return next((round_ + 1 for round_ in range(newest - 1, -1, -1) if self.is_missing(round_)), 0)
+
+    def below(self, bound: int, count: int) -> tuple[RoundRecord, ...]:
+        """The newest `count` records of rounds below this one, oldest first."""
+        return tuple(self._records[round_] for round_ in sorted(r for r in self._records if r < bound)[-count:])
 
 
 def _completed(known: RoundRecord, news: RoundRecord) -> RoundRecord:

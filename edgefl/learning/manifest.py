@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 from edgefl.errors import ConfigError, UsageError
+from edgefl.learning.compatible import check_compatible
 from edgefl.learning.encoding.spec import parse_spec
+from edgefl.learning.pace import parse_pace
+from edgefl.learning.policies import parse_policies
 from edgefl.learning.strategies.rates import parse_rates
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.learning.topologies import check_topology
-from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest
+from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest, Topology
 from edgefl.wire.blob import MAX_BLOB_BYTES
 from edgefl.wire.codec import encode_record
 
@@ -22,6 +25,14 @@ MIN_DEADLINE_S = 1.0
 MAX_DEADLINE_S = 7 * 24 * 3600.0
 MAX_HELD_BACK = 0.9
 MAX_LEARNING_RATE = 1000.0
+MAX_OVER_SELECT = 10.0
+MAX_ZONE_ROUNDS = 50
+
+FOREST_HOOKS = frozenset({"aggregate"})
+"""Policies that need a root."""
+
+PLAIN_STRATEGIES = ("fedavg", "fedprox")
+"""Those that leave the step at the root to a policy: the others would do nothing beside one."""
 
 REQUIRED_ARTIFACTS = frozenset(
     {
@@ -49,11 +60,29 @@ class ManifestError(ConfigError):
 
 def check_choices(manifest: Manifest) -> None:
     """Raises ManifestError for a text in the manifest that names nothing that there is."""
-    for field, parse in (("compress", parse_spec), ("strategy", parse_strategy), ("lr_schedule", parse_rates)):
+    kinds = (("compress", parse_spec), ("strategy", parse_strategy), ("lr_schedule", parse_rates), ("pace", parse_pace))
+    for field, parse in kinds:
         try:
             parse(getattr(manifest, field))
         except UsageError as error:
             raise ManifestError(f"{field}: {error.cause}", hint=error.hint) from None
+
+
+def check_policies(manifest: Manifest) -> None:
+    """Raises ManifestError for policies that cannot act as asked."""
+    try:
+        policies = parse_policies(manifest.policies)
+    except UsageError as error:
+        raise ManifestError(f"policies: {error.cause}", hint=error.hint) from None
+    hooks = " and ".join(sorted(policies.keys() & FOREST_HOOKS))
+    if hooks and manifest.topology is not Topology.FOREST:
+        raise ManifestError(f"policies: {hooks} needs a root", hint="choose the topology forest, or leave it out")
+    strategy = parse_strategy(manifest.strategy)
+    if "aggregate" in policies and (strategy.name not in PLAIN_STRATEGIES or strategy.options["lr"] != 1):
+        raise ManifestError(
+            f"strategy {manifest.strategy!r} would have no effect beside a policy that aggregates",
+            hint=f"choose {' or '.join(PLAIN_STRATEGIES)}, with the root's lr at 1",
+        )
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -92,17 +121,24 @@ def check_manifest(manifest: Manifest) -> None:
         "target",
         "must name a metric and a finite value",
     )
+    need(1 <= manifest.zone_rounds <= MAX_ZONE_ROUNDS, "zone_rounds", f"must be 1 to {MAX_ZONE_ROUNDS}")
+    need(0 <= manifest.over_select <= MAX_OVER_SELECT, "over_select", f"must be 0 to {MAX_OVER_SELECT:g}")
     need(
         all(pattern.strip() and pattern.isprintable() for pattern in manifest.personal),
         "personal",
         "must name tensors",
     )
     check_choices(manifest)
+    check_policies(manifest)
     need(travelling(manifest) <= MAX_PARAMETERS, "parameters", f"{manifest.strategy} sends twice as many")
     try:
         check_topology(manifest)
     except UsageError as error:
         raise ManifestError(f"topology: {error.cause}", hint=error.hint) from None
+    try:
+        check_compatible(manifest)
+    except UsageError as error:
+        raise ManifestError(error.cause, hint=error.hint) from None
     names = [artifact.name for artifact in manifest.artifacts]
     need(
         frozenset(names) == REQUIRED_ARTIFACTS and len(names) == len(REQUIRED_ARTIFACTS),

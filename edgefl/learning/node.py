@@ -227,6 +227,10 @@ class Learning:
         else:
             self.effects.discard(app, blob)
 
+    def on_not_kept(self, app: int, token: Token, problem: str, now: float) -> None:
+        if app in self.applications:
+            self.applications[app].on_not_kept(token, problem, now)
+
     def on_recalled(self, app: int, token: Token, data: Any, now: float) -> None:
         if app in self.applications:
             self.applications[app].on_recalled(token, data, now)

@@ -11,7 +11,7 @@ from edgefl.errors import UsageError
 MAX_OPTIONS_BYTES = 128
 """A handful of options with their names."""
 
-_WORDS: Mapping[str, bool] = {"true": True, "yes": True, "false": False, "no": False}
+_WORDS: Mapping[str, bool] = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 class Options(Protocol):

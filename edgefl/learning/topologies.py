@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgefl.errors import UsageError
+from edgefl.learning.consensus.options import ConsensusOptions
 from edgefl.learning.options import parse_options
 from edgefl.learning.sampled.options import SampledOptions
 from edgefl.learning.strategies.spec import parse_strategy
@@ -23,6 +24,10 @@ def kind_of(manifest: Manifest) -> type[Application]:
         from edgefl.learning.sampled.application import SampledApplication
 
         return SampledApplication
+    if manifest.topology is Topology.CONSENSUS:
+        from edgefl.learning.consensus.application import ConsensusApplication
+
+        return ConsensusApplication
     from edgefl.learning.forest.application import ForestApplication
 
     return ForestApplication
@@ -38,12 +43,17 @@ def check_topology(manifest: Manifest) -> None:
     if manifest.topology is Topology.SAMPLED:
         parse_options(SampledOptions, manifest.topology_options, name)
     else:
-        raise UsageError(f"this release does not know the topology {name}", hint="use forest or sampled")
+        parse_options(ConsensusOptions, manifest.topology_options, name)
     strategy = parse_strategy(manifest.strategy)
     if strategy.name not in AVERAGING or strategy.options["lr"] != 1:
         raise UsageError(
             f"the topology {name} has no root whose step the strategy {manifest.strategy!r} could shape",
             hint="use fedavg or fedprox with lr=1, or the topology forest",
+        )
+    if manifest.select or manifest.pace != "sync" or manifest.zone_rounds > 1:
+        raise UsageError(
+            f"the topology {name} has no root that could select devices, set a pace, or leave rounds to zones",
+            hint="leave out --select, --pace and --zone-rounds, or use the topology forest",
         )
     for given, option in ((manifest.personal, "--personal"), (manifest.patience, "--patience")):
         if given:

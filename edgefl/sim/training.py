@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgefl.learning.effects import Prepared, Progress, Token, TrainJob
+from edgefl.learning.effects import Prepared, Progress, Token, TrainJob, TrainResult
 from edgefl.learning.manifest import REQUIRED_ARTIFACTS, travelling
 from edgefl.learning.node import Decision, Learning, Part
 from edgefl.sim import stand_in
@@ -55,6 +55,9 @@ def make_application(
     parameters: int = PARAMETERS,
     deadline_s: float = 120.0,
     strategy: str = "fedavg",
+    pace: str = "sync",
+    select: int = 0,
+    zone_rounds: int = 1,
 ) -> Manifest:
     """A manifest for simulated devices: artifacts in name only. With `zone`, it is of that zone alone."""
     artifacts = tuple(Artifact(file, ref_of(file.encode())) for file in sorted(REQUIRED_ARTIFACTS))
@@ -67,6 +70,9 @@ def make_application(
         parameters=parameters,
         rounds=rounds,
         strategy=strategy,
+        pace=pace,
+        select=select,
+        zone_rounds=zone_rounds,
         quorum=quorum,
         deadline_s=deadline_s,
         min_members=min_members,
@@ -287,6 +293,10 @@ class LearningDevice:
     def keep(self, app: int, token: Token, data: Any) -> None:
         self._later(0.001, self.learning.on_kept, app, token, self._hold(bytes(memoryview(data).cast("B"))))
 
+    def renew(self, app: int, token: Token, start: BlobRef, model: Any, mean: Any) -> None:
+        """Simulated devices have no owner with policies."""
+        self._later(0.001, self.learning.on_not_kept, app, token, "no policy")
+
     def _hold(self, data: bytes) -> BlobRef:
         ref = ref_of(data)
         self._blobs[ref.id] = data
@@ -298,10 +308,14 @@ class LearningDevice:
             self._blobs.pop(blob.id, None)
 
     def train(self, app: int, job: TrainJob) -> None:
+        result = self.result(app, self._blobs[job.model.id], job)
+        self._later(TRAIN_S * self._speed, self.learning.on_trained, app, job.tag, result)
+
+    def result(self, app: int, data: bytes, job: TrainJob) -> TrainResult:
+        """What training from this model gives."""
         manifest = self.learning.applications[app].manifest
         target = np.resize(self._target, manifest.parameters)
-        result = stand_in.train(manifest.strategy, job, self._blobs[job.model.id], target, self._samples)
-        self._later(TRAIN_S * self._speed, self.learning.on_trained, app, job.tag, result)
+        return stand_in.train(manifest.strategy, job, data, target, self._samples)
 
     def save(self, app: int, progress: Progress) -> None:
         self.saved[app] = progress

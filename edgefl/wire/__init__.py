@@ -11,12 +11,13 @@
     link.py         greeting, chunks, revocations                                   (types 70-79)
     sampled.py      samples, their models, views of who takes part                  (types 81-88)
     consensus.py    models between neighbours, agreement on a start                (types 91-92)
+    program.py      broadcasts and sums of a program's own tree                    (types 95-99)
     application.py  manifests and adverts
 
 This room knows no sockets and no state.
 """
 
-from edgefl.wire import consensus, game, learning, link, overlay, sampled, tree_walk
+from edgefl.wire import consensus, game, learning, link, overlay, program, sampled, tree_walk
 from edgefl.wire.codec import (
     MAX_MESSAGE_BYTES,
     Message,
@@ -46,6 +47,7 @@ __all__ = [
     "node_name",
     "overlay",
     "parse_node_name",
+    "program",
     "sampled",
     "tree_walk",
 ]

@@ -95,6 +95,11 @@ class Manifest(Record):
     lr_schedule: Annotated[str, 24, text(128)] = "constant"
     patience: Annotated[int, 25, U32] = 0
     keep_best: Annotated[bool, 26, BOOL] = False
+    select: Annotated[int, 27, U32] = 0
+    over_select: Annotated[float, 28, F64] = 0.3
+    pace: Annotated[str, 29, text(96)] = "sync"
+    zone_rounds: Annotated[int, 30, U16] = 1
+    policies: Annotated[str, 31, text(128)] = ""
     topology_options: Annotated[str, 32, text(128)] = ""
 
     @property

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar, get_type_hints
 
 import cbor2
 
-from edgefl.errors import WireError
+from edgefl.errors import MissingPackageError, WireError
 from edgefl.wire.fields import U16, Codec, same
 
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -157,6 +157,19 @@ _STRICT: dict[str, Any] = {
     "allow_duplicate_keys": False,
     "max_depth": MAX_DEPTH,
 }
+
+
+def require_bounds(loads: Callable[..., object] = cbor2.loads) -> None:
+    """Raise MissingPackageError where cbor2 cannot bound what it decodes: every message would look like a bad one."""
+    try:
+        loads(b"\xa0", **_STRICT)
+    except TypeError:
+        raise MissingPackageError(
+            "this cbor2 is too old: it cannot bound what strangers send", hint="install cbor2 6 or later"
+        ) from None
+
+
+require_bounds()
 
 
 def _strict_map(data: bytes, limit: int) -> dict[Any, Any]:

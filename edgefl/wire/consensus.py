@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from edgefl.wire.blob import BLOB, BlobRef
-from edgefl.wire.codec import Message, message
-from edgefl.wire.fields import F64, U8, U16, U32, U64
+from edgefl.wire.codec import Message, message, nested
+from edgefl.wire.contact import CONTACT, Contact
+from edgefl.wire.fields import BOOL, F64, U8, U16, U32, U64, many, optional
+from edgefl.wire.learning import MAX_RECORDS, RoundRecord
+
+MAX_PEERS = 16
+"""Devices that a parent introduces to one child: all other children, in any tree, and its own parent."""
 
 
 @message(91)
@@ -18,6 +23,8 @@ class NormShare(Message):
     app: Annotated[int, 1, U64]
     norm: Annotated[float, 2, F64]
     seed: Annotated[int, 3, U64]
+    waiting: Annotated[bool, 4, BOOL] = False
+    """The sender has not begun: who has answers with its model, who waits as well does nothing."""
 
 
 @message(92)
@@ -31,3 +38,28 @@ class NeighbourModel(Message):
     model: Annotated[BlobRef, 4, BLOB]
     samples: Annotated[int, 5, U32]
     degree: Annotated[int, 6, U16]
+
+
+@message(93)
+@dataclass(frozen=True, slots=True)
+class Mass(Message):
+    """Push-sum. Without `mass` a claim: the sender holds the receiver's model of (round, step). With it the answer: so
+    much was taken off the sender's mass for this receiver, 0 if it has gone on."""
+
+    app: Annotated[int, 1, U64]
+    round: Annotated[int, 2, U32]
+    step: Annotated[int, 3, U8]
+    mass: Annotated[float | None, 4, optional(F64)] = None
+
+
+@message(94)
+@dataclass(frozen=True, slots=True)
+class Introduction(Message):
+    """A parent in the application's tree tells a child with whom else it is to exchange models: other children, who are
+    told of it in turn; a child tells its parent of its own first child. Observers hear how far the application is:
+    `round`, and the newest `records`."""
+
+    app: Annotated[int, 1, U64]
+    peers: Annotated[tuple[Contact, ...], 2, many(CONTACT, MAX_PEERS)] = ()
+    round: Annotated[int, 3, U32] = 0
+    records: Annotated[tuple[RoundRecord, ...], 4, many(nested(RoundRecord), MAX_RECORDS)] = ()

@@ -50,6 +50,13 @@ class RoundRecord(Record):
     metrics: Annotated[tuple[Metric, ...], 6, many(nested(Metric), MAX_METRICS)] = ()
     bytes: Annotated[int, 7, U64] = 0
     attempts: Annotated[int, 8, U16] = 1
+    members: Annotated[int, 9, U32] = 0
+    """Devices of the application when the round began; 0: not said."""
+    stalest: Annotated[int, 10, U32] = 0
+    """The largest staleness of a delta in the round, in rounds; the mean is the metric `train_staleness`."""
+    dropped: Annotated[int, 11, U32] = 0
+    """Deltas that were too stale."""
+    budget_s: Annotated[float, 12, F64] = 0.0
 
 
 @record
@@ -90,11 +97,17 @@ class RoundKind(IntEnum):
     """Nothing to do but to keep the final model."""
 
 
+EVERYBODY = 2**64 - 1
+"""The threshold that leaves nobody out."""
+
+
 @message(61)
 @dataclass(frozen=True, slots=True)
 class RoundStart(Message):
-    """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds. At the
-    end (RoundKind.DONE) `best` is the best model that there was, if the application keeps it."""
+    """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds. Devices
+    whose hash lies below `threshold` train (edgefl/learning/forest/selection.py); an older peer trains in any case. The
+    part of a device itself is waited for during `own_s` seconds (0: `budget_s`). At the end (RoundKind.DONE) `best` is
+    the best model that there was, if the application keeps it."""
 
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
@@ -104,6 +117,8 @@ class RoundStart(Message):
     model: Annotated[BlobRef, 6, BLOB]
     budget_s: Annotated[float, 7, F64]
     records: Annotated[tuple[RoundRecord, ...], 8, many(nested(RoundRecord), MAX_RECORDS)] = ()
+    threshold: Annotated[int, 9, U64] = EVERYBODY
+    own_s: Annotated[float, 10, F64] = 0.0
     best: Annotated[Best | None, 16, optional(nested(Best))] = None
 
 
@@ -111,6 +126,20 @@ CHUNK_PARAMETERS = 64 * 1024
 """float32 values in one chunk of an update: 256 KiB, for the reasons of wire/blob.py."""
 
 MAX_MASK_BYTES = MAX_CONTRIBUTORS // 8
+
+MAX_DURATIONS = 96
+"""Buckets of a histogram of durations: a quarter of an octave each, from 1/16 s to twelve days."""
+
+
+@record
+@dataclass(frozen=True, slots=True)
+class PaceReport(Record):
+    """How long the devices of a subtree take for their part of a round (edgefl/learning/durations.py), and how old
+    what they delivered was. Absent in applications that wait for everybody."""
+
+    durations: Annotated[tuple[int, ...], 1, many(U32, MAX_DURATIONS)] = ()
+    stalest: Annotated[int, 2, U32] = 0
+    dropped: Annotated[int, 3, U32] = 0
 
 
 @message(62)
@@ -131,6 +160,7 @@ class Update(Message):
     vector: Annotated[bool, 10, BOOL] = False
     first: Annotated[int, 11, U32] = 0
     final: Annotated[bool, 12, BOOL] = False
+    report: Annotated[PaceReport | None, 13, optional(nested(PaceReport))] = None
 
 
 @message(66)
@@ -200,11 +230,17 @@ class Replica(Message):
     records: Annotated[tuple[RoundRecord, ...], 6, many(nested(RoundRecord), MAX_RECORDS)] = ()
     state: Annotated[tuple[BlobRef, ...], 7, many(BLOB, MAX_STATE_BLOBS)] = ()
     best: Annotated[Best | None, 8, optional(nested(Best))] = None
+    lacks: Annotated[int, 20, U32] = 0
+    """The root has no record of round `lacks` - 1, and perhaps of earlier ones."""
 
 
 @message(65)
 @dataclass(frozen=True, slots=True)
 class ReplicaAck(Message):
+    """Held. `records` are some that the root lacks; `lacks`: as in Replica, of the sender."""
+
     app: Annotated[int, 1, U64]
     epoch: Annotated[int, 2, U64]
     round: Annotated[int, 3, U32]
+    lacks: Annotated[int, 20, U32] = 0
+    records: Annotated[tuple[RoundRecord, ...], 21, many(nested(RoundRecord), MAX_RECORDS)] = ()

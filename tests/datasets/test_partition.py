@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgefl.datasets import digits
-from edgefl.datasets.partition import dirichlet
+from edgefl.datasets.partition import dirichlet, few_classes
 
 
 @given(
@@ -51,3 +51,18 @@ def test_a_split_that_makes_no_sense_is_refused(bad: dict[str, float]) -> None:
     options = {"parts": 4, "alpha": 0.3, "minimum": 1, **bad}
     with pytest.raises(ValueError, match="cannot split"):
         dirichlet(np.zeros(50), rng=np.random.default_rng(0), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("parts", "classes"), [(100, 2), (5, 2), (7, 3), (10, 1)])
+def test_few_classes_are_few_and_every_sample_is_used_once(parts: int, classes: int) -> None:
+    _, y = digits()
+    split = few_classes(y, parts, classes, np.random.default_rng(1))
+    assert sorted(np.concatenate(split)) == list(range(len(y)))
+    assert {len(np.unique(y[part])) for part in split} == {classes}
+
+
+@pytest.mark.parametrize(("parts", "classes"), [(4, 2), (10, 0), (10, 11), (5000, 2)])
+def test_few_classes_that_cannot_be_are_refused(parts: int, classes: int) -> None:
+    _, y = digits()
+    with pytest.raises(ValueError, match="class"):
+        few_classes(y, parts, classes, np.random.default_rng(1))

@@ -27,6 +27,7 @@ WELL = Facts(
     memory_available_bytes=2 << 30,
     temperature_c=48.0,
     throttling="",
+    power_mode=None,
     ports=(Port("0.0.0.0", 7321, "door"), Port("0.0.0.0", 7322, "links"), Port("0.0.0.0", 7323, "broadcast")),
 )
 
@@ -59,6 +60,7 @@ def daemon(
             "next_check_s": 12.0,
             "dial_backs": list(dial_backs),
         },
+        "limits": {"paused": None, "training": None, "waiting": [], "cpu": 1.0, "transfer": None},
         "silent_peers": [],
         "clocks_ahead_s": [],
         "token_revoked": False,

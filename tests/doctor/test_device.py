@@ -26,7 +26,7 @@ def test_a_device_with_which_all_is_well() -> None:
     checks = check_device(WELL)
     assert [check.name for check in checks] == [
         "python", "packages", "onnxruntime", "encryption", "configuration", "disk", "memory", "temperature",
-        "throttling",
+        "throttling", "power mode",
     ]  # fmt: skip
     assert {check.verdict for check in checks} == {Verdict.OK}
     assert not any(check.next for check in checks)
@@ -72,6 +72,8 @@ DISK = WELL.disk
         ("throttling", facts(throttling=None), "ok", "not checked"),
         ("throttling", facts(throttling="under-voltage"), "warn", "under-voltage"),
         ("throttling", facts(throttling="throttled"), "warn", "throttled"),
+        ("power mode", facts(power_mode="MAXN_SUPER"), "ok", "the fastest"),
+        ("power mode", facts(power_mode="15W"), "ok", "nvpmodel -m 0"),
     ],
 )
 def test_each_check(name: str, given: Facts, verdict: str, says: str) -> None:

@@ -13,11 +13,14 @@ from edgefl.config import Settings
 from edgefl.doctor import gather
 from edgefl.doctor.facts import (
     INTEL_THROTTLED,
+    NVPMODEL_NAMES,
+    NVPMODEL_STATUS,
     PI_THROTTLED,
     disk_fact,
     held_by,
     onnxruntime_fact,
     ports_fact,
+    power_mode,
     temperature,
     throttling,
     token_fact,
@@ -82,6 +85,28 @@ def test_an_onnxruntime_that_cannot_be_used(code: str, says: str) -> None:
     assert isinstance(found, str)
     assert says in found
     assert "cannot be imported" in str(onnxruntime_fact(("/no/such/program",)))
+
+
+def test_a_jetson_tells_its_power_mode_and_its_over_current(tmp_path: Path) -> None:
+    assert power_mode(tmp_path) is None
+    status, names = tmp_path / NVPMODEL_STATUS, tmp_path / NVPMODEL_NAMES
+    for path in (status, names):
+        path.parent.mkdir(parents=True)
+    status.write_text("pmode:0001 fmode:quiet\n")
+    assert power_mode(tmp_path) == "1"
+    names.write_text("< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=1 NAME=15W >\n")
+    assert power_mode(tmp_path) == "15W"
+    status.write_text("pmode:0000 fmode:quiet\n")
+    assert power_mode(tmp_path) == "MAXN"
+    status.write_text("nothing known\n")
+    assert power_mode(tmp_path) is None
+    counters = tmp_path / "class/hwmon/hwmon3"
+    counters.mkdir(parents=True)
+    for number, count in ((1, 0), (3, 4)):
+        (counters / f"oc{number}_event_cnt").write_text(f"{count}\n")
+    assert throttling(tmp_path) == "over-current 4 times since it was switched on"
+    (counters / "oc3_event_cnt").write_text("0\n")
+    assert throttling(tmp_path) == ""
 
 
 def test_throttling_as_two_kinds_of_processors_tell_it(tmp_path: Path) -> None:

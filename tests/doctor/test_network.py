@@ -176,3 +176,22 @@ def test_a_daemon_that_has_not_joined_or_has_a_problem() -> None:
 def test_the_local_network(given: Facts, verdict: str, says: str) -> None:
     found = named("discovery", given)
     assert (found.verdict.value, says in found.says) == (verdict, True), found
+
+
+SPENT = {"used_bytes": 9, "limit_bytes": 9, "period": "day", "spent": True}
+
+
+def test_a_pause_is_what_the_owner_wanted_and_has_its_reason() -> None:
+    limits = daemon()["limits"]
+    assert named("limits", facts(daemon=daemon())).says == "training is free"
+    assert named("limits", facts(daemon=daemon(limits={**limits, "training": "digits"}))).says == "it trains digits"
+    paused = {**limits, "paused": {"why": "it is at 80 °C (temperature = 75)", "for_s": 12.0}}
+    found = named("limits", facts(daemon=daemon(limits=paused)))
+    assert (found.verdict.value, "12 s: it is at 80" in found.says) == ("warn", True)
+    assert found.next
+
+
+def test_a_leaf_because_its_bytes_are_used_up_is_not_told_to_open_ports() -> None:
+    limits = {**daemon()["limits"], "transfer": SPENT}
+    found = named("reachability", facts(daemon=daemon("leaf", limits=limits)))
+    assert (found.verdict.value, "used up" in found.says) == ("ok", True)

@@ -267,6 +267,7 @@ def test_manifests_that_no_device_would_run(task: Task) -> None:
         ({"strategy": "magic"}, "strategy"),
         ({"strategy": "fedadam:beta1=1"}, "strategy"),
         ({"topology": "ring"}, "topology"),
+        ({"topology": "consensus:steps=0"}, "steps"),
         ({"lr_schedule": "cosine:floor=2"}, "lr_schedule"),
         ({"patience": 10**9}, "patience"),
         ({"personal": ["heads.*"]}, "no tensor of the model is called 'heads"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgefl.firstboot.settings import CardSettings, render
 
-BOOT, ROOT, DATA = (4 << 20, 1 << 20), (8 << 20, 1 << 20), (12 << 20, 1 << 20)
+BOOT, ROOT, SPARE, DATA = (4 << 20, 1 << 20), (8 << 20, 1 << 20), (9 << 20, 1 << 20), (12 << 20, 1 << 20)
 """Start and size of the partitions, in bytes."""
 
 SLOT_AT = 70 * 512
@@ -21,12 +21,12 @@ def image(path: Path, *, gpt: bool = False, slots: tuple[int, ...] = (SLOT_AT,))
         content[446:462] = struct.pack("<8BII", 0, 0, 2, 0, 0xEE, 255, 255, 255, 1, len(content) // 512 - 1)
         content[512:520] = b"EFI PART"
         struct.pack_into("<QII", content, 512 + 72, 2, 128, 128)
-        for number, (start, size) in enumerate((BOOT, ROOT, DATA)):
+        for number, (start, size) in enumerate((BOOT, ROOT, SPARE, DATA)):
             at = 1024 + 128 * number
             content[at : at + 16] = bytes([number + 1]) * 16
             struct.pack_into("<QQ", content, at + 32, start // 512, (start + size) // 512 - 1)
     else:
-        for number, (start, size) in enumerate((BOOT, ROOT, DATA)):
+        for number, (start, size) in enumerate((BOOT, ROOT, SPARE, DATA)):
             entry = struct.pack("<8BII", 0, 0, 0, 0, 0x0C, 0, 0, 0, start // 512, size // 512)
             content[446 + 16 * number : 462 + 16 * number] = entry
     for (start, _), label in ((ROOT, b"edgefl-root"), (DATA, b"edgefl-data")):

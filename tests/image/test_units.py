@@ -70,3 +70,19 @@ def test_what_the_daemon_and_the_unit_agree_on() -> None:
     assert setting("StartLimitIntervalSec") == ["0"]
     assert setting("LoadCredential") == ["token:/etc/edgefl/token"]
     assert setting("ProcSubset") == []  # psutil reads /proc/stat and /proc/meminfo
+
+
+OVERLAY = UNITS.parent / "overlay/etc/systemd/system"
+
+
+@needs_systemd
+@pytest.mark.parametrize("name", sorted(path.name for path in OVERLAY.iterdir() if path.is_file()))
+def test_the_units_of_an_image_are_understood(name: str, tmp_path: Path) -> None:
+    """All together, because they name each other; programs and mounts of the image are not here."""
+    for path in (SERVICE, *(path for path in OVERLAY.iterdir() if path.is_file())):
+        text = runnable(path.read_text()).replace("RequiresMountsFor=", "#RequiresMountsFor=")
+        text = re.sub(r"^Requires=dev-disk.*$", "", text, flags=re.MULTILINE)
+        (tmp_path / path.name).write_text(text)
+    done = analyze("verify", "--man=no", str(tmp_path / name))
+    ours = [line for line in done.stderr.splitlines() if "edgefl" in line]
+    assert (done.returncode, ours) == (0, []), done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.learning_world import World, make_contact, make_manifest
+from support.learning_world import World, make_contact, make_manifest, small_chunks
 
 from edgefl.errors import WireError
 from edgefl.learning.aggregate import Accumulator, DuplicateError
@@ -24,15 +23,6 @@ from edgefl.wire.learning import CHUNK_PARAMETERS, MAX_CONTRIBUTORS, Metric, Upd
 
 vectors = st.lists(st.floats(-100, 100, width=32), min_size=5, max_size=5).map(lambda v: np.array(v, np.float32))
 contributions = st.lists(st.tuples(vectors, st.integers(1, 10_000)), min_size=1, max_size=20)
-
-
-def small_chunks() -> ExitStack:
-    """Chunks of two values and a credit of two, so that five values are three chunks and much can happen in between."""
-    stack = ExitStack()
-    for module in ("aggregate", "forest.feedback"):
-        stack.enter_context(patch(f"edgefl.learning.{module}.CHUNK_PARAMETERS", 2))
-    stack.enter_context(patch("edgefl.learning.forest.inflow.MAX_CREDIT", 2))
-    return stack
 
 
 @pytest.fixture

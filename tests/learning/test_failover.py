@@ -356,3 +356,18 @@ def test_any_schedule_of_deaths_and_returns(seed: int, size: int, pauses: list[f
     assert rounds == {6}
     models = [world.model_of(number) for number, device in world.devices.items() if device.alive]
     assert all((model == models[0]).all() for model in models)
+
+
+def test_attempts_do_not_run_out_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After very many failures the root takes a new epoch, and counts from 1 again."""
+    monkeypatch.setattr("edgefl.learning.forest.coordinator.MAX_ATTEMPTS", 3)
+    world = World(5, manifest=make_manifest(deadline_s=5.0, quorum=1.0))
+    world.devices[5].broken = True
+    world.start(dict.fromkeys(range(2, 6), 1))
+    root = world.devices[1].app
+    world.run(lambda: root.coordinator.attempt == 3)
+    epoch = root.ledger.epoch
+    world.run(lambda: root.ledger.epoch > epoch and root.coordinator.attempt == 2)
+    world.devices[5].broken = False
+    world.run(world.finished, limit_s=400.0)
+    assert root.ledger.history.get(1).participants == 5  # type: ignore[union-attr]

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.learning_world import World, make_contact, make_manifest
 
-from edgefl.learning.forest.coordinator import MAX_STANDINGS, Phase
+from edgefl.learning.forest.coordinator import Phase
 from edgefl.learning.forest.epoch import MAX_LEAP
+from edgefl.learning.forest.standings import MAX_STANDINGS
 from edgefl.wire import Contact, Message
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.learning import (
@@ -313,7 +314,7 @@ def test_reports_that_a_root_remembers_are_bounded_and_the_furthest_stay() -> No
         root.on_message(make_contact(2), report, world.now)
     kept = root.coordinator._standings
     assert len(kept) == MAX_STANDINGS
-    assert min(standing.round for standing in kept.values()) == 2 * MAX_STANDINGS
+    assert min(standing.round for standing in kept) == 2 * MAX_STANDINGS
 
 
 def test_when_the_furthest_model_is_out_of_reach_the_next_one_is_taken() -> None:

@@ -4,7 +4,8 @@ that is tried again, a device that comes back; and on handwritten digits, whethe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from support.learning_world import World, make_manifest
 
 from edgefl.datasets import digits
+from edgefl.learning.effects import TrainResult
 from edgefl.learning.forest.coordinator import Phase
 from edgefl.learning.metrics import means, merge
 from edgefl.learning.strategies.local import Outcome, halves, local_part
@@ -253,6 +255,25 @@ def test_what_devices_say_about_their_steps_is_bounded(said: float | None) -> No
         new, _ = strategy_of(text).step(np.zeros(2, np.float32), np.ones(2, np.float32), (), facts)
         assert np.isfinite(new).all()
         assert (new >= 0).all()
+
+
+def test_a_step_that_leads_nowhere_is_not_taken() -> None:
+    """A liar about its steps: the model stays finite, and the root says why it does not go on."""
+    world = make_world("fednova", 30)
+    trained = world.devices[6].learning.on_trained
+
+    def lie(app: int, tag: Any, result: TrainResult | None, now: float) -> None:
+        if result is not None and world.devices[1].app.ledger.round >= 2:
+            metrics = tuple(replace(m, total=1e300) if m.name == "train_steps" else m for m in result.metrics)
+            result = TrainResult(result.delta, result.samples, metrics, result.kept)
+        trained(app, tag, result, now)
+
+    world.devices[6].learning.on_trained = lie  # type: ignore[method-assign]
+    world.start(TREE)
+    root = world.devices[1].app
+    world.run(lambda: "not finite" in root.coordinator.problem)
+    assert np.isfinite(weights_of(world, 1)).all()
+    assert root.counters["round_failed"] >= 1
 
 
 # What they claim, on handwritten digits that are spread unequally

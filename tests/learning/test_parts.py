@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.learning_world import World, make_advert, make_manifest
 
+from edgefl.learning.fit import check_fits
 from edgefl.learning.forest.epoch import epoch_number, next_epoch
 from edgefl.learning.history import MAX_ROUNDS_KEPT, History
 from edgefl.learning.manifest import ManifestError, check_manifest
@@ -70,42 +71,65 @@ def test_a_new_epoch_is_above_all_that_were_heard(heard: list[int], node_id: int
     assert next_epoch(heard, node_id ^ 1) != epoch
 
 
+BAD_MANIFESTS: list[dict[str, Any]] = [
+    {"name": "  "},
+    {"name": "a\nb"},
+    {"data": ""},
+    {"strategy": "magic"},
+    {"strategy": "fedadam:beta1=1"},
+    {"strategy": "fedprox:mu=-1"},
+    {"parameters": 0},
+    {"parameters": 2**40},
+    {"rounds": 0},
+    {"quorum": 0.0},
+    {"quorum": 1.5},
+    {"deadline_s": 0.0},
+    {"deadline_s": 1e9},
+    {"local_epochs": 0},
+    {"batch": 0},
+    {"learning_rate": 0.0},
+    {"held_back": 0.95},
+    {"min_members": 0},
+    {"max_samples": 0},
+    {"target": Target("", 1.0)},
+    {"artifacts": ()},
+    {"artifacts": tuple(Artifact("../../etc/passwd", BlobRef(bytes(32), 1)) for _ in range(6))},
+    {"artifacts": tuple(replace(a, blob=BlobRef(bytes(32), 2**60)) for a in make_manifest().artifacts)},
+]
+
+
 class TestManifest:
     def test_a_good_one_passes(self) -> None:
         check_manifest(make_manifest(target=Target("accuracy", 0.9)))
 
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            {"name": "  "},
-            {"name": "a\nb"},
-            {"data": ""},
-            {"strategy": "magic"},
-            {"strategy": "fedadam:beta1=1"},
-            {"strategy": "fedprox:mu=-1"},
-            {"parameters": 0},
-            {"parameters": 2**40},
-            {"rounds": 0},
-            {"quorum": 0.0},
-            {"quorum": 1.5},
-            {"deadline_s": 0.0},
-            {"deadline_s": 1e9},
-            {"local_epochs": 0},
-            {"batch": 0},
-            {"learning_rate": 0.0},
-            {"held_back": 0.95},
-            {"min_members": 0},
-            {"max_samples": 0},
-            {"target": Target("", 1.0)},
-            {"artifacts": ()},
-            {"artifacts": tuple(Artifact("../../etc/passwd", BlobRef(bytes(32), 1)) for _ in range(6))},
-            {"artifacts": tuple(replace(a, blob=BlobRef(bytes(32), 2**60)) for a in make_manifest().artifacts)},
-        ],
-    )
+    @pytest.mark.parametrize("changes", BAD_MANIFESTS)
     def test_bad_ones_name_the_field(self, changes: dict[str, Any]) -> None:
         with pytest.raises(ManifestError, match=next(iter(changes))) as caught:
             check_manifest(make_manifest(**changes))
         assert caught.value.exit_code == 78
+        assert caught.value.hint
+
+    @pytest.mark.parametrize("changes", BAD_MANIFESTS)
+    def test_every_device_refuses_a_bad_one_again(self, changes: dict[str, Any]) -> None:
+        """An owner with a program of his own signs what no command would: nobody takes part, and all say why."""
+        manifest = make_manifest(**changes)
+        device = World(1, manifest=make_manifest()).devices[1]
+        device.learning.on_advert(make_advert(manifest), 0.0)
+        assert device.learning.applications == {}
+        assert next(iter(changes)) in device.learning.ignored[manifest.app_id]
+        device.adverts = lambda: (make_advert(manifest),)  # type: ignore[assignment]
+        device.learning.on_help_wanted(manifest.app_id, 0.0)
+        assert device.learning.applications == {}
+
+    def test_a_model_must_fit_into_the_device(self) -> None:
+        manifest = make_manifest(parameters=1_000_000)
+        check_fits(manifest, 32_000_000, trains=True)
+        check_fits(manifest, None, trains=True)
+        check_fits(manifest, 12_000_000, trains=False)
+        with pytest.raises(
+            ManifestError, match=r"1,000,000 parameters needs 32 MB of memory.*may take 31 MB"
+        ) as caught:
+            check_fits(manifest, 31_000_000, trains=True)
         assert caught.value.hint
 
 

@@ -332,6 +332,29 @@ class TestHostileChildren:
         assert world.devices[3].app.counters["training_failed"] == 1
         np.testing.assert_allclose(world.model_of(1), world.expected_model(1, [1, 2, 4]), rtol=1e-5, atol=1e-6)
 
+    def test_who_declines_to_train_holds_nobody_up(self) -> None:
+        """A leaf and an interior device that may not train now: no round waits for its deadline, the interior one still
+        passes on what its children send, and a declined round is no failure."""
+        world = World(5, manifest=make_manifest(rounds=2, quorum=0.5))
+        for number in (2, 4):
+            world.devices[number].declines = True
+        world.start({2: 1, 3: 1, 4: 2, 5: 2})
+        world.run(lambda: world.finished(1, 2, 3, 4, 5), limit_s=world.manifest.deadline_s / 2)
+        assert [record.participants for record in world.devices[1].app.ledger.history.tail(2)] == [3, 3]
+        np.testing.assert_allclose(world.model_of(1), world.expected_model(2, [1, 3, 5]), rtol=1e-5, atol=1e-6)
+        for number in (2, 4):
+            counters = world.devices[number].app.counters
+            assert counters["training_declined"] == 3  # two rounds, and the final evaluation
+            assert "training_failed" not in counters
+
+    def test_nobody_waits_for_a_job_after_the_devices_own_share_of_the_round(self) -> None:
+        world = World(3, manifest=make_manifest(rounds=1))
+        world.start({2: 1, 3: 2})
+        world.run(lambda: world.finished(1))
+        deadlines = [world.devices[number].jobs[0].deadline for number in (1, 2, 3)]
+        assert deadlines == sorted(deadlines, reverse=True)
+        assert deadlines[0] <= world.manifest.deadline_s + 10.0
+
     def test_an_update_for_another_round_is_late(self) -> None:
         world = World(2)
         world.start({2: 1})

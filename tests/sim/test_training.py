@@ -90,3 +90,72 @@ def test_a_quiet_fleet_finds_the_weighted_mean() -> None:
     )  # type: ignore[union-attr]
     records = root.learning.applications[manifest.app_id].ledger.history.all()
     assert [record.participants for record in records] == [0] + [20] * 6
+
+
+def test_buffered_rounds_of_a_lottery_go_on_while_devices_vanish() -> None:
+    """Everything at once, over the real overlay: devices of very different speed, lots, buffers, and losses."""
+    learners: dict[int, LearningDevice] = {}
+    transfers = Transfers()
+    world = World(devices=50, seed=4, equip=lambda member: [LearningDevice(member, learners, transfers)])
+    world.grow(50, 20.0)
+    world.run(30.0)
+    for number, member in enumerate(world.alive()):
+        learners[member.node_id].data.add("digits")
+        if number % 10 == 0:
+            learners[member.node_id]._speed = 30.0
+    manifest = make_application(
+        "digits",
+        "digits",
+        rounds=25,
+        min_members=50,
+        quorum=0.3,
+        seed=1,
+        deadline_s=600.0,
+        pace="buffered:goal=0.8,floor=2",
+        select=30,
+    )
+    app = manifest.app_id
+    learners[world.alive()[0].node_id].create(manifest, world.clock.now)
+    world.run(250.0)
+    before = max(learner.learning.applications[app].ledger.round for learner in learners.values())
+    assert 2 <= before < 25
+    world.kill(world.random.sample(world.alive(), 15))
+    world.run(600.0)
+    alive = [learners[member.node_id].learning.applications[app] for member in world.alive()]
+    assert all(application.ledger.finished for application in alive)
+    assert all(learners[member.node_id].backwards == 0 for member in world.alive())
+    records = alive[0].ledger.history.all()
+    assert max(record.stalest for record in records) > 0
+    paced = [record.seconds for record in records[2:] if record.attempts == 1]
+    assert sorted(paced)[len(paced) // 2] < 30.0  # the slow ones take 90 s
+
+
+def test_zones_train_by_themselves_between_global_rounds_while_devices_vanish() -> None:
+    """Over the real overlay, with the zones that it has found and the heads that its tree has."""
+    learners: dict[int, LearningDevice] = {}
+    transfers = Transfers()
+    world = World(devices=60, seed=6, equip=lambda member: [LearningDevice(member, learners, transfers)])
+    world.grow(60, 20.0)
+    world.run(90.0)
+    for member in world.alive():
+        learners[member.node_id].data.add("digits")
+    manifest = make_application(
+        "digits", "digits", rounds=12, min_members=60, quorum=0.3, seed=1, deadline_s=120.0, zone_rounds=3
+    )
+    app = manifest.app_id
+    learners[world.alive()[0].node_id].create(manifest, world.clock.now)
+    world.run(120.0)
+    zones = {member.overlay.contact.zone for member in world.alive()}
+    assert len(zones) > 1
+    heads = [learner for learner in learners.values() if learner.learning.applications[app].zones.leads]  # type: ignore[union-attr]
+    assert len(zones) <= len(heads) <= len(zones) + 5
+    reached = max(learner.learning.applications[app].ledger.round for learner in learners.values())
+    assert 2 <= reached < 12
+    world.kill(world.random.sample(world.alive(), 15))
+    world.run(500.0)
+    alive = [learners[member.node_id] for member in world.alive()]
+    assert all(learner.learning.applications[app].ledger.finished for learner in alive)
+    assert all(learner.backwards == 0 for learner in alive)
+    records = {record.round: record for record in alive[0].learning.applications[app].ledger.history.all()}
+    assert [records[number].participants for number in range(1, 4)] == [60] * 3
+    assert records[12].participants >= 40

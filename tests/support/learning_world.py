@@ -10,13 +10,15 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from edgefl.learning.application import Application
-from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
+from edgefl.learning.effects import DECLINED, Prepared, Progress, TrainJob, TrainResult
 from edgefl.learning.forest.application import ForestApplication
 from edgefl.learning.manifest import REQUIRED_ARTIFACTS, travelling
 from edgefl.learning.node import Decision, Learning, Part
@@ -45,6 +47,15 @@ def make_manifest(**changes: Any) -> Manifest:
         "seed": 1,
     }
     return Manifest(**{**values, **changes})
+
+
+def small_chunks() -> ExitStack:
+    """Chunks of two values and a credit of two, so that five values are three chunks and much can happen in between."""
+    stack = ExitStack()
+    for module in ("aggregate", "forest.feedback"):
+        stack.enter_context(patch(f"edgefl.learning.{module}.CHUNK_PARAMETERS", 2))
+    stack.enter_context(patch("edgefl.learning.forest.inflow.MAX_CREDIT", 2))
+    return stack
 
 
 def make_advert(manifest: Manifest, *, version: int = 1, state: AppState = AppState.RUNNING) -> Advert:
@@ -99,7 +110,10 @@ class Device:
     train_s: float = 1.0
     steps: int = 1
     broken: bool = False
+    declines: bool = False
     prepared: Prepared | None = None
+    aggregate: Callable[[np.ndarray, np.ndarray], np.ndarray | None] | None = None
+    """The owner's policy; None: it fails."""
     decision: Decision = field(default_factory=lambda: Decision(Part.JOIN))
 
     def __post_init__(self) -> None:
@@ -213,6 +227,15 @@ class Device:
         ref = self.hold(bytes(memoryview(data).cast("B")))
         self.later(lambda now: self.learning.on_kept(app, token, ref, now))
 
+    def renew(self, app: int, token: Any, start: BlobRef, model: Any, mean: Any) -> None:
+        assert ref_of(bytes(model)) == start
+        made = self.aggregate(np.frombuffer(model, "<f4"), mean) if self.aggregate is not None else None
+        if made is None:
+            self.later(lambda now: self.learning.on_not_kept(app, token, "the policy failed", now))
+        else:
+            ref = self.hold(made.astype("<f4").tobytes())
+            self.later(lambda now: self.learning.on_kept(app, token, ref, now))
+
     def discard(self, app: int, blob: BlobRef) -> None:
         self.blobs.pop(blob.id, None)
 
@@ -224,6 +247,9 @@ class Device:
         )
         if self.broken:
             result = None
+        if self.declines:
+            self.later(lambda now: self.learning.on_trained(app, job.tag, DECLINED, now))
+            return
         self.later(lambda now: self.learning.on_trained(app, job.tag, result, now), self.train_s)
 
     def save(self, app: int, progress: Progress) -> None:
@@ -248,7 +274,15 @@ class Device:
 class World:
     """Devices, one scripted tree, virtual time. `links_down` holds pairs that cannot talk."""
 
-    def __init__(self, devices: int, *, seed: int = 0, loss: float = 0.0, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self,
+        devices: int,
+        *,
+        seed: int = 0,
+        loss: float = 0.0,
+        manifest: Manifest | None = None,
+        zones: dict[int, int] | None = None,
+    ) -> None:
         self.now = 0.0
         self.random = random.Random(seed)
         self.loss = loss
@@ -268,7 +302,7 @@ class World:
         self.devices = {
             number: Device(
                 self,
-                make_contact(number),
+                replace(make_contact(number), zone=(zones or {}).get(number, 0)),
                 generator.normal(size=self.manifest.parameters).astype(np.float32),
                 int(generator.integers(1, 50)),
             )
@@ -392,9 +426,10 @@ class World:
         parent = self.parent_of.get(number)
         return ScriptedTree(
             is_root=self.root == number,
-            parent=make_contact(parent) if parent is not None else None,
+            parent=self.devices[parent].contact if parent is not None else None,
             children=tuple(
-                ScriptedChild(make_contact(c), self.devices[c].any_app.observer, self._members(c)) for c in children
+                ScriptedChild(self.devices[c].contact, self.devices[c].any_app.observer, self._members(c))
+                for c in children
             ),
             height=self._height(number),
             members=self._members(number),

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefl.errors import WireError
+from edgefl.errors import MissingPackageError, WireError
 from edgefl.wire import MAX_MESSAGE_BYTES, Message, decode, decode_record, encode, encode_record, message_types
 from edgefl.wire import codec as codec_module
 from edgefl.wire.application import Advert, AppState, Manifest, Topology, pack_advert, unpack_advert
-from edgefl.wire.codec import MAX_DEPTH, Record, message, record
+from edgefl.wire.codec import MAX_DEPTH, Record, message, record, require_bounds
 from edgefl.wire.contact import Capacity, Contact, Role, pack_contact, unpack_contact
 from edgefl.wire.fields import BOOL, F64, U8, U64, many, raw, text
 from edgefl.wire.learning import MAX_CONTRIBUTORS, Update
@@ -265,3 +265,14 @@ def test_the_application_id_depends_on_name_owner_and_salt_alone() -> None:
 def test_candidates_fit_in_one_message() -> None:
     contact = Contact(2**64 - 1, "ffff::ffff", 65535, 65535, 2**32 - 1)
     assert len(encode(Candidates(2**64 - 1, (contact,) * 24, 1000))) < 1000
+
+
+def test_a_decoder_without_bounds_is_refused_at_once() -> None:
+    """Debian 12's cbor2 (5.4) knows none of the options, and would make every message a bad one."""
+
+    def loads(data: bytes, tag_hook: object = None, object_hook: object = None) -> object:
+        return {}
+
+    with pytest.raises(MissingPackageError, match="cbor2 is too old"):
+        require_bounds(loads)
+    require_bounds()

@@ -1,13 +1,19 @@
 """One device of a consensus application. Theory of operation:
 
-    SYNC   `sync_slots` exchanges of (norm, seed) with the neighbours; the largest wins everywhere within so many hops
-           (max-norm synchronisation: averages of unlike starts have small norms, and small norms learn slowly)
-    TRAIN  local steps from the own model
-    MIX    `steps` times: send the model to the neighbours of this round, wait for theirs, at most `slot_s`, average
-           with weights over those that were heard; then TRAIN of the next round
+    WAITING  has not begun. Asks its neighbours how far they are: copies the model of one that is (who starts late must
+             not bring an untrained model in), or goes to SYNC with them when they begin
+    SYNC     `sync_slots` exchanges of (norm, seed) with the neighbours: see start.py
+    TRAIN    local steps from the own model
+    MIX      `steps` times: tell the neighbours of this round of the own model, wait for theirs, at most `slot_s`,
+             average with weights over those that were heard; then TRAIN of the next round
+    PAUSED   between two rounds, for as long as the owner wants
+    DONE     after the last round; whoever asks gets the model
 
-A device never waits longer than a slot for anybody, and takes models that are at most MAX_AGE rounds old. One that
-starts late takes no part in SYNC, which would overwrite trained models: it copies the first model that it hears.
+    with push-sum, MIX also waits until the neighbours have taken their shares: see push_sum.py
+
+A device never waits longer than a slot for anybody, and not at all for a neighbour that was silent for a whole slot, as
+long as most of the others are heard. It takes models that are at most MAX_AGE rounds old, from neighbours alone. When
+most of its neighbours are further ahead than that, it goes on from the average in their round.
 
 Source: Pranav and Moura, Peer-to-Peer Deep Learning (P2PL), arXiv 2310.18861; D-PSGD: Lian et al., 2017; gossip
 learning: Hegedus et al., 2019.
@@ -15,19 +21,26 @@ learning: Hegedus et al., 2019.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgefl.learning.aggregate import is_finite
-from edgefl.learning.consensus.mixing import RULES, weights
+from edgefl.learning.aggregate import FLOAT_BYTES
+from edgefl.learning.consensus.averaging import Averaging
+from edgefl.learning.consensus.beginning import MAX_AGE, Beginning
+from edgefl.learning.consensus.heard import Announced, Heard, HeardModels, Key, read_model
+from edgefl.learning.consensus.mixing import PUSH_SUM, weighted
+from edgefl.learning.consensus.options import ConsensusOptions
+from edgefl.learning.consensus.patience import Patience
+from edgefl.learning.consensus.push_sum import Mass
+from edgefl.learning.consensus.shown import ShownModels
+from edgefl.learning.consensus.surroundings import Listener, Neighbours, Stage
 from edgefl.learning.effects import LearningEffects, TrainJob, TrainResult
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef
+from edgefl.wire.consensus import Mass as MassMessage
 from edgefl.wire.consensus import NeighbourModel, NormShare
 from edgefl.wire.learning import RoundKind
 
@@ -38,227 +51,352 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float32]
 
-MAX_AGE = 2
-"""Rounds by which a neighbour's model may be behind."""
 
-MAX_HEARD = 64
-"""Neighbours' models held for this consensus step and those to come."""
-
-MAX_STEPS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class ConsensusOptions:
-    """`steps`: consensus steps of a round (S); `mixing`: one of mixing.RULES; `sync_slots`: exchanges at the start, 0
-    for none; `slot_s`: longest wait for neighbours, and for `pace_s` > 0 the shortest length of a round (gossip)."""
-
-    steps: int = 1
-    mixing: str = "samples"
-    sync_slots: int = 3
-    slot_s: float = 60.0
-    sync_slot_s: float = 2.0
-    pace_s: float = 0.0
-
-    def objection(self) -> str | None:
-        """Why no device could run this, or None."""
-        if not 1 <= self.steps <= MAX_STEPS:
-            return f"steps is {self.steps}, but must be 1 to {MAX_STEPS}"
-        if self.mixing not in RULES:
-            return f"mixing is {self.mixing!r}, but must be one of {', '.join(RULES)}"
-        if self.slot_s <= 0 or self.sync_slot_s <= 0:
-            return "slots must be longer than 0 seconds"
-        return None
-
-
-class Stage(Enum):
-    """Where a device is in its cycle."""
-
-    WAITING = "waiting"
-    SYNC = "sync"
-    TRAIN = "train"
-    MIX = "mix"
-    DONE = "done"
+LONELY_S = 5.0
+"""A step of a device that has lost all its neighbours: soon it finds them, or they it."""
 
 
 class ConsensusDevice:
-    """The state machine. `outgoing` and `incoming` tell the neighbours of a round, `initial` makes a start from a
-    seed (float32 [parameters])."""
+    """The state machine. `initial` makes a start (float32 [parameters]) from a seed, `seed` makes this device's own."""
+
+    TIMERS = (*Beginning.TIMERS, "slot", "average", "pace")
 
     def __init__(
         self,
-        app: int,
         manifest: Manifest,
         options: ConsensusOptions,
         effects: LearningEffects,
-        outgoing: Callable[[int], tuple[Contact, ...]],
-        incoming: Callable[[int], tuple[Contact, ...]],
+        neighbours: Neighbours,
         initial: Callable[[int], Vector],
+        seed: int,
+        listener: Listener | None = None,
+        *,
+        trains: bool = True,
     ) -> None:
-        self.app, self.manifest, self.options, self.effects = app, manifest, options, effects
+        """One that does not train (it has no data) mixes all the same, as one sample."""
+        self.app, self.manifest, self.options, self.effects = manifest.app_id, manifest, options, effects
         self.stage = Stage.WAITING
-        self.round, self.step = 0, 0
+        self.round = self.step = self.fetched_bytes = 0
         self.vector: Vector | None = None
         self.samples = 1
         self.counters: dict[str, int] = {}
-        self._outgoing, self._incoming, self._initial = outgoing, incoming, initial
-        self._best = (0.0, 0)
-        self._slots = 0
-        self._heard: dict[tuple[int, int, int], tuple[Vector, int, int]] = {}
-        self._blobs: list[BlobRef] = []
+        self.mass = Mass()
+        self.trains = trains
+        self.paused = False
+        self.last_round = manifest.rounds
+        self.neighbours, self._seed = neighbours, seed
+        self._listener = listener if listener is not None else Listener()
+        self.beginning = Beginning(self, initial, seed)
+        self._heard = HeardModels(FLOAT_BYTES * manifest.parameters)
+        self.patience = Patience()
+        self._claimed: dict[int, Contact] = {}  # push-sum: the givers of mass.claims
+        self._taken: dict[int, Key] = {}  # push-sum: each neighbour's newest model for which a claim was answered
+        self._averaging: Averaging | None = None
+        self._mixed_rounds: list[int] = []
+        self.shown = ShownModels(self.app, effects)
         self._round_began = 0.0
-        self._shared = (0, 0)
+        self._shared: Key = (0, 0)
         """(round, step) of the newest model that the neighbours were told of: mixing comes after that."""
 
-    def start(self, seed: int, now: float) -> None:
-        """Begin with everybody else."""
-        self.vector = self._initial(seed)
-        self._best = (float(np.linalg.norm(self.vector)), seed)
-        self.stage, self._slots = Stage.SYNC, self.options.sync_slots
-        self._sync(now)
+    # Beginning
+
+    def begin(self, now: float) -> None:
+        self.beginning.sync(now)
+
+    def wait(self, now: float) -> None:
+        """Begin when the neighbours do, or as one of them that has begun."""
+        self.stage, self.vector = Stage.WAITING, None
+        self.beginning.ask(now)
+
+    def resume(self, round_: int, vector: Vector, now: float) -> None:
+        """Go on after `round_` rounds, from the own model of then."""
+        self.vector, self.round = vector, round_
+        self.train(now)
+
+    # Ending
+
+    def pause(self) -> None:
+        """Stop after this round."""
+        self.paused = True
+
+    def unpause(self, now: float) -> None:
+        self.paused = False
+        if self.stage is Stage.PAUSED:
+            self.train(now)
+
+    def finish(self, now: float) -> None:
+        """The application ends now: this device's model is its last one."""
+        if self.stage is Stage.DONE:
+            return
+        if self.vector is None:
+            self.stage = Stage.DONE
+            self._cancel_timers()
+            return
+        self.last_round = max(0, self.round - (self.stage is Stage.TRAIN))
+        self._end()
+
+    def _end(self) -> None:
+        self._cancel_timers()
+        self.round = self.last_round
+        self.stage, self._averaging = Stage.DONE, None
+        self.shown.name(("end", self.round), self.vector)
+
+    # Events
 
     def on_message(self, sender: Contact, message: Message, now: float) -> None:
         if isinstance(message, NormShare):
-            if self.stage is Stage.SYNC:
-                self._best = max(self._best, (message.norm, message.seed))
+            if self.is_neighbour(sender.node_id, 0):
+                self.beginning.on_norm(sender, message, now)
         elif isinstance(message, NeighbourModel):
-            fits = message.model.size == 4 * self.manifest.parameters and message.samples > 0
-            if not fits or message.round > self.manifest.rounds or message.step >= self.options.steps:
-                self._count("implausible")
-            elif message.round >= self.round - MAX_AGE:
-                samples = min(message.samples, self.manifest.max_samples)
-                token = ("neighbour", sender.node_id, message.round, message.step, samples, message.degree)
-                self.effects.fetch(self.app, token, message.model, (sender,))
+            self._on_model(Announced(sender, message), now)
+        elif isinstance(message, MassMessage) and self.options.mixing == PUSH_SUM:
+            self._on_mass(sender, message, now)
+
+    def _on_model(self, announced: Announced, now: float) -> None:
+        sender, message = announced.sender.node_id, announced.message
+        fits = message.model.size == FLOAT_BYTES * self.manifest.parameters and message.samples > 0
+        if not fits or message.round > self.manifest.rounds or message.step >= self.options.steps:
+            self.count("implausible")
+        elif not self.is_neighbour(sender, message.round):
+            self.count("not_a_neighbour")
+        elif self.stage is Stage.WAITING or (self.stage is Stage.SYNC and message.round > MAX_AGE):
+            self.beginning.on_offer(announced, now)
+        elif self.stage is not Stage.DONE:
+            self.patience.on_word(sender)
+            if message.round < self.round - MAX_AGE and self.options.mixing != PUSH_SUM:
+                return  # with push-sum, what a giver can still give is its model of now, whatever its round
+            if self._taken.get(sender, (-1, 0)) < announced.key:
+                self._fetch([announced])
 
     def on_timer(self, name: str, now: float) -> None:
-        if name == "sync" and self.stage is Stage.SYNC:
-            self._sync(now)
+        if name in Beginning.TIMERS:
+            self.beginning.on_timer(name, now)
         elif name == "slot" and self.stage is Stage.MIX:
+            self.patience.on_slot_over(self._missing())
             self._mix(now)
+        elif name == "average":
+            self._average(now)
         elif name == "pace" and self.stage is Stage.MIX:
-            self._train(now)
+            self.train(now)
 
     def on_fetched(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
-        if data is None or token[0] != "neighbour":
+        what, sender, message = token
+        if not isinstance(sender, Contact) or not isinstance(message, NeighbourModel):
             return
-        vector = np.frombuffer(data, "<f4")
-        self.effects.discard(self.app, blob)
-        if vector.shape != (self.manifest.parameters,) or not is_finite(vector):
-            self._count("implausible")
+        vector, key = self._checked(blob, data), (message.round, message.step)
+        if what == "copy":
+            self.beginning.on_copied(message.round, vector, now)
             return
-        sender, round_, step, samples, degree = (int(str(part)) for part in token[1:])
-        if self.stage is Stage.WAITING:
-            self.vector, self.round = vector.copy(), round_
-            self._train(now)
-            return
-        key = (sender, round_, step)
-        if key not in self._heard and len(self._heard) >= MAX_HEARD:
-            self._count("too many models")
-        else:
-            self._heard[key] = (vector, samples, degree)
-            self._mix_if_complete(now)
+        claims = self.options.mixing == PUSH_SUM
+        samples = min(message.samples, self.manifest.max_samples)
+        heard = None if vector is None or claims else Heard(vector, samples, message.degree)
+        self._heard.arrived(sender.node_id, key, heard)
+        if vector is not None and claims and sender.node_id not in self._claimed:
+            self._claimed[sender.node_id] = sender
+            self.mass.claim(sender.node_id, key, vector)
+            self.effects.send(sender, MassMessage(self.app, *key))
+        self._fetch(self._heard.waiting())
+        self._mix_if_complete(now)
 
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
-        while len(self._blobs) > 2 * self.options.steps:  # neighbours may still be fetching the newest ones
-            old = self._blobs.pop(0)
-            if old not in self._blobs and old != blob:
-                self.effects.discard(self.app, old)
-        self._blobs.append(blob)
-        if token[0] == "base" and self.stage is Stage.TRAIN:
-            self.effects.train(
-                self.app, TrainJob((0, self.round, 0), RoundKind.TRAIN, blob, self.manifest.seed + self.round)
-            )
+        self.shown.on_named()
+        if token == ("base", self.round) and self.stage is Stage.TRAIN:
+            self.shown.show(self.round - 1, self.options.steps - 1, blob, base=True)
+            self._listener.on_model(self.round - 1, blob, now)
+            if not self.trains:
+                self.mass.gain(self.samples)
+                self._share(0)
+                return
+            seed = (self._seed * 0x9E3779B97F4A7C15 ^ self.round) & (2**63 - 1)
+            self.effects.train(self.app, TrainJob((0, self.round, 0), RoundKind.TRAIN, blob, seed))
+        elif token == ("end", self.round) and self.stage is Stage.DONE:
+            self.shown.show(self.round, self.options.steps - 1, blob, base=True)
+            self._listener.on_model(self.round, blob, now)
+            self._listener.on_done(now)
         elif token == ("mix", self.round, self.step) and self.stage is Stage.MIX:
+            self.shown.show(self.round, self.step, blob, base=False)
             self._shared = (self.round, self.step)
-            receivers = self._outgoing(self.round)
-            for contact in receivers:
-                self.effects.send(
-                    contact,
-                    NeighbourModel(self.app, self.round, self.step, blob, self.samples, len(receivers)),
-                )
-            self._set_timer("slot", now + self.options.slot_s)
+            receivers = self.neighbours.outgoing(self.round)
+            self.mass.offer(len(receivers))
+            self.patience.on_step()
+            self.tell(receivers)
+            patience_s = LONELY_S if self.neighbours.lost else self.options.slot_s
+            self.set_timer("slot", now + min(patience_s, self.options.slot_s))
+            for giver, key in self.mass.claims.items():
+                self.effects.send(self._claimed[giver], MassMessage(self.app, *key))
             self._mix_if_complete(now)
+        else:
+            self.shown.outlive(blob)  # it was made for a step that is over
 
     def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
         if self.stage is not Stage.TRAIN or tag[1] != self.round or self.vector is None:
             return
         if result is not None and result.delta is not None and not result.diverged:
-            self.vector = self.vector + result.delta
             self.samples = max(1, min(result.samples, self.manifest.max_samples))
+            gain = self.mass.gain(self.samples) if self.options.mixing == PUSH_SUM else 1.0
+            self.vector = self.vector + np.float32(gain) * result.delta
+        elif result is None or result.diverged:
+            self.count("diverged")
+        elif result.declined:
+            self.count("training_declined")
+        if result is not None:
+            self._listener.on_round(self.round, result, now)
+        self._share(0)
+
+    def _share(self, step: int) -> None:
+        self.stage, self.step = Stage.MIX, step
+        self.shown.name(("mix", self.round, step), self.vector)
+
+    def on_neighbours(self, now: float) -> None:
+        """They may be others now: nobody waits for those that are gone, and their shares are gone with them."""
+        for gone in [giver for giver in self._claimed if not self.is_neighbour(giver, self.round)]:
+            self.mass.forget(gone)
+            del self._claimed[gone]
+        self._taken = {giver: key for giver, key in self._taken.items() if self.is_neighbour(giver, self.round)}
+        self.patience.forget_all_but({contact.node_id for contact in self.neighbours.incoming(self.round)})
+        self._mix_if_complete(now)
+
+    # Push-sum
+
+    def _on_mass(self, sender: Contact, message: MassMessage, now: float) -> None:
+        key = (message.round, message.step)
+        if message.mass is None:
+            here = None
+            if self.stage is Stage.MIX and self._shared == (self.round, self.step):
+                receivers = {contact.node_id for contact in self.neighbours.outgoing(self.round)}
+                here = self._shared if sender.node_id in receivers else None
+            mass = self.mass.on_claim(sender.node_id, key, here)
+            if self.is_neighbour(sender.node_id, self.round):
+                self.patience.on_word(sender.node_id)
+            self.effects.send(sender, MassMessage(self.app, *key, mass))
+        elif not 0 <= message.mass <= self.manifest.max_samples:
+            self.count("implausible")
+            return
+        elif self.mass.on_grant(sender.node_id, key, message.mass):
+            self._taken[sender.node_id] = key
+            del self._claimed[sender.node_id]
+            self._fetch(self._heard.waiting())
+        self._mix_if_complete(now)
+
+    # A round
+
+    def train(self, now: float) -> None:
+        if self.round >= self.last_round:
+            self._end()
+        elif self.paused:
+            self.stage = Stage.PAUSED
         else:
-            self._count("diverged")
-        self.stage, self.step = Stage.MIX, 0
-        self._share()
+            self.stage = Stage.TRAIN
+            self.round += 1
+            self._round_began = now
+            self.shown.name(("base", self.round), self.vector)
 
-    def _sync(self, now: float) -> None:
-        if self._slots > 0:
-            self._slots -= 1
-            for contact in {*self._outgoing(0), *self._incoming(0)}:
-                self.effects.send(contact, NormShare(self.app, *self._best))
-            self._set_timer("sync", now + self.options.sync_slot_s)
+    def tell(self, receivers: Iterable[Contact]) -> None:
+        """Let them know of the newest model, if there is one."""
+        if self.shown.latest is None:
             return
-        if self.options.sync_slots:
-            self.vector = self._initial(self._best[1])
-        self._train(now)
+        round_, step, blob = self.shown.latest
+        degree = len(self.neighbours.outgoing(round_))
+        message = NeighbourModel(self.app, round_, step, blob, self.samples, degree)
+        for contact in receivers:
+            self.effects.send(contact, message)
 
-    def _train(self, now: float) -> None:
-        if self.round >= self.manifest.rounds:
-            self.stage = Stage.DONE
-            return
-        self.stage = Stage.TRAIN
-        self.round += 1
-        self._round_began = now
-        self.effects.keep(self.app, ("base", self.round), self.vector)
+    def _fetch(self, models: list[Announced]) -> None:
+        """Fetch those for which there is a place."""
+        neighbours = len(self.neighbours.incoming(self.round))
+        for announced in models:
+            sender, message = announced.sender, announced.message
+            if sender.node_id not in self._claimed and self._heard.announce(announced, neighbours):
+                self.effects.fetch(self.app, ("neighbour", sender, message), message.model, (sender,))
 
-    def _share(self) -> None:
-        self.effects.keep(self.app, ("mix", self.round, self.step), self.vector)
+    def _missing(self) -> set[int]:
+        """Neighbours that this step still waits for."""
+        here = (self.round, self.step)
+        wanted = {contact.node_id for contact in self.neighbours.incoming(self.round)}
+        if self.options.mixing == PUSH_SUM:
+            here_or_later = {sender for sender, key in self._taken.items() if key >= here}
+            receivers = {contact.node_id for contact in self.neighbours.outgoing(self.round)}
+            missing = wanted - here_or_later
+            missing |= {receiver for receiver in receivers if not self.mass.has_given(receiver, here)}
+            wanted |= receivers
+        else:
+            missing = wanted - self._heard.heard_from(here)
+        return self.patience.waits_for(missing, wanted)
 
     def _mix_if_complete(self, now: float) -> None:
-        if self.stage is not Stage.MIX or self._shared != (self.round, self.step):
-            return
-        wanted = {contact.node_id for contact in self._incoming(self.round)}
-        here = {key[0] for key in self._heard if key[1:] >= (self.round, self.step)}
-        if wanted <= here:
+        waits = self.stage is Stage.MIX and self._shared == (self.round, self.step)
+        if waits and not self._missing() and not self.neighbours.lost:
             self._mix(now)
 
     def _mix(self, now: float) -> None:
         """Average with those that were heard, and forget what was used."""
-        self.effects.cancel_timer(("learning", self.app, "slot"))
-        used = list(self._take().values())
-        own, others = weights(
-            self.options.mixing,
-            self.samples,
-            len(self._outgoing(self.round)),
-            [heard[1] for heard in used],
-            [heard[2] for heard in used],
-        )
-        if self.vector is not None:
-            mixed = own * self.vector.astype(np.float64)
-            for share, heard in zip(others, used, strict=True):
-                mixed += share * heard[0]
-            self.vector = mixed.astype("<f4")
+        self.cancel_timer("slot")
+        if self.vector is None or self._averaging is not None:
+            return
+        if self.options.mixing == PUSH_SUM:
+            self._mixed_rounds = [key[0] for key in self._taken.values()]
+            shares = self.mass.shares(self.vector)
+        else:
+            wanted = {contact.node_id for contact in self.neighbours.incoming(self.round)}
+            taken = self._heard.take((self.round, self.step), self.round - MAX_AGE, wanted)
+            self._mixed_rounds = [key[0] for key, _ in taken.values()]
+            degree, used = len(self.neighbours.outgoing(self.round)), [heard for _, heard in taken.values()]
+            shares = weighted(self.options.mixing, Heard(self.vector, self.samples, degree), used)
+        self._fetch(self._heard.waiting())
+        self._averaging = Averaging(shares)
+        self._average(now)
+
+    def _average(self, now: float) -> None:
+        """Go on with the average; other things come in between."""
+        averaging = self._averaging
+        if averaging is None:
+            return
+        if not averaging.go_on():
+            self.set_timer("average", now)
+            return
+        self.vector, self._averaging = averaging.result, None
         self.step += 1
         if self.step < self.options.steps:
-            self._share()
-        elif self.options.pace_s > 0:
-            self._set_timer("pace", max(now, self._round_began + self.options.pace_s))
+            self._share(self.step)
+            return
+        self._catch_up(self._mixed_rounds)
+        if self.options.pace_s > 0:
+            self.set_timer("pace", max(now, self._round_began + self.options.pace_s))
         else:
-            self._train(now)
+            self.train(now)
 
-    def _take(self) -> dict[int, tuple[Vector, int, int]]:
-        """One model of each neighbour for this step: the newest that is not ahead, or else, from a neighbour of this
-        round, the one that is least ahead. What is ahead stays, for its own step."""
-        here, wanted = (self.round, self.step), {contact.node_id for contact in self._incoming(self.round)}
-        taken: dict[int, tuple[Vector, int, int]] = {}
-        for key in sorted(self._heard):
-            ahead = key[1:] > here
-            if key[1] >= self.round - MAX_AGE and (not ahead or (key[0] in wanted and key[0] not in taken)):
-                taken[key[0]] = self._heard[key]
-        for key in [key for key in self._heard if key[1:] <= here]:
-            del self._heard[key]
-        return taken
+    def _catch_up(self, rounds: list[int]) -> None:
+        """Go on in the neighbours' round when more than half of those heard are far ahead."""
+        middle = sorted(rounds)[(len(rounds) - 1) // 2] if rounds else 0
+        if middle > self.round + MAX_AGE:
+            self.count("caught_up")
+            self.round = middle
 
-    def _set_timer(self, name: str, at: float) -> None:
+    def is_neighbour(self, node_id: int, round_: int) -> bool:
+        """Whether models of that round may come from this device."""
+        sent_to = (contact.node_id for contact in self.neighbours.outgoing(round_))
+        return self.neighbours.expects(node_id, round_) or node_id in sent_to
+
+    def _checked(self, blob: BlobRef, data: Any) -> Vector | None:
+        """The vector in a blob that was fetched; None for one that could not be had, or is no model."""
+        if data is None:
+            return None
+        self.fetched_bytes += blob.size
+        self.shown.let_go([blob])
+        vector = read_model(data, self.manifest.parameters)
+        if vector is None:
+            self.count("implausible")
+        return vector
+
+    def set_timer(self, name: str, at: float) -> None:
         self.effects.set_timer(("learning", self.app, name), at)
 
-    def _count(self, name: str) -> None:
+    def _cancel_timers(self) -> None:
+        for name in self.TIMERS:
+            self.cancel_timer(name)
+
+    def cancel_timer(self, name: str) -> None:
+        self.effects.cancel_timer(("learning", self.app, name))
+
+    def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1

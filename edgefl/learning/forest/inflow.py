@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefl.errors import WireError
 from edgefl.learning.aggregate import DuplicateError
+from edgefl.learning.forest.durations import merge_reports
 from edgefl.learning.forest.round import OpenRound, RoundState
 from edgefl.wire import Contact
 from edgefl.wire.learning import (
@@ -217,8 +218,21 @@ class Inflow:
     def _delivered(self, round_: OpenRound, sender: Contact, message: Update, now: float) -> None:
         round_.delivered.add(sender.node_id)
         round_.waiting.discard(sender.node_id)
+        self._take_report(round_, sender, message)
         self.acknowledge(sender, message, Verdict.ACCEPTED)
         self._advance(round_, now)
+
+    def _take_report(self, round_: OpenRound, sender: Contact, message: Update) -> None:
+        """How long the child's devices take; not of more devices than it has."""
+        report = message.report
+        measured = self.app.worker.local.pace.measured and round_.kind is RoundKind.TRAIN
+        if report is None or not measured:
+            return
+        members = max((c.members for c in self.app.children() if c.contact.node_id == sender.node_id), default=0)
+        if sum(report.durations) > max(members, message.participants):
+            self.app.count("report_invalid")
+        else:
+            round_.report = merge_reports(round_.report, report)
 
     def _refuse(self, round_: OpenRound, sender: Contact, message: Update, verdict: Verdict, now: float) -> None:
         """Nothing more of this child; what is in the sum already stays, with its weight."""

@@ -2,7 +2,7 @@
 
     make     the mean delta of a round becomes the next model and the next memory; both are given names (blobs)
     on_kept  all of them have one: the round can be replicated
-    load     a root that took over, or was restarted, reads the memory that belongs to its model
+    is_ready a root that took over, or was restarted, reads the memory that belongs to its model
 
 The memory is replicated and saved with the model it belongs to, so a successor takes exactly the step that the lost
 root would have taken. Only where no device that is left holds it does the strategy begin afresh, which is counted
@@ -46,9 +46,10 @@ class NextModel:
         self._loading: dict[int, Any] = {}
         self._making: _Making | None = None
 
-    def make(self, round_: OpenRound, share: float) -> None:
+    def make(self, round_: OpenRound, share: float) -> bool:
         """Take the step of a closed round, in which `share` (0..1) of the members took part. Asks for names of what
-        comes out; the answers come to `on_kept`."""
+        comes out; the answers come to `on_kept`. False, and nothing is asked, when the step leads to values that are
+        not finite (or far too large): no device could train from there."""
         app, delta = self.app, round_.sum.total
         if delta is None:
             raise ValueError("nobody took part")
@@ -56,13 +57,31 @@ class NextModel:
         state = self._remembered()
         buffers = slice(app.trained or app.manifest.parameters, app.manifest.parameters)
         facts = Facts(share, means(round_.sum.metrics))
-        new, after = step_with_buffers(self._strategy, model, delta, state, facts, buffers)
+        with np.errstate(over="ignore", invalid="ignore"):
+            new, after = step_with_buffers(self._strategy, model, delta, state, facts, buffers)
+        if not all(is_finite(vector) for vector in (new, *after)):
+            return False
         if after and not state and app.ledger.round:
             app.count("strategy_restarted")
         self._forget_making()
         self._making = _Making(round_.tag, after)
         for index, vector in enumerate((new, *after)):
             app.effects.keep(app.id, ("made", round_.tag, index), vector)
+        return True
+
+    def ask_for(self, round_: OpenRound) -> None:
+        """Let the device owner's policy make it, in place of the strategy. The answer comes to `on_kept` as well, or
+        `give_up` is called."""
+        if round_.sum.total is None:
+            raise ValueError("nobody took part")
+        self._forget_making()
+        self._making = _Making(round_.tag, ())
+        token = ("made", round_.tag, 0)
+        self.app.effects.renew(self.app.id, token, round_.model, round_.model_data, round_.sum.total)
+
+    def give_up(self) -> None:
+        """What was being made will not be."""
+        self._forget_making()
 
     def on_kept(self, token: Token, blob: BlobRef) -> tuple[BlobRef, ...] | None:
         """One of the results has a name. The model and the memory when all have one, else None."""
@@ -87,20 +106,18 @@ class NextModel:
         self._memory = None
         self._loading.clear()
 
-    @property
-    def loaded(self) -> bool:
-        """Whether the next step can be taken: the memory is here, or there is none to be had."""
-        ledger = self.app.ledger
-        return not ledger.state or (self._memory is not None and self._memory[0] == ledger.model)
-
-    def load(self) -> None:
-        """Read the memory that the ledger names; the answers come to `on_loaded`."""
-        app = self.app
-        if len(app.ledger.state) != self._strategy.vectors:
-            app.ledger.state = ()
+    def is_ready(self) -> bool:
+        """Whether the next step can be taken: the memory is here, or there is none to be had. If not, what the ledger
+        names is read, and the answers come to `on_loaded`."""
+        app, ledger = self.app, self.app.ledger
+        if len(ledger.state) != self._strategy.vectors:
+            self._lose()
+        if not ledger.state or (self._memory is not None and self._memory[0] == ledger.model):
+            return True
         self._loading.clear()
-        for index, blob in enumerate(app.ledger.state):
+        for index, blob in enumerate(ledger.state):
             app.effects.fetch(app.id, ("recover", "state", index), blob, ())
+        return False
 
     def on_loaded(self, token: Token, blob: BlobRef, data: Any) -> bool:
         """A vector of the memory is here, or cannot be read (None). Whether that settles it."""
@@ -109,7 +126,7 @@ class NextModel:
             return False
         vector = None if data is None else np.frombuffer(data, "<f4")
         if vector is None or not is_finite(vector):
-            ledger.state = ()
+            self._lose()
             return True
         self._loading[index] = vector
         if len(self._loading) < len(ledger.state) or ledger.model is None:
@@ -123,6 +140,12 @@ class NextModel:
         if self._memory is not None and self._memory[0] == self.app.ledger.model:
             return self._memory[1]
         return ()
+
+    def _lose(self) -> None:
+        """The memory that the ledger names is of no use."""
+        ledger = self.app.ledger
+        if ledger.model is not None:
+            self.app.advance(ledger.round, ledger.model, finished=ledger.finished, state=())
 
     def _forget_making(self) -> None:
         if self._making is not None:

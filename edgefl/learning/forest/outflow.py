@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgefl.learning.forest.round import OpenRound, RoundState
-from edgefl.wire.learning import MAX_CONTRIBUTORS, Metric, Update, UpdateChunk, UpdateGet
+from edgefl.wire.learning import MAX_CONTRIBUTORS, Metric, PaceReport, Update, UpdateChunk, UpdateGet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,6 +114,7 @@ class Outflow:
             vector,
             self.acked if vector else 0,
             final,
+            round_.report if final and round_.report != PaceReport() else None,
         )
         self._offered_names = len(names)
         self.app.effects.send(parent, update)

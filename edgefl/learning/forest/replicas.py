@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefl.learning.forest.epoch import made_by
 from edgefl.wire import Contact
-from edgefl.wire.learning import Replica, ReplicaAck
+from edgefl.wire.learning import Replica
 
 if TYPE_CHECKING:
     from edgefl.learning.effects import Token
@@ -83,7 +83,7 @@ class Replicas:
             app.advance(message.round, message.model, finished=message.finished, state=message.state, best=message.best)
             app.effects.save(app.id, ledger.progress())
         self._let_go()
-        app.effects.send(sender, ReplicaAck(app.id, message.epoch, message.round))
+        app.effects.send(sender, app.gaps.acknowledgement(message))
 
     def _let_go(self) -> None:
         """Forget what was fetched and is not needed (any more)."""

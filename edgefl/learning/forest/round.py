@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from edgefl.learning.metrics import merge
-from edgefl.wire.learning import Best, Metric, RoundKind, RoundRecord
+from edgefl.wire.learning import EVERYBODY, Best, Metric, PaceReport, RoundKind, RoundRecord
 
 if TYPE_CHECKING:
     from edgefl.learning.aggregate import Accumulator
@@ -31,9 +31,16 @@ class RoundState(Enum):
 class OpenRound:
     """One round at one device.
 
-    mine      started by this device as the root
-    waiting   children that have been invited and have not delivered
-    streams   what comes, or came, from each child
+    mine         started by this device as the root
+    waiting      children that have been invited and have not delivered
+    streams      what comes, or came, from each child
+    enough       the root waits no longer for anybody once so many devices are in; 0: for all
+    own_s        how long a device's own part is waited for; 0: as long as the round is open here
+    pushed       the model comes down the tree by itself
+    own_pending  this device's own part is waited for, at most until `own_until`
+    own_to_come  it trains as soon as the model is here
+    own_in       its delta has been handed over
+    report       how long the devices of the subtree take, as far as they have said
     """
 
     tag: Tag
@@ -44,8 +51,15 @@ class OpenRound:
     closes: float
     sum: Accumulator
     mine: bool
-    own_pending: bool
     best: Best | None = None
+    threshold: int = EVERYBODY
+    own_s: float = 0.0
+    pushed: bool = True
+    enough: int = 0
+    own_pending: bool = False
+    own_to_come: bool = False
+    own_in: bool = False
+    own_until: float | None = None
     memory_pending: bool = False
     kept_pending: bool = False
     state: RoundState = RoundState.COLLECTING
@@ -57,14 +71,23 @@ class OpenRound:
     streams: dict[int, Stream] = field(default_factory=dict)
     received_bytes: int = 0
     remind_s: float = REMIND_S
+    report: PaceReport = field(default_factory=PaceReport)
+    whole_at: float = 0.0
 
     @property
     def participants(self) -> int:
         """Devices whose part is in: in every chunk of the sum, or in the evaluation."""
         return self.sum.participants if self.kind is RoundKind.TRAIN else self.evaluated
 
+    @property
+    def begun(self) -> bool:
+        """Whether the children have been told. Of a model that is not pushed they hear when they can fetch it here."""
+        return self.pushed or self.model_data is not None
+
     def complete(self) -> bool:
-        return not (self.own_pending or self.waiting)
+        if not self.begun:
+            return False
+        return not (self.own_pending or self.waiting) or 0 < self.enough <= self.participants
 
     def add_metrics(self, *metrics: Metric) -> None:
         self.sum.metrics = merge(self.sum.metrics, metrics)

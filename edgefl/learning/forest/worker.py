@@ -4,7 +4,7 @@ Every device runs this, the root too (its sum goes to the Coordinator instead of
 part of their own. States of an open round:
 
     state       event                                   next
-    COLLECTING  own work done, every child delivered    SEALING
+    COLLECTING  own part in, every child delivered      SEALING    (at the root, if it selects: enough devices are in)
     COLLECTING  budget over                             SEALING    with what is there
     SEALING     every chunk is sealed                   SENDING    the final word is with the parent, or on its way
     SENDING     acknowledged by the parent              CLOSED
@@ -13,36 +13,36 @@ part of their own. States of an open round:
     at the root SENDING is skipped: SEALING -> CLOSED, and the Coordinator takes over
     the end (RoundKind.DONE) has no budget: it stays open until every child has said that it holds the final model
 
+Which rounds this device has an own part in, and which of them wait for it, is said in local.py.
+
 Chunks do not wait for their states: while a round is COLLECTING, inflow.py adds what has come and outflow.py sends on
 what is complete.
 
 Rules that keep the average exact: a child counts only while the round is open here, and each device only once in each
 chunk (contributors are named, so a chunk that reaches two ancestors over two paths is refused where the paths meet);
 what comes late is counted and dropped; what a parent has taken is never sent again.
-
-Deadlines need no clock but the own one: a device with height h gives its children h / (h + 1) of the time that it has
-left itself, so a leaf's share is what remains after one share for each level above it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgefl.errors import WireError
 from edgefl.learning.aggregate import Accumulator
-from edgefl.learning.effects import Tag, Token, TrainJob, TrainResult
+from edgefl.learning.effects import Tag, Token, TrainResult
 from edgefl.learning.forest.inflow import Inflow
+from edgefl.learning.forest.invitations import Invitations
+from edgefl.learning.forest.local import LocalTraining
+from edgefl.learning.forest.models import RoundModels
 from edgefl.learning.forest.outflow import Outflow
-from edgefl.learning.forest.round import REMIND_MAX_S, OpenRound, RoundState
+from edgefl.learning.forest.round import OpenRound, RoundState
 from edgefl.learning.groups import GroupedSum
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.wire import Contact
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.learning import (
-    Best,
     Metric,
     RoundKind,
-    RoundRecord,
     RoundStart,
     Update,
     UpdateAck,
@@ -54,9 +54,6 @@ from edgefl.wire.learning import (
 if TYPE_CHECKING:
     from edgefl.learning.forest.application import ForestApplication
 
-REFETCH_S = 1.0
-"""A model that nobody could give is asked for again while the round is open."""
-
 ORPHAN_GRACE_S = 2.0
 """When an interior child dies, its children look for a new parent: the round waits this long for them."""
 
@@ -67,13 +64,16 @@ BYTES_METRIC = "bytes"
 class Worker:
     """The round that is open at this device, if any, and the newest round it has seen."""
 
-    TIMERS = ("budget", "resend", "refetch", "grace", "remind", "seal")
+    TIMERS = ("budget", "resend", "refetch", "grace", "remind", "seal", "own")
 
     def __init__(self, app: ForestApplication) -> None:
         self.app = app
         self.open: OpenRound | None = None
         self.newest: Tag = (0, 0, 0)
         self.inflow = Inflow(app, self._advance)
+        self.local = LocalTraining(app)
+        self._invitations = Invitations(app)
+        self._models = RoundModels(app)
         self._outflow: Outflow | None = None
         self._early: tuple[Contact, RoundStart] | None = None  # of a new parent whose acceptance is still on the way
 
@@ -100,44 +100,31 @@ class Worker:
             app.objections.raise_to(parent)
             return
         app.coordinator.on_superseded()
-        budget_s = min(max(message.budget_s, 0.0), app.manifest.deadline_s)
-        best = message.best
-        if best is not None and not app.credible(message.epoch, best.round, best.model):
-            best = None
-        self.begin(
-            tag, message.kind, message.model, budget_s, message.records, now, mine=False, source=parent, best=best
-        )
+        if message.best is not None and not app.credible(message.epoch, message.best.round, message.best.model):
+            message = replace(message, best=None)
+        self.begin(message, now, source=parent)
 
-    def begin(
-        self,
-        tag: Tag,
-        kind: RoundKind,
-        model: BlobRef,
-        budget_s: float,
-        records: tuple[RoundRecord, ...],
-        now: float,
-        *,
-        mine: bool,
-        source: Contact | None,
-        best: Best | None = None,
-    ) -> OpenRound:
-        """Open a round here, pass it on to the children and start on this device's own part."""
-        app = self.app
+    def begin(self, start: RoundStart, now: float, *, source: Contact | None, enough: int = 0) -> OpenRound:
+        """Open a round here, pass it on to the children and start on this device's own part. Without a `source`, it is
+        the root's own; `enough`: see OpenRound."""
+        app, kind, mine = self.app, start.kind, source is None
         self.close_silently()
-        self.newest = tag
-        app.ledger.epoch = max(app.ledger.epoch, tag[0])
-        works = app.trains and kind is not RoundKind.DONE
+        self.newest = (start.epoch, start.round, start.attempt)
+        app.ledger.epoch = max(app.ledger.epoch, start.epoch)
         round_ = OpenRound(
-            tag=tag,
+            tag=self.newest,
             kind=kind,
-            model=model,
-            records=records,
+            model=start.model,
+            records=start.records,
             started=now,
-            closes=now + budget_s,
+            closes=now + min(max(start.budget_s, 0.0), app.manifest.deadline_s),
             sum=self._new_sum(mine),
             mine=mine,
-            own_pending=works,
-            best=best,
+            best=start.best,
+            threshold=start.threshold,
+            own_s=start.own_s,
+            pushed=app.pushes(self.newest),
+            enough=enough,
         )
         self.open = round_
         self._outflow = Outflow(app, round_)
@@ -145,54 +132,24 @@ class Worker:
             app.set_timer("budget", round_.closes)
             # Not until our own share of the time is over: the round goes on above, and the next one follows.
             app.forest.watch_tree(app.id, now + app.manifest.deadline_s, now)
-        if works:
-            round_.sum.expect(app.me.node_id)
+        self.local.open(round_, now)
         if kind is RoundKind.TRAIN and not app.observer and not mine:
             round_.memory_pending = app.feedback.recall(round_.tag)
         if app.trains:
             round_.kept_pending = app.kept.begin(round_.tag)
-        for child in app.children():
-            self._invite(child.contact, child.observer, now)
-        if works or app.helper or kind is not RoundKind.TRAIN:  # an observer waits for the final model
-            self._fetch_model(round_, (source,) if source is not None else ())
+        if round_.pushed:
+            self._invitations.send_all(round_, now)
+        if not app.observer or kind is not RoundKind.TRAIN:  # an observer waits for the final model
+            self._models.fetch(round_, (source,) if source is not None else ())
         self._advance(round_, now)
         return round_
 
     def _new_sum(self, mine: bool) -> Accumulator:
         app = self.app
-        trim = parse_strategy(app.manifest.strategy).trim
+        max_samples, trim = app.manifest.max_samples * self.local.unit, parse_strategy(app.manifest.strategy).trim
         if mine and trim:
-            return GroupedSum(app.travelling, app.manifest.max_samples, trim)
-        return Accumulator(app.travelling, app.manifest.max_samples)
-
-    def _invite(self, child: Contact, observer: bool, now: float) -> None:
-        round_ = self.open
-        if round_ is None:
-            return
-        if not observer or round_.kind is RoundKind.DONE:
-            round_.waiting.add(child.node_id)
-            self.app.set_timer("remind", now + round_.remind_s)
-        self._send_start(round_, child, now)
-
-    def _send_start(self, round_: OpenRound, child: Contact, now: float) -> None:
-        tree = self.app.tree
-        height = max(1, tree.height) if tree is not None else 1
-        share_s = max(0.0, round_.closes - now) * height / (height + 1)
-        epoch, number, attempt = round_.tag
-        message = RoundStart(
-            self.app.id, epoch, number, attempt, round_.kind, round_.model, share_s, round_.records, round_.best
-        )
-        self.app.effects.send(child, message)
-
-    def _remind(self, round_: OpenRound, now: float) -> None:
-        """Tell the children that are still waited for, and of whom nothing has come, once more."""
-        silent = round_.waiting - set(round_.streams)
-        for child in self.app.children():
-            if child.contact.node_id in silent:
-                self._send_start(round_, child.contact, now)
-        if round_.waiting:
-            round_.remind_s = min(2 * round_.remind_s, REMIND_MAX_S)
-            self.app.set_timer("remind", now + round_.remind_s)
+            return GroupedSum(app.travelling, max_samples, trim)
+        return Accumulator(app.travelling, max_samples)
 
     def close_silently(self) -> None:
         """Forget the open round: a newer one replaces it, or the application stops."""
@@ -206,84 +163,14 @@ class Worker:
         for name in self.TIMERS:
             self.app.cancel_timer(name)
 
-    def _fetch_model(self, round_: OpenRound, sources: tuple[Contact, ...]) -> None:
-        self.app.effects.fetch(self.app.id, ("start", round_.tag), round_.model, sources, pushed=True)
-
-    def _on_model(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
-        app, round_ = self.app, self.open
-        if round_ is None or token[1] != round_.tag:
-            if blob not in app.ledger.blobs() and (round_ is None or round_.model != blob):
-                app.effects.discard(app.id, blob)
-            return
-        if data is None:
-            app.count("model_not_fetched")
-            app.set_timer("refetch", now + REFETCH_S)
-            return
-        if blob != round_.model:
-            round_.received_bytes += blob.size
-            self._end(round_, now)
-            return
-        if not round_.mine and blob != app.ledger.model:
-            round_.received_bytes += blob.size
-        round_.model_data = data
-        finished = round_.kind is RoundKind.DONE
-        app.advance(round_.tag[1] - 1, blob, finished=finished)
-        if not finished:
-            self._train(round_)
-        elif round_.best is None or round_.best.model in app.ledger.blobs():
-            self._end(round_, now)
-        else:
-            app.effects.save(app.id, app.ledger.progress())
-            self._fetch_best(round_)
-
-    def _fetch_best(self, round_: OpenRound) -> None:
-        """The final model is here; the best one follows it."""
-        parent = self.app.parent
-        if round_.best is not None:
-            sources = (parent,) if parent is not None else ()
-            self.app.effects.fetch(self.app.id, ("start", round_.tag), round_.best.model, sources)
-
-    def _end(self, round_: OpenRound, now: float) -> None:
-        """This device has all that it will ever have of the application."""
-        app = self.app
-        if app.ledger.model is not None:
-            app.advance(app.ledger.round, app.ledger.model, finished=True, best=round_.best)
-        round_.ended = True
-        app.effects.save(app.id, app.ledger.progress())
-        self._report(now)
-
-    def _train(self, round_: OpenRound) -> None:
-        """Start this device's own work, once the model and what the last round left are both here."""
-        app = self.app
-        if round_.own_pending and round_.model_data is not None and not round_.kept_pending:
-            seed = self._seed(round_.tag)
-            app.effects.train(app.id, TrainJob(round_.tag, round_.kind, round_.model, seed, app.kept.held))
-
-    def _seed(self, tag: Tag) -> int:
-        """Different for every device and round, the same when a round is replayed."""
-        epoch, number, attempt = tag
-        mixed = self.app.manifest.seed * 0x9E3779B97F4A7C15 + self.app.me.node_id
-        return (mixed ^ (epoch << 48) ^ (attempt << 40) ^ number) & (2**63 - 1)
-
     def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
         round_ = self.open
-        if round_ is None or tag != round_.tag or not round_.own_pending:
-            return
+        if self.local.on_trained(round_, tag, result, now) and round_ is not None:
+            self._advance(round_, now)
+
+    def on_own_done(self, round_: OpenRound, now: float) -> None:
+        """This device's own part of the open round is in, or will not come."""
         round_.own_pending = False
-        if result is not None and not result.diverged:
-            self.app.kept.on_trained(tag, result.kept)
-        if result is None or result.diverged:
-            self.app.count("training_failed")
-        elif round_.state is RoundState.COLLECTING:
-            try:
-                round_.sum.add_own(result.delta, result.samples, result.metrics)
-            except WireError:
-                self.app.count("training_failed")
-                self.app.kept.on_lost()
-            if round_.kind is RoundKind.EVALUATE:
-                round_.evaluated += 1
-        else:
-            self.app.kept.on_lost()
         self._advance(round_, now)
 
     def on_kept_recalled(self, tag: Tag, data: Any, now: float) -> None:
@@ -292,7 +179,7 @@ class Worker:
         if round_ is not None and round_.kept_pending and tag == round_.tag:
             self.app.kept.on_recalled(data)
             round_.kept_pending = False
-            self._train(round_)
+            self.local.on_ready(round_, now)
 
     def on_recalled(self, tag: Tag, data: Any, now: float) -> None:
         """What earlier rounds left out is here again (or lost)."""
@@ -323,8 +210,10 @@ class Worker:
     def on_child(self, child: Contact, observer: bool, now: float) -> None:
         """A newcomer takes part in the round that is open, or gets the final model."""
         round_ = self.open
-        if round_ is not None and (round_.state is RoundState.COLLECTING or round_.kind is RoundKind.DONE):
-            self._invite(child, observer, now)
+        if round_ is None or not round_.begun:
+            return
+        if round_.state is RoundState.COLLECTING or round_.kind is RoundKind.DONE:
+            self._invitations.send(round_, child, observer, now)
 
     def on_child_gone(self, child: int, now: float) -> None:
         round_ = self.open
@@ -359,13 +248,13 @@ class Worker:
             return 0
         if round_.state is RoundState.SEALING:
             return round_.sum.chunks
-        if round_.own_pending:
+        if round_.own_pending or not round_.begun:
             return 0
         streams = (round_.streams.get(child) for child in round_.waiting)
         return min((0 if stream is None else stream.next for stream in streams), default=round_.sum.chunks)
 
     def _stop_collecting(self, round_: OpenRound) -> None:
-        for name in ("budget", "grace", "refetch", "remind"):
+        for name in ("budget", "grace", "refetch", "remind", "own"):
             self.app.cancel_timer(name)
         round_.state = RoundState.SEALING
         for node_id, stream in round_.streams.items():
@@ -383,6 +272,8 @@ class Worker:
                 app.forest.watch_tree(app.id, now, now)
             return
         round_.add_metrics(Metric(BYTES_METRIC, float(round_.received_bytes), 0.0))
+        self.local.report(round_, now)
+        round_.whole_at = now
         if round_.mine:
             round_.state = RoundState.CLOSED
             if round_.kind is RoundKind.TRAIN:
@@ -431,6 +322,8 @@ class Worker:
         if accepted:
             self.app.feedback.commit()
             self._tell_game(now)
+            if self._outflow is not None and self._outflow.ready:
+                self.local.on_sent(now - round_.whole_at)
         else:
             self.app.count(f"own_update_{message.verdict.name.lower()}")
             self.app.feedback.forget()
@@ -459,6 +352,8 @@ class Worker:
         if round_ is None or outflow is None:
             return
         if name == "budget" and round_.state is RoundState.COLLECTING:
+            if self.local.pace.measured:
+                self.local.on_time_over(round_)
             if not round_.complete():
                 self.app.count("round_out_of_time")
             self._stop_collecting(round_)
@@ -470,13 +365,19 @@ class Worker:
         elif name == "grace":
             self._end_grace(round_, now)
         elif name == "remind":
-            self._remind(round_, now)
-        elif name == "refetch" and round_.model_data is None:
-            parent = self.app.parent
-            self._fetch_model(round_, (parent,) if parent is not None else ())
-        elif name == "refetch" and round_.kind is RoundKind.DONE:
-            self._fetch_best(round_)
+            self._invitations.remind(round_, now)
+        elif name == "own" and round_.state is RoundState.COLLECTING:
+            self.local.on_time_over(round_)
+            self._advance(round_, now)
+        elif name == "refetch":
+            self._models.fetch_again(round_)
 
     def on_fetched(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
-        if token[0] == "start":
-            self._on_model(token, blob, data, now)
+        round_ = self.open
+        if token[0] == "start" and self._models.on_fetched(round_, token, blob, data, now) and round_ is not None:
+            if not round_.pushed:
+                self._invitations.send_all(round_, now)
+            if round_.ended:
+                self._report(now)
+            else:
+                self.local.on_ready(round_, now)

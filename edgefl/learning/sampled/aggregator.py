@@ -1,14 +1,18 @@
-"""A device's part as an aggregator: collect the models of one task, make the next one, hand it to the next sample."""
+"""A device's part as an aggregator: collect the models of one task, make the next one, hand it to the next sample.
+
+The next sample is drawn while models are coming in, so that its round trips cost no time.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgefl.learning.metrics import merge
 from edgefl.learning.sampled.order import order
 from edgefl.learning.sampled.record import evaluated, trained_record
-from edgefl.learning.sampled.trainer import Own
+from edgefl.learning.sampled.trainer import FRESH_S, Own
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
 from edgefl.wire.blob import BlobRef
@@ -61,6 +65,15 @@ class Draw:
     last: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Who answered for a task, and when the last of them did."""
+
+    task: Task
+    chosen: list[Entry]
+    at: float
+
+
 class Aggregator:
     """One session at a time: that of the newest task."""
 
@@ -73,6 +86,8 @@ class Aggregator:
         self._unconfirmed: Session | None = None
         self._served: tuple[int, ...] = ()
         self._draw: Draw | None = None
+        self._sample: Sample | None = None
+        self._sampling: Task | None = None
 
     def on_update(self, sender: Contact, message: SampleUpdate, now: float) -> None:
         device, task = self.device, (message.attempt, message.round)
@@ -102,7 +117,10 @@ class Aggregator:
         device.set_timer("aggregate", now + device.patience_s)
         average = Average(device.manifest.parameters, device.manifest.max_samples)
         task = (message.attempt, message.round)
-        return Session(task, message.kind, average, message.sampled, message.served)
+        session = Session(task, message.kind, average, message.sampled, message.served)
+        if self._draw is None:
+            self._look(session.next_task, now)
+        return session
 
     def on_collected(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         _, task, sender = token
@@ -182,15 +200,27 @@ class Aggregator:
         """Draw the sample of a task and give it the model; when the owner has paused, not before it goes on."""
         self.device.heard(task, now)
         self._draw = Draw(task, model, model_round, last)
-        self.device.cancel("draw")
         self.on_state(now)
 
     def on_state(self, now: float) -> None:
-        device, draw = self.device, self._draw
-        if draw is None or device.around.state is AppState.PAUSED or "draw" in device.searches:
+        device, draw, sample = self.device, self._draw, self._sample
+        if draw is None or device.around.state is AppState.PAUSED:
             return
-        ordered = order(device.key, device.registry.candidates(draw.task[1]), draw.task[1])
-        device.searches.start("draw", ordered, device.options.sample, self._drawn, now)
+        if sample is not None and sample.task == draw.task and now <= sample.at + FRESH_S:
+            self._sample = None
+            self._drawn(sample.chosen, now)
+        elif "draw" not in device.searches or self._sampling != draw.task:
+            self._look(draw.task, now)
+
+    def _look(self, task: Task, now: float) -> None:
+        device = self.device
+        self._sampling = task
+        ordered = order(device.key, device.registry.candidates(task[1]), task[1])
+        device.searches.start("draw", ordered, device.options.sample, partial(self._answered, task), now)
+
+    def _answered(self, task: Task, chosen: list[Entry], now: float) -> None:
+        self._sample = Sample(task, chosen, now)
+        self.on_state(now)
 
     def _drawn(self, chosen: list[Entry], now: float) -> None:
         device, draw = self.device, self._draw

@@ -321,6 +321,7 @@ class SampledDevice:
         """There is such a task."""
         if task > self.newest and self.plausible(task):
             self.newest, self.began = task, now
+            self.watchdog.on_progress(now)
 
     def hold(self, round_: int, blob: BlobRef) -> None:
         """This device now holds the model of this round, and lets go of the one before."""

@@ -44,6 +44,12 @@ def merged(a: Entry, b: Entry) -> Entry:
     return replace(newer, active=max(a.active, b.active))
 
 
+def _is_same_member(a: Entry, b: Entry) -> bool:
+    """Whether they differ in activity alone, as nearly all do."""
+    same = a.counter == b.counter and a.left == b.left and a.uplink == b.uplink
+    return same and (a.contact is b.contact or a.contact == b.contact)
+
+
 def _fingerprint(entry: Entry) -> int:
     data = pack_contact(entry.contact)[:8] + entry.counter.to_bytes(4, "big") + bytes([entry.left])
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
@@ -99,7 +105,11 @@ class Registry:
             if node_id == self._me:
                 self._refute(entry)
             elif known is not None:
-                self._store(merged(known, entry))
+                if _is_same_member(known, entry):
+                    if entry.active > known.active:
+                        self._note(entry)
+                else:
+                    self._store(merged(known, entry))
             elif len(self._entries) < MAX_VIEW or self._make_room():
                 self._store(entry)
             else:
@@ -118,7 +128,7 @@ class Registry:
         """The device was seen in this round."""
         known = self._entries.get(node_id)
         if known is not None and round_ > known.active:
-            self._store(replace(known, active=round_))
+            self._note(replace(known, active=round_))
 
     def declare(self, *, left: bool, contact: Contact | None = None, uplink: int | None = None) -> Entry:
         """This device joins, leaves, or has changed: its own entry with a higher counter."""
@@ -167,6 +177,11 @@ class Registry:
         if known is not None:
             self._digest ^= _fingerprint(known)
         self._digest ^= _fingerprint(entry)
+        self._note(entry)
+
+    def _note(self, entry: Entry) -> None:
+        """Store what has changed nothing but activity, which the digest leaves out."""
+        node_id = entry.contact.node_id
         self._entries[node_id] = entry
         self._version += 1
         self._changed[node_id] = self._version

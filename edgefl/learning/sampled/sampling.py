@@ -2,9 +2,10 @@
 
 MoDeST pings s devices and replaces each silent one after a time-out of 5 s: with 80 % of the listed devices gone that
 takes 15 time-outs in a row. Here a sampling starts with as many pings as it expects to need, given the share of silent
-devices that it has seen, and its time-out follows the round trips that it has measured (Jacobson's estimator). The
-first `want` *in the order of the round* among those that answered are taken, so that two devices that sample the same
-round agree.
+devices that its device has seen, and asks more widely as soon as it meets more of them: who lets the first time-out
+pass is asked once more, but no longer counted on. The time-out follows the round trips that were measured (Jacobson's
+estimator). The first `want` *in the order of the round* among those that answered are taken, so that two devices that
+sample the same round agree.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ FIRST_TIMEOUT_S = 1.0
 
 GAIN = 0.1
 """Of the moving share of silent devices."""
+
+TELLING = 4
+"""Devices of one sampling that have answered or let a time-out pass, before their share says anything."""
 
 
 class Pace:
@@ -50,12 +54,20 @@ class Pace:
             self._var += (abs(rtt_s - self._srtt) - self._var) / 4
             self._srtt += (rtt_s - self._srtt) / 8
 
+    def answered_late(self, since_first_s: float, since_second_s: float) -> None:
+        """Somebody has answered one of two pings. Karn: it tells nothing when it may have been either; but an answer
+        that is far too quick for the second one, or the first of all, shows that the time-out is too short."""
+        if self._srtt is None or since_second_s < self._srtt / 2:
+            self.answered(since_first_s)
+        else:
+            self.silent *= 1 - GAIN
+
     def unanswered(self) -> None:
         self.silent += GAIN * (1 - self.silent)
 
-    def width(self, want: int) -> int:
-        """How many to ask at once for `want` answers."""
-        return min(MAX_AT_ONCE, max(want, math.ceil(HEDGE * want / max(0.05, 1 - self.silent))))
+    def width(self, want: int, silent: float = 0.0) -> int:
+        """How many to ask at once for `want` answers. `silent`: the share seen in this sampling, if it is larger."""
+        return min(MAX_AT_ONCE, max(want, math.ceil(HEDGE * want / max(0.05, 1 - max(self.silent, silent)))))
 
 
 @dataclass(slots=True)
@@ -70,31 +82,37 @@ class Sampling:
     result: list[Entry] | None = None
     deadline: float = math.inf
     _next: int = 0
-    _asked: dict[int, tuple[float, int]] = field(default_factory=dict)
+    _asked: dict[int, tuple[float, ...]] = field(default_factory=dict)
     _answered: set[int] = field(default_factory=set)
+    _silent: int = 0
 
     def step(self, now: float) -> list[Entry]:
         """Whom to ping now."""
         pings: list[Entry] = []
         by_id = {entry.contact.node_id: entry for entry in self.ordered[: self._next]}
-        for node_id, (sent, tries) in list(self._asked.items()):
-            if now < sent + self.pace.timeout_s:
+        for node_id, sent in list(self._asked.items()):
+            if now < self._ends(sent):
                 continue
-            if tries == 1:
-                self._asked[node_id] = (now, 2)
+            if len(sent) == 1:
+                self._silent += 1
+                self.pace.unanswered()
+                self._asked[node_id] = (*sent, now)
                 pings.append(by_id[node_id])
             else:
                 del self._asked[node_id]
-                self.pace.unanswered()
         missing = self.want - len(self._answered)
-        while self._next < len(self.ordered) and len(self._asked) < (self.pace.width(missing) if missing > 0 else 0):
+        hopeful = sum(len(sent) == 1 for sent in self._asked.values())
+        while self._next < len(self.ordered) and len(self._asked) < MAX_AT_ONCE:
+            if missing <= 0 or hopeful >= self.pace.width(missing, self._silent_share()):
+                break
             entry = self.ordered[self._next]
             self._next += 1
             if entry.contact.node_id == self.me:
                 self._answered.add(self.me)
                 missing -= 1
                 continue
-            self._asked[entry.contact.node_id] = (now, 1)
+            self._asked[entry.contact.node_id] = (now,)
+            hopeful += 1
             pings.append(entry)
         self._settle(now)
         return [] if self.result is not None else pings
@@ -104,12 +122,19 @@ class Sampling:
         asked = self._asked.pop(node_id, None)
         if asked is None:
             return False
-        sent, tries = asked
-        if tries == 1:
-            self.pace.answered(now - sent)  # Karn: after a second ping nobody knows which one was answered
+        if len(asked) == 1:
+            self.pace.answered(now - asked[0])
+        else:
+            self._silent -= 1
+            self.pace.answered_late(now - asked[0], now - asked[1])
         self._answered.add(node_id)
         self._settle(now)
         return True
+
+    def _silent_share(self) -> float:
+        """Of those that this sampling has waited for; 0 while they are too few to tell."""
+        heard = len(self._answered - {self.me})
+        return self._silent / (self._silent + heard) if self._silent + heard >= TELLING else 0.0
 
     def _settle(self, now: float) -> None:
         """Over once enough have answered and nobody before them in the order may still do so in its first time-out."""
@@ -121,9 +146,13 @@ class Sampling:
                 if len(chosen) == self.want:
                     self.result, self.deadline = chosen, math.inf
                     return
-            elif len(self._answered) >= self.want and self._asked.get(node_id, (0.0, 2))[1] == 1:
+            elif len(self._answered) >= self.want and len(self._asked.get(node_id, ())) == 1:
                 break
         if not self._asked and self._next >= len(self.ordered):
             self.result, self.deadline = chosen, math.inf
             return
-        self.deadline = min((sent for sent, _ in self._asked.values()), default=now) + self.pace.timeout_s
+        self.deadline = min((self._ends(sent) for sent in self._asked.values()), default=now)
+
+    def _ends(self, sent: tuple[float, ...]) -> float:
+        """Until when an answer to the last of these pings is waited for; to the second one twice as long."""
+        return sent[-1] + len(sent) * self.pace.timeout_s

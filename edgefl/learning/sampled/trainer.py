@@ -1,4 +1,7 @@
-"""A device's part as a trainer of a task: fetch the model, train or evaluate it, find an aggregator for the result."""
+"""A device's part as a trainer of a task: fetch the model, train or evaluate it, find an aggregator for the result.
+
+The search begins with the training, so that its round trips cost no time.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 RETRY_S = 5.0
 """When nobody at all answers, it is tried again after this."""
 
+FRESH_S = 10.0
+"""Who answered longer ago than this may be gone: it is asked again."""
+
 
 @dataclass(slots=True)
 class Own:
@@ -36,6 +42,8 @@ class Own:
     samples: int = 0
     metrics: tuple[Metric, ...] = ()
     asked: set[int] = field(default_factory=set)
+    found: tuple[float, list[Entry]] | None = None
+    """Who shall aggregate, and when they answered: until they are sent the update."""
     done: bool = False
 
 
@@ -79,10 +87,14 @@ class Trainer:
         attempt, round_ = own.task
         job = TrainJob((0, round_, attempt), own.kind, own.base, device.manifest.seed + round_)
         device.effects.train(device.app, job)
+        self._look(own, now)
 
     def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
         own, device = self.own, self.device
         if own is None or (tag[2], tag[1]) != own.task or own.data is None:
+            return
+        if result is not None and result.declined:
+            device.count("training_declined")
             return
         if result is None or result.diverged or (own.kind is RoundKind.TRAIN) != (result.delta is not None):
             device.count("training_failed")
@@ -107,11 +119,19 @@ class Trainer:
         return True
 
     def find_aggregator(self, now: float) -> None:
-        """Look for who makes the next model: somebody of the next sample who was not asked yet."""
-        own, device = self.own, self.device
+        """Send the update to whoever makes the next model; look for somebody if nobody is known."""
+        own = self.own
         if own is None or own.update is None or own.done:
             return
-        target = own.task[1] + 1
+        found, own.found = own.found, None
+        if found is not None and now <= found[0] + FRESH_S:
+            self._offer(own, own.update, found[1], now)
+        elif "find" not in self.device.searches:
+            self._look(own, now)
+
+    def _look(self, own: Own, now: float) -> None:
+        """Somebody of the next sample who was not asked yet."""
+        device, target = self.device, own.task[1] + 1
         ordered = order(device.key, device.registry.candidates(target), target)
         line = aggregators(ordered, device.options.sample, own.served, by_uplink=device.options.by_uplink)
         fresh = [entry for entry in line if entry.contact.node_id not in own.asked]
@@ -121,9 +141,13 @@ class Trainer:
         device.searches.start("find", fresh, device.options.aggregators, self._found, now)
 
     def _found(self, chosen: list[Entry], now: float) -> None:
-        own, device = self.own, self.device
-        if own is None or own.update is None or own.done:
-            return
+        own = self.own
+        if own is not None and not own.done:
+            own.found = (now, chosen)
+            self.find_aggregator(now)
+
+    def _offer(self, own: Own, update: BlobRef, chosen: list[Entry], now: float) -> None:
+        device = self.device
         attempt, round_ = own.task
         for entry in chosen:
             peer = entry.contact
@@ -133,7 +157,7 @@ class Trainer:
                 device.app,
                 round_,
                 attempt,
-                own.update,
+                update,
                 own.samples,
                 view,
                 own.sampled,

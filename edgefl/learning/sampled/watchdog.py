@@ -3,10 +3,13 @@
 It looks every `watch_s`, drawn out by up to 2 so that devices do not all act at once. Nothing new at two looks in a
 row: ask a sample of the others. Somebody knows of progress, or holds a newer model: leave it to them. Else go on from
 the newest model that can be had, with a higher attempt.
+
+A device that first hears how quick the rounds are (`watch_s` follows them) looks that much sooner.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from edgefl.wire import Contact
@@ -28,10 +31,21 @@ class Watchdog:
         self._looked: Task | None = None
         self._ahead = False
         self._known: tuple[int, BlobRef, Contact] | None = None
+        self._spread = 1.0
+        self._due = math.inf
 
     def start(self, now: float) -> None:
-        device = self.device
-        device.set_timer("watch", now + device.watch_s * (1 + device.effects.random.random()))
+        self._spread = 1 + self.device.effects.random.random()
+        self._set(now)
+
+    def _set(self, now: float) -> None:
+        self._due = now + self.device.watch_s * self._spread
+        self.device.set_timer("watch", self._due)
+
+    def on_progress(self, now: float) -> None:
+        """There is a newer task, and perhaps news of how long rounds take."""
+        if now + self.device.watch_s * self._spread < self._due < math.inf:
+            self._set(now)
 
     def on_news(self, round_: int, model: BlobRef, holder: Contact) -> None:
         """Somebody holds this model."""

@@ -81,6 +81,12 @@ class StrategySpec:
         what it has sent."""
         return self.name == "scaffold"
 
+    @property
+    def discountable(self) -> bool:
+        """Whether a delta may count for less than its samples because it is old: the step at the root knows of deltas
+        and weights alone, not of what goes with each."""
+        return self.name not in ("scaffold", "fednova", "qfedavg")
+
 
 def parse_strategy(text: str) -> StrategySpec:
     """Take NAME[:key=value,…] apart. Raises UsageError for a name, a key or a value that no strategy has."""

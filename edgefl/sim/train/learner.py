@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,48 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float32]
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
+
+
+class LocalTraining(Protocol):
+    """How devices train, over one flat float32 vector [parameters]: Learner below, or real artifacts."""
+
+    parameters: int
+    trained: int
+    """So many of the parameters, the first ones, are trained; the rest are running statistics."""
+
+    def initial(self, seed: int) -> Vector:
+        """A start of its own for each seed."""
+        ...
+
+    def accuracy(self, model: Vector, x: Images, y: Labels) -> float:
+        """Share of right answers."""
+        ...
+
+    def train(
+        self,
+        model: Vector,
+        x: Images,
+        y: Labels,
+        *,
+        steps: int,
+        batch: int,
+        lr: float,
+        momentum: float,
+        seed: int,
+        proximal: float = 0.0,
+        shift: Vector | None = None,
+    ) -> Vector:
+        """The model after `steps` steps of SGD with momentum on random batches, pulled back to where it began by
+        `proximal`; `shift` is added to every gradient."""
+        ...
+
+    def loss(self, model: Vector, x: Images, y: Labels) -> float:
+        """Mean cross-entropy."""
+        ...
+
+    def gradients(self, steps: int, momentum: float) -> float:
+        """How many plain gradients such a training is made of, each counted as often as it was used."""
+        ...
 
 
 class Learner:
@@ -22,7 +65,7 @@ class Learner:
         self.inputs, self.classes, self.hidden = inputs, classes, hidden
         sizes = [inputs, hidden, classes] if hidden else [inputs, classes]
         self._shapes = list(pairwise(sizes))
-        self.parameters = sum((rows + 1) * columns for rows, columns in self._shapes)
+        self.parameters = self.trained = sum((rows + 1) * columns for rows, columns in self._shapes)
 
     def initial(self, seed: int) -> Vector:
         """He's initialisation."""
@@ -52,6 +95,19 @@ class Learner:
         """Share of right answers."""
         return float(np.mean(np.argmax(self.logits(model, x), axis=1) == y))
 
+    def loss(self, model: Vector, x: Images, y: Labels) -> float:
+        """Mean cross-entropy."""
+        logits = self.logits(model, x)
+        logits = logits - logits.max(axis=1, keepdims=True)
+        likely = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return -float(likely[np.arange(len(y)), y].mean())
+
+    def gradients(self, steps: int, momentum: float) -> float:
+        """How many plain gradients such a training is made of, each counted as often as it was used."""
+        if not momentum:
+            return float(steps)
+        return sum((1 - momentum**left) / (1 - momentum) for left in range(1, steps + 1))
+
     def gradient(self, model: Vector, x: Images, y: Labels) -> Vector:
         """Of the mean cross-entropy: float32 [parameters]."""
         layers, gradient = self._layers(model), np.empty_like(model)
@@ -72,13 +128,38 @@ class Learner:
         return gradient
 
     def train(
-        self, model: Vector, x: Images, y: Labels, *, steps: int, batch: int, lr: float, momentum: float, seed: int
+        self,
+        model: Vector,
+        x: Images,
+        y: Labels,
+        *,
+        steps: int,
+        batch: int,
+        lr: float,
+        momentum: float,
+        seed: int,
+        proximal: float = 0.0,
+        shift: Vector | None = None,
     ) -> Vector:
-        """The model after `steps` steps of SGD with momentum on random batches."""
+        """The model after `steps` steps of SGD with momentum on random batches. `proximal`: FedProx's mu; `shift`:
+        SCAFFOLD's c - c_i."""
         rng = np.random.default_rng(seed)
-        model, velocity = model.copy(), np.zeros_like(model)
+        start, model, velocity = model, model.copy(), None
         for _ in range(steps):
             chosen = rng.integers(len(y), size=min(batch, len(y)))
-            velocity = momentum * velocity + self.gradient(model, x[chosen], y[chosen])
-            model -= np.float32(lr) * velocity
+            step = self.gradient(model, x[chosen], y[chosen])
+            if shift is not None:
+                step += shift
+            if proximal:
+                step += np.float32(proximal) * (model - start)
+            if momentum:
+                if velocity is not None:
+                    velocity *= np.float32(momentum)
+                    velocity += step
+                    step = velocity
+                velocity = step
+                model -= np.float32(lr) * step
+            else:
+                step *= np.float32(lr)
+                model -= step
         return model

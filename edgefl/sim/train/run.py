@@ -1,28 +1,30 @@
-"""One learning curve for each topology: the same devices, data, model and seeds.
+"""One learning curve for each topology and strategy: the same devices, data, model and seeds.
 
-Accuracy is on data that no device has: of the newest model for `sampled`, the mean over MEASURED devices where every
-device has a model of its own. `bytes` and `device_seconds` (of training) are totals up to that time.
+Accuracy is on data that no device has: of the newest model, or the mean over MEASURED devices where every device has a
+model of its own. `bytes` and `device_seconds` (of training) are totals up to that time.
 """
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 
 from edgefl.datasets import digits
 from edgefl.datasets.partition import dirichlet
 from edgefl.errors import UsageError
-from edgefl.learning.consensus.device import ConsensusOptions
 from edgefl.learning.consensus.graph import Gossip, Graph, OnePeerExponential, erdos_renyi, regular
+from edgefl.learning.consensus.options import ConsensusOptions
 from edgefl.learning.sampled.options import SampledOptions
 from edgefl.sim.train.consensus import start_consensus
-from edgefl.sim.train.learner import Images, Labels, Learner
+from edgefl.sim.train.curve import Curve, Failure, Run, follow
+from edgefl.sim.train.forest import start_forest
+from edgefl.sim.train.learner import Images, Labels, Learner, LocalTraining, Vector
 from edgefl.sim.train.sampled import newest_model, start_sampled
+from edgefl.sim.train.server import start_server
 from edgefl.sim.train.traces import Trace
 from edgefl.sim.train.world import Recipe, World, simulated_manifest
 
@@ -34,7 +36,12 @@ UNENDING = 1_000_000
 GOSSIP_PERIOD_S = 60.0
 """Between two messages of a gossiping device, as in the Plexus paper."""
 
-TOPOLOGIES = ("sampled", "consensus", "d-psgd-one-peer", "d-psgd-regular", "gossip")
+FOREST_DEADLINE_S = 120.0
+
+TOPOLOGIES = ("forest", "sampled", "consensus", "d-psgd-one-peer", "d-psgd-regular", "gossip", "fedavg-server")
+
+WITH_STRATEGY = frozenset({"forest", "fedavg-server"})
+"""Where one device makes the next model, by whatever strategy; elsewhere models are averaged."""
 
 
 def load(path: Path | None) -> tuple[Images, Labels]:
@@ -54,10 +61,20 @@ def load(path: Path | None) -> tuple[Images, Labels]:
 
 
 class Bench:
-    """Data and devices that all topologies share."""
+    """Data and devices that all topologies share. `learner`: how they train; by default NumPy, `hidden` units."""
 
     def __init__(
-        self, traces: list[Trace], x: Images, y: Labels, *, hidden: int, recipe: Recipe, alpha: float, seed: int
+        self,
+        traces: list[Trace],
+        x: Images,
+        y: Labels,
+        *,
+        hidden: int,
+        recipe: Recipe,
+        alpha: float,
+        seed: int,
+        links_down: float = 0.0,
+        learner: LocalTraining | None = None,
     ) -> None:
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(y))
@@ -67,46 +84,82 @@ class Bench:
         if len(self._y) < len(traces):
             raise UsageError(f"{len(self._y)} images for {len(traces)} devices", hint="use fewer --nodes, or --data")
         self._parts = dirichlet(self._y, len(traces), alpha, rng, minimum=1)
-        self._traces, self._recipe, self._seed = traces, recipe, seed
-        self.learner = Learner(x.shape[1], 10, hidden)
+        self._traces, self._recipe, self._seed, self._links_down = traces, recipe, seed, links_down
+        self.learner: LocalTraining = learner or Learner(x.shape[1], 10, hidden)
 
-    def world(self) -> World:
-        world = World(self._traces, self.learner, self._recipe, self._seed)
+    def world(self, strategy: str = "fedavg") -> World:
+        """Fresh devices with their data, under a clock at 0."""
+        recipe = replace(self._recipe, strategy=strategy)
+        world = World(self._traces, self.learner, recipe, self._seed, links_down=self._links_down)
         for part, device in zip(self._parts, world.devices, strict=True):
             device.x, device.y = self._x[part], self._y[part]
         return world
 
     def curve(
-        self, topology: str, *, seconds: float, points: int, target: float | None, options: SampledOptions
-    ) -> dict[str, Any]:
-        """One curve; it ends early once `target` accuracy is reached."""
-        world = self.world()
-        manifest = simulated_manifest(self.learner, UNENDING, self._seed)
-        accuracy: Callable[[], float]
+        self,
+        topology: str,
+        *,
+        seconds: float,
+        points: int,
+        target: float | None,
+        options: SampledOptions,
+        strategy: str = "fedavg",
+        failures: tuple[Failure, ...] = (),
+        rounds: int | None = None,
+        steady: int = 1,
+    ) -> Curve:
+        """One curve; it ends early once `target` accuracy or that many rounds are reached, see follow. Raises
+        UsageError."""
+        world = self.world(strategy)
+        run = self.start(world, topology, options, strategy)
+        curve = Curve(topology, strategy if topology in WITH_STRATEGY or topology == "sampled" else "none")
+
+        def accuracy() -> float:
+            scores = [self.learner.accuracy(model, self.test_x, self.test_y) for model in run.models()]
+            return float(np.mean(scores)) if scores else 0.0
+
+        follow(
+            curve,
+            world,
+            run,
+            accuracy,
+            seconds=seconds,
+            points=points,
+            target=target,
+            failures=failures,
+            rounds=rounds,
+            steady=steady,
+        )
+        return curve
+
+    def start(self, world: World, topology: str, options: SampledOptions, strategy: str) -> Run:
+        """The topology begins on these devices. Raises UsageError."""
+        manifest = simulated_manifest(
+            self.learner, UNENDING, self._seed, strategy=strategy, deadline_s=FOREST_DEADLINE_S, quorum=0.5
+        )
+        if topology == "forest":
+            return start_forest(world, manifest)
+        if topology == "fedavg-server":
+            return start_server(world, manifest, options)
         if topology == "sampled":
             sampled = start_sampled(world, manifest, options)
+            return Run(
+                lambda: newest_model(world, sampled)[0] if any(device.alive for device in world.devices) else 0,
+                lambda: [newest_model(world, sampled)[1]],
+            )
+        graph, consensus_options = _consensus(topology, len(world.devices), self._seed)
+        peers = start_consensus(world, manifest, consensus_options, graph, same_start=topology != "consensus")
 
-            def accuracy() -> float:
-                return self.learner.accuracy(newest_model(world, sampled)[1], self.test_x, self.test_y)
-        else:
-            graph, consensus_options = _consensus(topology, len(world.devices), self._seed)
-            peers = start_consensus(world, manifest, consensus_options, graph, same_start=topology != "consensus")
-            step = max(1, len(peers) // MEASURED)
+        def measured() -> list[Vector]:
+            live = [peer for peer, device in zip(peers, world.devices, strict=True) if device.alive]
+            chosen = live[:: max(1, len(live) // MEASURED)]
+            return [peer.vector for peer in chosen if peer.vector is not None]
 
-            def accuracy() -> float:
-                vectors = [peer.vector for peer in peers[::step] if peer.vector is not None]
-                return float(np.mean([self.learner.accuracy(one, self.test_x, self.test_y) for one in vectors]))
+        def round_() -> int:
+            live = [peer.round for peer, device in zip(peers, world.devices, strict=True) if device.alive]
+            return max(0, int(np.median(live)) - 1) if live else 0  # the last one is still going on
 
-        curve: dict[str, Any] = {"topology": topology, "strategy": "fedavg" if topology == "sampled" else "none"}
-        columns: dict[str, list[float]] = {"time_s": [], "accuracy": [], "bytes": [], "device_seconds": []}
-        for point in range(1, points + 1):
-            world.clock.run(seconds * point / points)
-            row = (world.clock.now, accuracy(), world.bytes, world.device_seconds)
-            for column, value in zip(columns.values(), row, strict=True):
-                column.append(round(value, 4))
-            if target is not None and row[1] >= target:
-                break
-        return {**curve, **columns}
+        return Run(round_, measured)
 
 
 def _consensus(topology: str, devices: int, seed: int) -> tuple[Graph, ConsensusOptions]:

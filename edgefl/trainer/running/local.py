@@ -104,10 +104,15 @@ def train_local(
     return LocalResult(delta, len(dataset), total / (len(dataset) * spec.local_epochs), steps)
 
 
-def evaluate_local(session: Session, dataset: Dataset, batch: int = 256) -> dict[str, tuple[float, float]]:
-    """(sum, weight) of "loss" and, for labels, "accuracy" over all samples, so that devices' results add up."""
+def evaluate_local(
+    session: Session, dataset: Dataset, batch: int = 256, *, should_stop: Callable[[], bool] | None = None
+) -> dict[str, tuple[float, float]]:
+    """(sum, weight) of "loss" and, for labels, "accuracy" over all samples, so that devices' results add up.
+    `should_stop` is asked before every batch. Raises TrainingCancelledError."""
     sums: dict[str, tuple[float, float]] = {}
     for first in range(0, len(dataset), batch):
+        if should_stop is not None and should_stop():
+            raise TrainingCancelledError(f"evaluation was stopped after {first} samples")
         indices = np.arange(first, min(first + batch, len(dataset)))
         for name, (total, weight) in session.evaluate_sums(_batch(session, dataset.take(indices))).items():
             before = sums.get(name, (0.0, 0.0))

@@ -48,6 +48,14 @@ def test_every_member_and_observer_ends_with_the_same_final_model() -> None:
     assert not world.devices[5].jobs
 
 
+def test_who_may_not_train_declines_and_the_rounds_go_on_without_it() -> None:
+    world = world_of(6)
+    world.devices[4].declines = True
+    world.run(lambda: all_finished(world), 1000)
+    assert world.devices[4].any_app.counters["training_declined"] == len(world.devices[4].jobs) >= 1
+    assert "training_failed" not in world.devices[4].any_app.counters
+
+
 def test_a_model_is_the_mean_of_its_sample_weighted_by_samples() -> None:
     world = world_of(6, rounds=1)
     world.run(lambda: all_finished(world), 400)

@@ -73,9 +73,31 @@ def test_with_four_of_five_silent_a_sample_takes_a_few_timeouts_not_fifteen() ->
         found, seconds = search(ordered, 13, set(random.sample(range(1, 500), 100)), pace)
         assert len(found) == 13
         took.append(seconds / pace.timeout_s)
-    assert sum(took[10:]) / 20 < 6
+    assert sum(took[10:]) / 20 < 2.5
+
+
+def test_a_device_that_has_not_met_silent_ones_yet_finds_out_within_one_sampling() -> None:
+    random, took = Random(1), []
+    for round_ in range(30):
+        pace = Pace()
+        pace.answered(0.1)
+        ordered = order(KEY, [entry(node) for node in range(1, 500)], round_)
+        found, seconds = search(ordered, 13, set(random.sample(range(1, 500), 100)), pace)
+        assert len(found) == 13
+        took.append(seconds / pace.timeout_s)
+    assert sum(took) / 30 < 3
 
 
 def test_this_device_counts_as_live_and_an_exhausted_list_ends_the_search() -> None:
     assert search([entry(0), entry(1)], 5, {1}, Pace())[0] == [0, 1]
     assert search([], 5, set(), Pace())[0] == []
+
+
+def test_a_network_slower_than_the_first_time_out_is_learned_from_late_answers() -> None:
+    ordered, pace = [entry(node) for node in range(1, 40)], Pace()
+    for _ in range(3):
+        found, seconds = search(ordered, 5, set(range(1, 40)), pace, rtt_s=1.8)
+        assert found == [1, 2, 3, 4, 5]
+    assert pace.timeout_s > 1.8
+    assert seconds == 1.8
+    assert pace.silent < 0.2

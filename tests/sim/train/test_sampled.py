@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from edgefl.learning.sampled.device import SampledDevice
 from edgefl.learning.sampled.options import SampledOptions, ack_s, watch_s
 from edgefl.sim.train.learner import Learner
 from edgefl.sim.train.sampled import newest_model, start_sampled
-from edgefl.sim.train.traces import synthetic
+from edgefl.sim.train.traces import Trace, synthetic
 from edgefl.sim.train.world import Recipe, World, simulated_manifest
 
 OPTIONS = SampledOptions(sample=6, success=0.8, window=20, timeout_s=20.0)
@@ -44,7 +45,8 @@ def best(world: World, machines: list[SampledDevice]) -> int:
 
 
 def test_rounds_go_on_to_the_end_and_the_model_is_good() -> None:
-    world, machines = fleet(40, rounds=40)
+    # A window of 20 rounds forgets who was not sampled in them; on devices, news along the tree finds such a one.
+    world, machines = fleet(40, rounds=40, options=replace(OPTIONS, window=1000))
     assert advance(world, machines, lambda: best(world, machines) == 40, 4000)
     x, y = digits()
     assert world.learner.accuracy(newest_model(world, machines)[1], x, y) > 0.85
@@ -102,3 +104,32 @@ def test_when_all_who_work_on_a_round_vanish_the_watchdog_starts_again() -> None
             device.alive = False
     before = best(world, machines)
     assert advance(world, machines, lambda: best(world, machines) >= before + 3, 4 * watch_s(OPTIONS.timeout_s) + 60)
+
+
+def test_a_standstill_is_noticed_as_soon_as_the_last_rounds_allow() -> None:
+    """Devices that know how quick the rounds are do not wait for as long as the first round might have taken."""
+    world, machines = fleet(30, rounds=1000, seed=4, options=SampledOptions(sample=6, timeout_s=300.0))
+    assert advance(world, machines, lambda: best(world, machines) >= 20, 1000)
+    newest = max(machine.newest for machine in machines)
+    for device, machine in zip(world.devices, machines, strict=True):
+        if machine.newest == newest or machine.session is not None:
+            device.alive = False
+    live = [machine for device, machine in zip(world.devices, machines, strict=True) if device.alive]
+    before, slowest = best(world, machines), max(machine.watch_s for machine in live if machine.history.tail(1))
+    assert slowest < watch_s(300.0) / 5
+    assert advance(world, machines, lambda: best(world, machines) >= before + 1, 4 * slowest + 60)
+    assert any("restarts" in machine.counters for machine in live)
+
+
+def test_searches_cost_a_round_no_time() -> None:
+    """A round trip takes 2 s: one to ask for the model, one for the update, and a way of 1 s for each word of them."""
+    x, y = digits()
+    learner = Learner(64, 10)
+    world = World([Trace(1.0, 1e9, 1e9, 0.5)] * 20, learner, Recipe(lr=0.3), 1)
+    for part, device in zip(np.array_split(np.arange(len(y)), 20), world.devices, strict=True):
+        device.x, device.y = x[part], y[part]
+    machines = start_sampled(world, simulated_manifest(learner, 1000, 1), SampledOptions(sample=5))
+    world.clock.run(200)
+    began, before = world.clock.now, best(world, machines)
+    assert advance(world, machines, lambda: best(world, machines) == before + 10, 200)
+    assert (world.clock.now - began) / 10 == pytest.approx(1 + 2 + 5 + 1 + 2, abs=0.3)

@@ -1,0 +1,214 @@
+"""What P2PL claims, measured: devices that only average with their neighbours learn what central training learns.
+
+Simulated devices under virtual time, with the machine that ships (learning/consensus), real gradients, and links of
+which a share is down at any time. The yardstick is the same model trained on all the data in one place with the same
+batch, rate and momentum, for as many epochs as the devices take.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field, replace
+from random import Random
+
+import numpy as np
+
+from edgefl.datasets.partition import Indices, few_classes
+from edgefl.learning.consensus.graph import Fixed, Graph, circulant, erdos_renyi
+from edgefl.learning.consensus.options import ConsensusOptions
+from edgefl.learning.consensus.tree_neighbours import ring_peers
+from edgefl.sim.train.consensus import start_consensus
+from edgefl.sim.train.learner import Images, Labels, Learner
+from edgefl.sim.train.traces import synthetic
+from edgefl.sim.train.tree import IdealTree
+from edgefl.sim.train.world import Recipe, World, simulated_manifest
+
+GRAPHS = ("ring", "erdos-renyi", "overlay")
+
+TEST_SHARE = 0.2
+
+RANDOM_DEGREE = 4.0
+"""Of the Erdős–Rényi graph, besides the ring that keeps it connected."""
+
+MEASURED = 20
+"""Devices whose models make a point of a curve; the end is measured of all."""
+
+LOOK_S = 1.0
+POINTS = 50
+"""Of a curve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One run. `classes`: of each device, None for IID; `links_down`: share of all links that is down at any time."""
+
+    graph: str = "erdos-renyi"
+    classes: int | None = None
+    devices: int = 100
+    links_down: float = 0.3
+    rounds: int = 100
+    hidden: int = 16
+    recipe: Recipe = field(default_factory=Recipe)
+    options: ConsensusOptions = field(default_factory=ConsensusOptions)
+    seed: int = 1
+
+
+def claim(graph: str, classes: int | None, *, seed: int = 1) -> Setting:
+    """The run that shows P2PL's claim for a graph and a split of MNIST: 100 devices, 30 % of the links down.
+
+    Sparse graphs and unlike data want few local steps and several averages in a round, and the same total of training;
+    the rate falls along half a cosine, so that the devices end close together.
+    """
+    steps, lr, rounds, averages = TUNED[graph, classes is None]
+    recipe = Recipe(steps=steps, batch=20, lr=lr, momentum=0.5, schedule="cosine", rounds=rounds)
+    options = ConsensusOptions(
+        steps=averages, sync_slots=SYNC_SLOTS, slot_s=SLOT_S, pace_s=RING_PACE_S if graph == "ring" else 0.0
+    )
+    return Setting(graph, classes, rounds=rounds, recipe=recipe, options=options, seed=seed)
+
+
+SLOT_S = 10.0
+"""A link that is down is down for 14 s in the mean: waiting longer for its neighbour brings little."""
+
+RING_PACE_S = 15.0
+"""A ring with links down is cut into pieces: rounds apart from each other find it cut elsewhere."""
+
+SYNC_SLOTS = 50
+"""Half a ring of 100."""
+
+TUNED = {
+    ("erdos-renyi", True): (10, 0.3, 150, 2),
+    ("overlay", True): (10, 0.3, 150, 2),
+    ("ring", True): (8, 0.3, 250, 4),
+    ("erdos-renyi", False): (4, 0.3, 300, 2),
+    ("overlay", False): (4, 0.3, 300, 2),
+    ("ring", False): (4, 0.3, 500, 6),
+}
+"""Local steps, rate, rounds and consensus steps, by graph and whether the data is IID."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """`accuracy[k]` after round `rounds[k]` (the median over devices), mean over MEASURED devices; at the end over all,
+    with the worst one and the model that a single merge makes."""
+
+    rounds: list[int] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    final: float = 0.0
+    worst: float = 0.0
+    merged: float = 0.0
+    seconds: float = 0.0
+    bytes: int = 0
+
+    def reached(self, accuracy: float) -> int | None:
+        """The first round with this accuracy."""
+        return next((at for at, value in zip(self.rounds, self.accuracy, strict=True) if value >= accuracy), None)
+
+
+class Data:
+    """What the devices have between them, and what none of them has."""
+
+    def __init__(self, x: Images, y: Labels, setting: Setting) -> None:
+        rng = np.random.default_rng(setting.seed)
+        order = rng.permutation(len(y))
+        test = int(TEST_SHARE * len(y))
+        self.test_x, self.test_y = x[order[:test]], y[order[:test]]
+        self.x, self.y = x[order[test:]], y[order[test:]]
+        self.parts: list[Indices]
+        if setting.classes is None:
+            self.parts = [np.asarray(part) for part in np.array_split(np.arange(len(self.y)), setting.devices)]
+        else:
+            self.parts = few_classes(self.y, setting.devices, setting.classes, rng)
+
+
+def measure(x: Images, y: Labels, setting: Setting, *, every: int | None = None, until: float = 2.0) -> Outcome:
+    """A run to its end: every device has done its rounds, or their mean accuracy has come to `until`. `every`: rounds
+    between two points of the curve."""
+    data = Data(x, y, setting)
+    learner = Learner(x.shape[1], 10, setting.hidden)
+    traces = synthetic(setting.devices, setting.seed)
+    world = World(traces, learner, setting.recipe, setting.seed, links_down=setting.links_down)
+    for part, device in zip(data.parts, world.devices, strict=True):
+        device.x, device.y = data.x[part], data.y[part]
+    manifest = simulated_manifest(learner, setting.rounds, setting.seed)
+    machines = start_consensus(world, manifest, setting.options, graph_of(setting, world))
+    outcome, step = Outcome(), max(1, setting.devices // MEASURED)
+    every = max(1, setting.rounds // POINTS) if every is None else every
+
+    def mean(some: slice) -> float:
+        vectors = [machine.vector for machine in machines[some] if machine.vector is not None]
+        return float(np.mean([learner.accuracy(vector, data.test_x, data.test_y) for vector in vectors]))
+
+    while min(machine.round for machine in machines) < setting.rounds:
+        world.clock.run(world.clock.now + LOOK_S)
+        done = int(statistics.median(machine.round for machine in machines))
+        if done >= (outcome.rounds[-1] if outcome.rounds else 0) + every:
+            outcome.rounds.append(done)
+            outcome.accuracy.append(mean(slice(None, None, step)))
+            if outcome.accuracy[-1] >= until:
+                return outcome
+    world.clock.run(world.clock.now + 10 * setting.options.slot_s)
+    vectors = [machine.vector for machine in machines if machine.vector is not None]
+    scores = [learner.accuracy(vector, data.test_x, data.test_y) for vector in vectors]
+    outcome.final, outcome.worst = float(np.mean(scores)), min(scores)
+    merged = np.average(vectors, axis=0, weights=[machine.samples for machine in machines]).astype(np.float32)
+    outcome.merged = learner.accuracy(merged, data.test_x, data.test_y)
+    outcome.seconds, outcome.bytes = world.clock.now, world.bytes
+    return outcome
+
+
+def centralised(x: Images, y: Labels, setting: Setting) -> float:
+    """Accuracy of the same model trained on all data in one place: as many steps as see every sample as often as in all
+    rounds of the devices; the mean over the last tenth."""
+    data, recipe = Data(x, y, setting), setting.recipe
+    learner = Learner(x.shape[1], 10, setting.hidden)
+    own_batch = min(recipe.batch, len(data.y) // setting.devices)
+    batches_of_a_round = recipe.steps * setting.devices * own_batch / recipe.batch
+    model, scores = learner.initial(setting.seed), []
+    pieces = 50
+    for piece in range(pieces):
+        model = learner.train(
+            model,
+            data.x,
+            data.y,
+            steps=round(batches_of_a_round * setting.rounds / pieces),
+            batch=recipe.batch,
+            lr=recipe.rate(1 + piece * setting.rounds // pieces),
+            momentum=recipe.momentum,
+            seed=piece,
+        )
+        scores.append(learner.accuracy(model, data.test_x, data.test_y))
+    return float(np.mean(scores[-pieces // 10 :]))
+
+
+def graph_of(setting: Setting, world: World) -> Graph:
+    """Who exchanges with whom. Raises ValueError for a graph that is not known."""
+    if setting.graph == "ring":
+        return circulant(setting.devices, 2)
+    if setting.graph == "erdos-renyi":
+        return erdos_renyi(setting.devices, RANDOM_DEGREE, Random(setting.seed))
+    if setting.graph == "overlay":
+        return overlay_graph(world, setting.options.degree)
+    raise ValueError(f"no graph {setting.graph!r}: one of {', '.join(GRAPHS)}")
+
+
+def overlay_graph(world: World, degree: int) -> Fixed:
+    """An ideal rank tree with the rings of children that parents introduce to each other (tree_neighbours.py)."""
+    tree = IdealTree(world.devices, simulated_manifest(Learner(1, 2), 1, 1).app_id)
+    sets: list[set[int]] = [set() for _ in world.devices]
+    for parent, children in tree.children.items():
+        ring = sorted((world.devices[child].contact for child in children), key=lambda contact: contact.node_id)
+        for contact in ring:
+            child = world.by_id[contact.node_id].index
+            near = {parent} | {world.by_id[peer.node_id].index for peer in ring_peers(ring, contact.node_id, degree)}
+            if contact == ring[0] and parent in tree.parents:
+                near.add(tree.parents[parent])
+            sets[child] |= near
+            for other in near:
+                sets[other].add(child)
+    return Fixed(tuple(tuple(sorted(one)) for one in sets))
+
+
+def without_sync(setting: Setting) -> Setting:
+    """Every device begins with a start of its own."""
+    return replace(setting, options=replace(setting.options, sync_slots=0))

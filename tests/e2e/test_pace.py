@@ -1,0 +1,44 @@
+"""Lots, and rounds at the pace of the quick, among real daemons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.real_fleet import Task
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize("pace", ["buffered:goal=0.6,floor=1", "quantile:q=0.6,floor=1"])
+def test_five_daemons_draw_lots_and_train_at_their_own_pace(tmp_path: Path, pace: str) -> None:
+    task = Task(tmp_path, 5)
+    with task.fleet:
+        task.fleet.start()
+        task.create(rounds=12, pace=pace, select=3, over_select=0.5, quorum=0.3)
+        task.wait_finished()
+        assert task.accuracy(4) >= 0.85
+        history = task.fleet.client(0).call("app.history", app=task.id)
+    assert [record["round"] for record in history] == list(range(13))
+    for record in history[1:]:
+        assert 1 <= record["participants"] <= 5
+        assert record["members"] == 5
+    assert history[1]["budget_s"] == 60.0
+    assert all(record["budget_s"] < 60.0 for record in history[2:])
+
+
+def test_two_sites_train_by_themselves_between_global_rounds(tmp_path: Path) -> None:
+    task = Task(tmp_path, 6)
+    for number in range(6):
+        config = tmp_path / f"site-{number}.toml"
+        config.write_text(f'site = "{"here" if number % 2 else "there"}"\n')
+        task.fleet.configs[number] = config
+    with task.fleet:
+        task.fleet.start()
+        task.create(rounds=4, zone_rounds=3)
+        task.wait_finished()
+        zones = {task.fleet.status(number)["zone"] for number in range(6)}
+        assert len(zones) == 2
+        assert task.accuracy(5) >= 0.85
+        history = task.fleet.client(0).call("app.history", app=task.id)
+    assert [record["participants"] for record in history[1:]] == [6] * 4

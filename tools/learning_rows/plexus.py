@@ -1,0 +1,104 @@
+"""Sampled training beside D-PSGD, gossip and a free server, at equal accuracy: the Plexus paper's comparison."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+
+from edgefl.learning.sampled.options import SampledOptions
+from edgefl.sim.train.curve import Curve
+from edgefl.sim.train.run import Bench, load
+from edgefl.sim.train.traces import synthetic
+from edgefl.sim.train.world import Recipe
+from learning_rows.report import NOISE, Report, Settings
+
+STEADY = 5
+"""An accuracy counts as reached when the median of so many points has reached it: single points are lucky."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Plexus' comparison for one size of fleet: how the data lie, and the accuracy at which costs are compared."""
+
+    nodes: int
+    alpha: float
+    target: float
+
+
+CONTESTS = {"plexus-355": Contest(355, 0.5, 0.85), "plexus-1000": Contest(1000, 100.0, 0.85)}
+"""As in the paper: 355 devices with data of their own kind each (FEMNIST), 1,000 with the same kind (CIFAR-10)."""
+
+PLEXUS = SampledOptions(sample=13, success=0.8, by_uplink=True)
+HIDDEN = 16
+BASELINES = ("d-psgd-one-peer", "d-psgd-regular", "gossip")
+RUNS = {
+    "sampled": (300.0, 300, False),
+    "fedavg-server": (300.0, 300, False),
+    "d-psgd-one-peer": (3600.0, 720, True),
+    "d-psgd-regular": (3600.0, 720, True),
+    "gossip": (36_000.0, 600, True),
+}
+"""Virtual seconds until a run is given up, points of its curve, and whether it ends at the accuracy in question."""
+
+COSTS = {"time_s": ("time to accuracy", 1.4), "bytes": ("bytes", 15.8), "device_seconds": ("device-seconds", 30.5)}
+"""What is compared, and how many times better than the best baseline the bar wants it."""
+
+
+def measure_plexus(contest: Contest, settings: Settings, report: Report) -> None:
+    """Sampled training beside D-PSGD, gossip and a free server, at equal accuracy."""
+    x, y = load(settings.data)
+    ratios: dict[str, list[float]] = {name: [] for name in COSTS}
+    over_server: dict[str, list[float]] = {name: [] for name in COSTS}
+    gaps = []
+    for seed in settings.seeds:
+        bench = Bench(
+            synthetic(contest.nodes, seed),
+            x,
+            y,
+            hidden=HIDDEN,
+            recipe=Recipe(steps=5, batch=20, lr=0.1),
+            alpha=contest.alpha,
+            seed=seed,
+        )
+        curves = {}
+        for name, (seconds, points, target) in RUNS.items():
+            began = time.perf_counter()
+            curves[name] = curve = bench.curve(
+                name,
+                seconds=seconds,
+                points=points,
+                target=contest.target if target else None,
+                options=PLEXUS,
+                steady=STEADY,
+            )
+            costs = {column: curve.cost_at(contest.target, column, STEADY) for column in COSTS}
+            report.say(
+                f"seed {seed}, {name}: {curve.rounds[-1]} rounds, best {max(curve.accuracy):.4f}; to "
+                f"{contest.target}: {_costs(costs)} ({time.perf_counter() - began:.0f} s of this machine)"
+            )
+        ours, server = curves["sampled"], curves["fedavg-server"]
+        for column in COSTS:
+            own = ours.cost_at(contest.target, column, STEADY) or math.inf
+            others = [curves[name].cost_at(contest.target, column, STEADY) for name in BASELINES]
+            ratios[column].append(min(other if other is not None else math.inf for other in others) / own)
+            over_server[column].append(own / (server.cost_at(contest.target, column, STEADY) or math.inf))
+        gaps.append(_plateau(server) - _plateau(ours))
+    title = f"{contest.nodes} devices"
+    for column, (what, bar) in COSTS.items():
+        report.judge(f"{title}, {what}: best baseline over sampled, worst seed", min(ratios[column]), bar, below=False)
+    report.judge(f"{title}, accuracy: free server minus sampled, worst seed", max(gaps), NOISE)
+    for column, (what, _) in COSTS.items():
+        report.judge(f"{title}, {what}: sampled over free server, median", statistics.median(over_server[column]), 1.1)
+
+
+def _costs(costs: dict[str, float | None]) -> str:
+    if costs["time_s"] is None or costs["bytes"] is None or costs["device_seconds"] is None:
+        return "never"
+    return f"{costs['time_s']:.0f} s, {costs['bytes'] / 1e6:.0f} MB, {costs['device_seconds']:.0f} device-seconds"
+
+
+def _plateau(curve: Curve) -> float:
+    """The mean accuracy of the last sixth."""
+    return statistics.mean(curve.accuracy[-len(curve.accuracy) // 6 :])
