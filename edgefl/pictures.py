@@ -336,7 +336,7 @@ def draw_curves(document: Mapping[str, Any], directory: Path) -> list[Path]:
         axes.set(title=title, xlabel=unit, ylabel="accuracy", ylim=(0, 1), xscale="log")
         axes.title.set_fontsize("medium")
         axes.grid(visible=True, alpha=0.3)
-        axes.legend(loc="lower right", fontsize="small")
+        axes.legend(loc="best", fontsize="small")
         paths.append(directory / f"accuracy-{column.replace('_', '-')}.svg")
         with mpl.rc_context({"svg.hashsalt": "edgefl", "svg.fonttype": "none"}):  # the same run, the same file
             axes.figure.savefig(paths[-1], format="svg", metadata={"Date": None})

@@ -19,6 +19,7 @@ from learning_rows.neighbours import measure_p2pl
 from learning_rows.plexus import CONTESTS, measure_plexus
 from learning_rows.report import Report, Settings
 from learning_rows.silence import measure_modest, measure_silence
+from learning_rows.waiting import measure_waiting
 
 Row = Callable[[Settings, Report], None]
 
@@ -27,6 +28,7 @@ ROWS: dict[str, Row] = {
     "modest": measure_modest,
     "averaging": measure_averaging,
     "silence": measure_silence,
+    "fedbuff": measure_waiting,
     "p2pl": measure_p2pl,
 }
 """A row judges its figures with the report; others go into modules of learning_rows, and here."""

@@ -33,6 +33,14 @@ TOPOLOGIES = ("forest", "sampled", "consensus", "d-psgd-one-peer", "d-psgd-regul
     metavar="NAME[:KEY=VALUE,…]",
     help="A curve of this one, for topologies with a root (forest, fedavg-server); may be given several times.",
 )
+@click.option(
+    "--pace",
+    "paces",
+    multiple=True,
+    default=("sync",),
+    metavar="NAME[:KEY=VALUE,…]",
+    help="A curve of the forest at this one (sync, quantile, buffered); may be given several times.",
+)
 @click.option("--nodes", default=100, type=click.IntRange(2, 5000), help="Devices.")
 @click.option("--seconds", default=600.0, type=click.FloatRange(1), help="Virtual time.")
 @click.option("--points", default=20, type=click.IntRange(1, 10_000), help="Of each curve, evenly in time.")
@@ -88,6 +96,7 @@ TOPOLOGIES = ("forest", "sampled", "consensus", "d-psgd-one-peer", "d-psgd-regul
 def train(
     topologies: tuple[str, ...],
     strategies: tuple[str, ...],
+    paces: tuple[str, ...],
     nodes: int,
     seconds: float,
     points: int,
@@ -116,6 +125,7 @@ def train(
     fedavg-server is a baseline that nobody can build: a server with an unlimited link and processor.
     """
     from edgefl.errors import UsageError
+    from edgefl.learning.pace import parse_pace
     from edgefl.learning.sampled.options import SampledOptions
     from edgefl.learning.strategies.spec import parse_strategy
     from edgefl.pictures import draw_curves, figures
@@ -131,6 +141,8 @@ def train(
         raise UsageError(objection, hint="change --sample or --success")
     for strategy in strategies:
         parse_strategy(strategy)
+    for pace in paces:
+        parse_pace(pace)
     losses = tuple(_failure(text) for text in failures)
     x, y = load(data)
     devices = synthetic(nodes, seed) if traces is None else read_csv(traces, nodes)
@@ -153,10 +165,12 @@ def train(
             target=target,
             options=options,
             strategy=strategy,
+            pace=pace,
             failures=losses,
         )
         for topology in topologies or TOPOLOGIES
         for strategy in (strategies if topology in WITH_STRATEGY else ("fedavg",))
+        for pace in (paces if topology == "forest" else ("sync",))
     ]
     document = {"nodes": nodes, "seed": seed, "curves": [curve.document() for curve in curves]}
     if table is not None:

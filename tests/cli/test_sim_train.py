@@ -51,6 +51,25 @@ def test_one_curve_for_each_strategy_where_there_is_a_root() -> None:
     ]
 
 
+def test_one_curve_for_each_pace_of_the_forest() -> None:
+    result = run(
+        "--topology",
+        "forest",
+        "--pace",
+        "sync",
+        "--pace",
+        "buffered:goal=0.5,slack=1,floor=0.5",
+        "--nodes",
+        "12",
+        "--seconds",
+        "60",
+        "--json",
+    )
+    curves = json.loads(result.stdout)["train"]["curves"]
+    assert [curve["strategy"] for curve in curves] == ["fedavg", "fedavg buffered:goal=0.5,slack=1,floor=0.5"]
+    assert curves[1]["rounds"][-1] > curves[0]["rounds"][-1] > 0
+
+
 def test_the_points_come_as_a_file_and_as_pictures(tmp_path: Path) -> None:
     table, plots = tmp_path / "curves.csv", tmp_path / "plots"
     options = (
@@ -130,6 +149,7 @@ def test_the_trainer_that_ships_on_real_artifacts(tmp_path: Path) -> None:
         (("--fail", "20"), "ROUND:SHARE"),
         (("--fail", "20:1.5"), "out of range"),
         (("--strategy", "fedmagic"), "no strategy"),
+        (("--pace", "leisurely"), "no pace"),
         (("--trainer", "ort"), "belong together"),
         (("--sample", "1", "--success", "0.5"), "not even one model"),
     ],

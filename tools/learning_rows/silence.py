@@ -7,7 +7,9 @@ import statistics
 
 import numpy as np
 
-from edgefl.learning.forest.coordinator import RECOVER_S, REPLICA_TIMEOUT_S, SETTLE_S
+from edgefl.learning.forest.coordinator import RECOVER_S
+from edgefl.learning.forest.gathering import SETTLE_S
+from edgefl.learning.forest.replication import REPLICA_TIMEOUT_S
 from edgefl.learning.sampled.options import SampledOptions, ack_s
 from edgefl.sim.train.curve import Curve, Failure
 from edgefl.sim.train.forest import ForestRun

@@ -8,6 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefl.learning.manifest import travelling
+from edgefl.wire.application import Manifest
+
 Vector = NDArray[np.float32]
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -163,3 +166,10 @@ class Learner:
                 step *= np.float32(lr)
                 model -= step
         return model
+
+
+def initial_model(learner: LocalTraining, manifest: Manifest) -> Vector:
+    """As it travels: what the strategy puts behind the weights is 0 at first. float32, little-endian."""
+    vector = np.zeros(travelling(manifest), "<f4")
+    vector[: learner.parameters] = learner.initial(manifest.seed)
+    return vector

@@ -16,6 +16,7 @@ import numpy as np
 from edgefl.datasets import digits
 from edgefl.datasets.partition import dirichlet
 from edgefl.errors import UsageError
+from edgefl.learning.compatible import check_compatible
 from edgefl.learning.consensus.graph import Gossip, Graph, OnePeerExponential, erdos_renyi, regular
 from edgefl.learning.consensus.options import ConsensusOptions
 from edgefl.learning.sampled.options import SampledOptions
@@ -104,15 +105,17 @@ class Bench:
         target: float | None,
         options: SampledOptions,
         strategy: str = "fedavg",
+        pace: str = "sync",
         failures: tuple[Failure, ...] = (),
         rounds: int | None = None,
         steady: int = 1,
     ) -> Curve:
-        """One curve; it ends early once `target` accuracy or that many rounds are reached, see follow. Raises
-        UsageError."""
+        """One curve; it ends early once `target` accuracy or that many rounds are reached, see follow. `pace` is the
+        forest's. Raises UsageError, ManifestError."""
         world = self.world(strategy)
-        run = self.start(world, topology, options, strategy)
-        curve = Curve(topology, strategy if topology in WITH_STRATEGY or topology == "sampled" else "none")
+        run = self.start(world, topology, options, strategy, pace)
+        named = strategy if topology in WITH_STRATEGY or topology == "sampled" else "none"
+        curve = Curve(topology, named if pace == "sync" else f"{named} {pace}")
 
         def accuracy() -> float:
             scores = [self.learner.accuracy(model, self.test_x, self.test_y) for model in run.models()]
@@ -132,11 +135,14 @@ class Bench:
         )
         return curve
 
-    def start(self, world: World, topology: str, options: SampledOptions, strategy: str) -> Run:
-        """The topology begins on these devices. Raises UsageError."""
+    def start(
+        self, world: World, topology: str, options: SampledOptions, strategy: str = "fedavg", pace: str = "sync"
+    ) -> Run:
+        """The topology begins on these devices. Raises UsageError, ManifestError."""
         manifest = simulated_manifest(
-            self.learner, UNENDING, self._seed, strategy=strategy, deadline_s=FOREST_DEADLINE_S, quorum=0.5
+            self.learner, UNENDING, self._seed, strategy=strategy, deadline_s=FOREST_DEADLINE_S, quorum=0.5, pace=pace
         )
+        check_compatible(manifest)
         if topology == "forest":
             return start_forest(world, manifest)
         if topology == "fedavg-server":

@@ -21,7 +21,7 @@ from edgefl.learning.metrics import means, merge
 from edgefl.learning.strategies.server import Facts, State, step_with_buffers, strategy_of
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.sim.train.curve import Run
-from edgefl.sim.train.world import initial_model
+from edgefl.sim.train.learner import initial_model
 from edgefl.wire import Contact, Message
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.learning import RoundKind

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 from edgefl.errors import ConfigError
+from edgefl.wire.contact import Capacity
 
 MEDIAN_STEP_S, STEP_SPREAD = 0.1, 0.7
 """Seconds of one local step (lognormal): a factor of 10 between the 5th and the 95th percentile."""
@@ -18,6 +19,9 @@ MEDIAN_LINK_BYTES_S, LINK_SPREAD = 1.25e6, 0.8
 
 MEDIAN_DELAY_S, DELAY_SPREAD = 0.02, 0.6
 """One way from a device to the middle of the network; a packet takes the sum of two."""
+
+CONSTRAINED_BYTES_S, STRONG_BYTES_S = 0.4e6, 4e6
+"""Uplinks that make a device's class, which weights its rank: below the first, from the second on."""
 
 COLUMNS = ("step_s", "uplink_bytes_s", "downlink_bytes_s", "delay_s")
 
@@ -30,6 +34,13 @@ class Trace:
     uplink_bytes_s: float
     downlink_bytes_s: float
     delay_s: float
+
+
+def capacity_of(trace: Trace) -> Capacity:
+    """The class that an operator would give such a device."""
+    if trace.uplink_bytes_s < CONSTRAINED_BYTES_S:
+        return Capacity.CONSTRAINED
+    return Capacity.STRONG if trace.uplink_bytes_s >= STRONG_BYTES_S else Capacity.NORMAL
 
 
 def synthetic(devices: int, seed: int) -> list[Trace]:

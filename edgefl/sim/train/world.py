@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgefl.learning.effects import Prepared, Progress, TrainJob, TrainResult
-from edgefl.learning.manifest import travelling
 from edgefl.learning.strategies.local import Outcome, local_part
 from edgefl.learning.strategies.rates import learning_rate
 from edgefl.sim.clock import Clock
+from edgefl.sim.train.learner import initial_model
 from edgefl.sim.train.links import Links
+from edgefl.sim.train.traces import capacity_of
 from edgefl.wire import Contact, Message, encode
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef, ref_of
-from edgefl.wire.contact import Capacity
 from edgefl.wire.learning import RoundKind
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ MAX_PUSHED = 4
 
 EVALUATION_STEPS = 1
 """An evaluation takes as long as so many steps of training."""
-
-CONSTRAINED_BYTES_S, STRONG_BYTES_S = 0.4e6, 4e6
-"""Uplinks that make a device's class, which weights its rank: below the first, from the second on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +204,7 @@ class Device:
         now = self.world.clock.now
         self._pushed.pop(blob.id, None)
         if blob.id in self._blobs:
-            self._later(now, "on_fetched", token, blob, self._blobs[blob.id])
+            self._deliver(token, blob, self._blobs[blob.id])
             return
         if blob.id in self._coming or (pushed and self._parent is not None and self.reaches(self._parent)):
             self._waiting.setdefault(blob.id, []).append((token, sources))
@@ -217,6 +214,16 @@ class Device:
             self._pull(self._parent, blob, self._parent._blobs[blob.id])
             return
         self._ask(token, blob, sources)
+
+    def _deliver(self, token: Token, blob: BlobRef, data: bytes) -> None:
+        """A blob that is waited for is held until it is handed over, whoever discards it in between."""
+
+        def call() -> None:
+            if self.alive and self.machine is not None:
+                self._blobs[blob.id] = data
+                self.machine.on_fetched(token, blob, data, self.world.clock.now)
+
+        self.world.clock.at(self.world.clock.now, call)
 
     def _ask(self, token: Token, blob: BlobRef, sources: tuple[Contact, ...]) -> None:
         for source in sources:
@@ -250,7 +257,7 @@ class Device:
 
         def over(arrived: bool) -> None:
             if arrived:
-                self._later(self.world.clock.now, "on_fetched", token, blob, data)
+                self._deliver(token, blob, data)
             else:
                 self._later(self.world.clock.now + FETCH_TIMEOUT_S, "on_fetched", token, blob, None)
 
@@ -301,7 +308,7 @@ class Device:
                 return
             waiting = self._waiting.pop(blob.id, [])
             for token, _ in waiting:
-                self._later(self.world.clock.now, "on_fetched", token, blob, data)
+                self._deliver(token, blob, data)
             if not waiting:
                 self._pushed[blob.id] = None
                 while len(self._pushed) > MAX_PUSHED:
@@ -373,20 +380,6 @@ class Device:
 
     def recall(self, app: int, token: Token) -> None:
         self._later(self.world.clock.now, "on_recalled", token, self._memories.get(str(token[0])))
-
-
-def capacity_of(trace: Trace) -> Capacity:
-    """The class that an operator would give such a device."""
-    if trace.uplink_bytes_s < CONSTRAINED_BYTES_S:
-        return Capacity.CONSTRAINED
-    return Capacity.STRONG if trace.uplink_bytes_s >= STRONG_BYTES_S else Capacity.NORMAL
-
-
-def initial_model(learner: LocalTraining, manifest: Manifest) -> Vector:
-    """As it travels: what the strategy puts behind the weights is 0 at first. float32, little-endian."""
-    vector = np.zeros(travelling(manifest), "<f4")
-    vector[: learner.parameters] = learner.initial(manifest.seed)
-    return vector
 
 
 def simulated_manifest(learner: LocalTraining, rounds: int, seed: int, **changes: Any) -> Manifest:

@@ -12,9 +12,10 @@ from edgefl.datasets import digits
 from edgefl.learning.sampled.device import SampledDevice
 from edgefl.learning.sampled.options import SampledOptions, ack_s, watch_s
 from edgefl.sim.train.learner import Learner
-from edgefl.sim.train.sampled import newest_model, start_sampled
+from edgefl.sim.train.sampled import Undisturbed, newest_model, start_sampled
 from edgefl.sim.train.traces import Trace, synthetic
 from edgefl.sim.train.world import Recipe, World, simulated_manifest
+from edgefl.wire.application import AppState
 
 OPTIONS = SampledOptions(sample=6, success=0.8, window=20, timeout_s=20.0)
 
@@ -133,3 +134,26 @@ def test_searches_cost_a_round_no_time() -> None:
     began, before = world.clock.now, best(world, machines)
     assert advance(world, machines, lambda: best(world, machines) == before + 10, 200)
     assert (world.clock.now - began) / 10 == pytest.approx(1 + 2 + 5 + 1 + 2, abs=0.3)
+
+
+def test_a_sample_that_was_drawn_before_a_long_pause_is_drawn_again() -> None:
+    world, machines = fleet(40, rounds=1000, options=SampledOptions(sample=6, timeout_s=300.0))
+    assert advance(world, machines, lambda: best(world, machines) >= 10, 1000)
+    paused = Undisturbed()
+    paused.state = AppState.PAUSED
+    for machine in machines:
+        machine.around = paused
+    world.clock.run(world.clock.now + 60)
+    before = best(world, machines)
+    world.clock.run(world.clock.now + 60)
+    assert best(world, machines) == before
+    maker = next(index for index, machine in enumerate(machines) if machine.aggregator.waiting)
+    for index in set(range(40)) - {maker}:
+        world.devices[index].alive = index % 4 == 0  # three of four of the sample drawn before are gone
+    for machine in machines:
+        machine.around = Undisturbed()
+    machines[maker].on_state(world.clock.now)
+    world.clock.run(world.clock.now + 2)
+    task = machines[maker].newest
+    live = [machine for device, machine in zip(world.devices, machines, strict=True) if device.alive]
+    assert sum(machine.own is not None and machine.own.task >= task for machine in live) == 6
