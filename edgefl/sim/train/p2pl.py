@@ -79,7 +79,7 @@ SYNC_SLOTS = 50
 TUNED = {
     ("erdos-renyi", True): (10, 0.3, 150, 2),
     ("overlay", True): (10, 0.3, 150, 2),
-    ("ring", True): (3, 0.3, 500, 6),
+    ("ring", True): (4, 0.3, 600, 8),
     ("erdos-renyi", False): (4, 0.3, 300, 2),
     ("overlay", False): (4, 0.3, 300, 2),
     ("ring", False): (4, 0.3, 500, 6),
