@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from support.real_fleet import Task, wait_for
+from support.simulated import simulated_world
 
-from edgefl.demo import digits
 from edgefl.learning.consensus.graph import Fixed
 from edgefl.learning.consensus.options import ConsensusOptions
 from edgefl.sim.train.consensus import start_consensus
-from edgefl.sim.train.traces import synthetic
-from edgefl.sim.train.world import Recipe, World, simulated_manifest
-from edgefl.trainer import Dataset, LocalSpec, Session, train_local
+from edgefl.sim.train.world import simulated_manifest
 
 pytestmark = pytest.mark.e2e
 
@@ -25,37 +22,9 @@ ROUNDS = 12
 HELD_BACK = 0.1
 
 
-class Epochs:
-    """Local training of the simulator by the trainer that ships, in epochs as the daemons do it."""
-
-    def __init__(self, artifacts: Path) -> None:
-        self._session = Session(artifacts, threads=1)
-        self._start = self._session.vector()
-        self.parameters: int = self._session.manifest.vector_size
-
-    def initial(self, seed: int) -> Any:
-        return self._start.copy()
-
-    def accuracy(self, model: Any, x: Any, y: Any) -> float:
-        self._session.load_vector(model)
-        return self._session.evaluate({self._session.manifest.inputs[0].name: x, "target": y})["accuracy"]
-
-    def train(self, model: Any, x: Any, y: Any, *, seed: int, **recipe: Any) -> Any:
-        wanted = digits.RECIPES["mlp"]
-        self._session.load_vector(model)
-        train_local(
-            self._session, Dataset(x, y, "part"), LocalSpec(wanted.local_epochs, wanted.batch, wanted.lr), seed=seed
-        )
-        return self._session.vector()
-
-
 def simulated_accuracy(task: Task, graph: Fixed) -> float:
     """The mean over devices, for the same data, model and graph."""
-    learner = Epochs(task.directory / "artifacts")
-    world = World(synthetic(NODES, 1), learner, Recipe(), 1)
-    for part, device in zip(task.division.parts, world.devices, strict=True):
-        kept, _ = part.split(HELD_BACK, 0)
-        device.x, device.y = kept.x, kept.y
+    learner, world = simulated_world(task, HELD_BACK)
     options = ConsensusOptions(sync_slots=0)
     machines = start_consensus(world, simulated_manifest(learner, ROUNDS, 1), options, graph, same_start=True)
     world.clock.run(10_000)

@@ -131,17 +131,19 @@ class Aggregator:
         _, task, sender = token
         device, session = self.device, self.session
         current = session is not None and session.task == task and not session.closed
+        taken = False
         if session is not None and current and isinstance(sender, int) and sender in session.offers:
             samples, metrics = session.offers.pop(sender)
-            if self._take(session, blob, data, samples):
+            taken = self._take(session, blob, data, samples)
+            if taken:
                 session.metrics = merge(session.metrics, metrics)
-                if session.count >= device.options.threshold(session.sampled):
-                    self._close(session, now)
             else:
                 device.count("models_lost")
                 session.senders.pop(sender, None)
         if data is not None and not device.needs(blob) and (session is None or blob != session.model):
-            device.effects.discard(device.app, blob)
+            device.effects.discard(device.app, blob)  # before the mean is kept: that of one model is the same blob
+        if session is not None and taken and session.count >= device.options.threshold(session.sampled):
+            self._close(session, now)
 
     def _take(self, session: Session, blob: BlobRef, data: Any, samples: int) -> bool:
         if session.kind is RoundKind.TRAIN:

@@ -64,6 +64,12 @@ def test_a_model_is_the_mean_of_its_sample_weighted_by_samples() -> None:
     np.testing.assert_allclose(world.model_of(1), 0.5 * mean, atol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mean_of_one_model_is_the_same_blob_and_is_held(seed: int) -> None:
+    world = world_of(6, seed=seed, topology_options="sample=3,success=0.6,by_uplink=no,timeout_s=20")
+    world.run(lambda: all_finished(world), 400)
+
+
 def test_the_history_has_every_round_with_its_evaluation() -> None:
     world = world_of(7)
     world.run(lambda: all_finished(world), 400)
