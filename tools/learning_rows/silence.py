@@ -24,7 +24,7 @@ from learning_rows.small import DEADLINE_S, pass_time, small_manifest, small_wor
 
 HIDDEN = 16
 MODEST = SampledOptions(sample=10, success=0.8, by_uplink=False)
-MODEST_NODES, FALL_ROUND, FALL_SHARE, MODEST_ROUNDS = 100, 20, 0.8, 60
+MODEST_NODES, FALL_ROUND, FALL_SHARE, MODEST_ROUNDS = 100, 20, 0.8, 120
 
 
 def measure_modest(settings: Settings, report: Report) -> None:
