@@ -4,14 +4,14 @@
                 no ack in time, or a refusal: the next aggregator in the order, until one has made a model of it
     aggregator  SampleUpdate(k) -> fetch -> enough, or the time is over -> mean -> sample k+1 -> SampleTrain
                 -> first SampleAck of the sample, which holds the model now -> SampleAck to the trainers
-    watchdog    nothing new for `watch_s` at two looks in a row, and nobody asked holds a newer model: start again from
-                the newest model that can be had, with a higher attempt
+    watchdog    no newer task for `watch_s`, and nobody asked holds a newer model: start again from the newest model
+                that can be had, with a higher attempt
     the end     after the last round, or when the target is reached or the owner stops: the next sample only evaluates
                 the model; then it is handed out as the final one
 
 So nothing that vanishes silently stops the rounds: a lost aggregator costs its trainers one `ack_s`; only when every
-trainer of a round is lost, too, does the watchdog have to act, after at most 4 * `watch_s` (two looks, each drawn out
-by up to 2 so that devices do not all act at once). All waits follow what the last rounds took (`patience_s`).
+trainer of a round is lost, too, does the watchdog have to act, after 1 to 2 `watch_s` (so that devices do not all act
+at once). All waits follow what the last rounds took (`patience_s`).
 
 A task is (attempt, round); a device takes only tasks newer than the newest that it has begun. Two aggregators of one
 round may make different models of it; the first to arrive counts (the papers' "mostly consistent" samples).

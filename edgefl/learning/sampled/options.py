@@ -73,5 +73,5 @@ def ack_s(patience_s: float, ping_s: float = MAX_PING_S) -> float:
 
 
 def watch_s(patience_s: float, ping_s: float = MAX_PING_S) -> float:
-    """No progress for that long, at two looks in a row: a standstill."""
+    """No progress for that long, drawn out by up to 2: a standstill."""
     return 2 * ack_s(patience_s, ping_s)

@@ -1,7 +1,7 @@
 """The watchdog: when everybody who worked on a round is gone, those who are left start it again.
 
-It looks every `watch_s`, drawn out by up to 2 so that devices do not all act at once. Nothing new at two looks in a
-row: ask a sample of the others. Somebody knows of progress, or holds a newer model: leave it to them. Else go on from
+No newer task was heard of for `watch_s`, drawn out by up to 2 so that devices do not all act at once: ask a sample of
+the others. Somebody knows of progress, or holds a newer model: leave it to them. Else go on from
 the newest model that can be had, with a higher attempt.
 
 A device that first hears how quick the rounds are (`watch_s` follows them) looks that much sooner.
@@ -30,6 +30,7 @@ class Watchdog:
         self.device = device
         self._looked: Task | None = None
         self._ahead = False
+        self._paused = False
         self._known: tuple[int, BlobRef, Contact] | None = None
         self._spread = 1.0
         self._due = math.inf
@@ -38,8 +39,8 @@ class Watchdog:
         self._spread = 1 + self.device.effects.random.random()
         self._set(now)
 
-    def _set(self, now: float) -> None:
-        self._due = now + self.device.watch_s * self._spread
+    def _set(self, since: float) -> None:
+        self._due = since + self.device.watch_s * self._spread
         self.device.set_timer("watch", self._due)
 
     def on_progress(self, now: float) -> None:
@@ -58,12 +59,16 @@ class Watchdog:
 
     def on_watch(self, now: float) -> None:
         device = self.device
-        self.start(now)
-        idle = device.newest == (0, 0) or device.around.state is AppState.PAUSED
-        if idle or self._looked != device.newest:
-            self._looked = device.newest
+        paused, self._paused = self._paused, device.around.state is AppState.PAUSED
+        if device.began is None or paused or self._paused:  # what is paused, or was a moment ago, does not stand still
+            device.began = None if device.began is None else now
+            self._set(now)
             return
-        self._ahead = False
+        if now < device.began + device.watch_s * self._spread:
+            self._set(device.began)
+            return
+        self.start(now)
+        self._looked, self._ahead = device.newest, False
         others = [one for one in device.registry.candidates(device.newest[1]) if one.contact != device.me]
         device.effects.random.shuffle(others)
         device.searches.start("look", others, device.options.sample, self._seen, now)
