@@ -13,7 +13,8 @@
     control.py     the control socket's server   verbs.py    what it can be asked
     examination.py what it tells edgefl doctor
     measuring.py   edgefl rtt and members
-    create.py      making an application         report.py   what status shows
+    create.py      making an application         report.py   its parts as documents
+    status.py      what a daemon says of itself
     supervisor.py  what systemd hears            log.py      what people read
 
 The only room that knows all others.

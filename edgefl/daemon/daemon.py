@@ -11,14 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgefl import __version__
 from edgefl.config import Settings, split_address
 from edgefl.daemon.addresses import AddressSource, LocalAddresses
 from edgefl.daemon.arrival import Arrival
@@ -28,7 +26,7 @@ from edgefl.daemon.discovery import Discovery
 from edgefl.daemon.disk import Disk
 from edgefl.daemon.effects import LoopEffects
 from edgefl.daemon.policies import Policies
-from edgefl.daemon.report import application_document, plane_document
+from edgefl.daemon.status import status_document, summary
 from edgefl.daemon.supervisor import Supervisor
 from edgefl.daemon.training import Training
 from edgefl.daemon.verbs import Verbs
@@ -39,7 +37,6 @@ from edgefl.identity.admission import Admission, AdmissionState
 from edgefl.identity.keys import load_or_create
 from edgefl.identity.reason import Reason, RefusedError
 from edgefl.identity.signing import verify_advert
-from edgefl.identity.token import fingerprint
 from edgefl.learning.fit import check_fits
 from edgefl.learning.node import Decision, Learning, Part
 from edgefl.limits import parse_rate
@@ -50,7 +47,7 @@ from edgefl.telemetry.carriage import Carriage
 from edgefl.telemetry.lag import LoopLag
 from edgefl.telemetry.load import SAMPLE_S, Load, LoadSensor
 from edgefl.telemetry.memory import memory_limit
-from edgefl.telemetry.price import price_of, why_closed
+from edgefl.telemetry.price import price_of
 from edgefl.transport import Transport, limits_for
 from edgefl.wire import Contact, Message, node_name
 from edgefl.wire.application import Advert, Manifest, pack_advert, unpack_advert
@@ -109,7 +106,7 @@ class Daemon:
         """Start, serve until stopped, stop; `signals`: SIGTERM and SIGINT stop, SIGHUP reloads. Raises EdgeflError when
         the daemon cannot start or may not take part."""
         self.loop = asyncio.get_running_loop()
-        self._started_at = self.loop.time()
+        self.started_at = self.loop.time()
         if signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self.loop.add_signal_handler(number, self.stop)
@@ -408,64 +405,7 @@ class Daemon:
 
     def status(self) -> dict[str, Any]:
         """Everything that `edgefl status` shows."""
-        overlay, fleet = self.overlay, self.admission.fleet
-        contact = overlay.contact
-        problems = [f"{error}" for error in self.internal_errors]
-        if self.disk.problem is not None:
-            problems.append(f"{self.disk.problem.cause} (next: {self.disk.problem.hint})")
-        problems += [
-            f"application {app.manifest.name} is of another zone than this device is in now: it has left it"
-            for app in self.learning.applications.values()
-            if app.manifest.scope is Scope.ZONE and app.manifest.zone != contact.zone
-        ]
-        problems += [error.cause for error in self.training.last_error.values()]
-        problems += self.whereabouts.problems()
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "node": node_name(contact.node_id),
-            "address": str(contact).partition("@")[2],
-            "fleet": fingerprint(fleet) if fleet is not None else None,
-            "state": "joined" if overlay.joined else "joining" if fleet is not None else "waiting for approval",
-            "ready": self.ready,
-            "site": self.settings.site,
-            "zone": contact.zone,
-            "zone_chosen": overlay.zones(self.effects.now).chosen,
-            "incarnation": contact.incarnation,
-            "role": contact.role.name.lower(),
-            "profile": self.settings.profile,
-            "capacity": self.whereabouts.capacity_document(),
-            "reachability": self.whereabouts.document(),
-            "uptime_s": round(self.loop.time() - self._started_at, 1),
-            "contacts": len(overlay.contacts()),
-            "zone_ring": [node_name(peer.node_id) for peer in overlay.zone_leaves()],
-            "global_ring": [node_name(peer.node_id) for peer in overlay.global_leaves()],
-            "data": dict(self.effects.data),
-            "applications": [application_document(app, overlay) for app in self.learning.applications.values()],
-            "pending": len(self.admission.pending),
-            "load": self.load.as_dict() if self.load is not None else None,
-            "limits": self.budget.document(self.effects.now),
-            "routing": self._routing(),
-            "traffic": dict(self.transport.counters),
-            "plane": plane_document(self.transport, self.lag),
-            "counters": dict(overlay.counters),
-            "problems": problems,
-        }
-
-    def _routing(self) -> dict[str, Any]:
-        """This device as a parent in the routing game: what it costs, and what it has promised."""
-        price, carrying = self.overlay.price, self.carriage.s_per_byte
-        return {
-            "rule": self.settings.rule,
-            "seconds_per_mb": round(price.s_per_byte * 1e6, 6),
-            "processor_seconds_per_mb": None if carrying is None else round(carrying * 1e6, 6),
-            "penalty_s": round(price.penalty_s, 3),
-            "takes_children": not price.closed,
-            "why_not": why_closed(self.load) if self.load is not None else None,
-            "promised_bytes": self.overlay.promised_bytes,
-            "site_seconds_per_mb": round(price.site_s_per_byte * 1e6, 6),
-            "site_promised_bytes": self.overlay.site_load_bytes,
-        }
+        return status_document(self)
 
     # Regular work
 
@@ -486,18 +426,7 @@ class Daemon:
                 moved = self.transport.counters["bytes_sent"] + self.transport.counters["bytes_received"]
                 self.carriage.sample(sampled_at, moved)
                 self.overlay.set_price(price_of(self.load, known, self.carriage.s_per_byte, site_bytes_s=site))
-                self.supervisor.notify(STATUS=self._summary())
-
-    def _summary(self) -> str:
-        """One line for `systemctl status`."""
-        if not self.overlay.joined:
-            waiting = self.admission.fleet is None
-            return "waiting for approval by the fleet's owner" if waiting else "looking for the fleet"
-        rounds = [
-            f"{a.manifest.name} round {a.ledger.round} of {a.manifest.rounds}"
-            for a in self.learning.applications.values()
-        ]
-        return f"{len(self.overlay.contacts())} peers; {', '.join(rounds) or 'no applications'}"
+                self.supervisor.notify(STATUS=summary(self))
 
     async def _housekeeping(self) -> None:
         while True:
