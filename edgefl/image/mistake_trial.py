@@ -29,7 +29,8 @@ def run_mistakes(guest: Guest) -> dict[str, Any]:
         keys = guest.right.ssh_keys
         broken = b'site = "plant"\ntoken = "edgefl1-oops\n'.ljust(SLOT_BYTES, b"\n")
         _start(guest, broken, ["SOMETHING IS WRONG", "line 2"])
-        _start(guest, render(CardSettings(foreign, {}, "", keys)), ["refused this device", "ask the fleet's owner"])
+        told = ["refused this device", "ask the fleet's owner"]
+        _start(guest, render(CardSettings(foreign, {}, "", keys)), told, spoken="use a token of that fleet")
         missing = render(CardSettings(token, {"data": {"digits": "digits.npz"}}, "", keys))
         _start(guest, missing, ["SOMETHING IS WRONG", "no file digits.npz", "copy digits.npz beside"])
         # Without its data the device is in its fleet all the same.
@@ -45,8 +46,9 @@ def run_mistakes(guest: Guest) -> dict[str, Any]:
     return {"mistakes": 3}
 
 
-def _start(guest: Guest, content: bytes, told: list[str]) -> None:
-    """With this card: the device stays up, and says so on console and card."""
+def _start(guest: Guest, content: bytes, told: list[str], *, spoken: str = "") -> None:
+    """With this card: the device stays up, and says so on console and card. `spoken`: the daemon's own words, where it
+    is the daemon that the console hears."""
     guest.machine.cut_power()
     guest.put(content)
     before = len(guest.machine.said())
@@ -56,6 +58,6 @@ def _start(guest: Guest, content: bytes, told: list[str]) -> None:
     console = guest.machine.said()[before:]
     if not guest.machine.running():
         raise TrialError("the machine did not stay up")
-    if not any(words in console for words in told):
-        raise TrialError(f"the console says nothing of it: {told}", hint=f"look at {guest.console}")
+    if not any(words in console for words in ([spoken] if spoken else told)):
+        raise TrialError(f"the console says nothing of it: {spoken or told}", hint=f"look at {guest.console}")
     guest.say(f"told on console and card: {told[-1]}")
