@@ -193,7 +193,7 @@ class Device:
         self._later(self.world.clock.now, "on_kept", token, self.hold(bytes(memoryview(data).cast("B"))))
 
     def renew(self, app: int, token: Token, start: BlobRef, model: Any, mean: Any) -> None:
-        raise NotImplementedError("policies that aggregate are of the topology forest")
+        raise NotImplementedError("simulated manifests name no policies")
 
     def discard(self, app: int, blob: BlobRef) -> None:
         self._blobs.pop(blob.id, None)
