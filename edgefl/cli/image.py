@@ -286,15 +286,16 @@ def flash(file: Path, device: Path, yes: bool) -> None:
 @click.option("--board", type=click.Choice(["raspi3b"]), help="Start it as QEMU's model of this board.")
 @click.option(
     "--what",
-    type=click.Choice(["train", "mistakes", "cuts", "updates", "idle"]),
+    type=click.Choice(["train", "mistakes", "cuts", "updates", "idle", "boot"]),
     default="train",
     show_default=True,
     help="Join, train and survive a power cut; mistakes on the card; power cuts in first boot; ill and healthy "
-    "updates; memory and writes when idle.",
+    "updates; memory and writes when idle; what edgefl adds to a boot.",
 )
 @click.option("--cuts", default=12, show_default=True, type=click.IntRange(1), help="How many power cuts.")
 @click.option("--seed", default=0, show_default=True, help="Draws the instants of the cuts.")
 @click.option("--minutes", default=20.0, show_default=True, help="How long idle writes are counted.")
+@click.option("--boots", default=3, show_default=True, type=click.IntRange(1), help="How many of each kind, for boot.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("image-test"), help="A new folder for logs."
 )
@@ -308,6 +309,7 @@ def test(
     cuts: int,
     seed: int,
     minutes: float,
+    boots: int,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -319,6 +321,7 @@ def test(
     import time
 
     from edgefl.errors import UsageError
+    from edgefl.image.boot_trial import run_boots
     from edgefl.image.bundle import target_of
     from edgefl.image.check import check_image
     from edgefl.image.cut_trial import run_cuts
@@ -347,6 +350,7 @@ def test(
         "cuts": lambda: run_cuts(guest, cuts, seed),
         "updates": lambda: run_updates(guest),
         "idle": lambda: run_idle(guest, minutes),
+        "boot": lambda: run_boots(guest, boots),
     }
     measured = trials[what]()
     if as_json:
