@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from support.processes import is_there, wait_gone
 
 STARTER = """
 import sys, time
@@ -22,12 +21,6 @@ one.start()
 print(one._process.pid, flush=True)
 time.sleep(600)
 """
-
-
-def is_there(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -43,7 +36,4 @@ def test_no_machine_outlives_the_trial(how: int, tmp_path: Path) -> None:
         pid = int(starter.stdout.readline())
         assert is_there(pid)
         starter.send_signal(how)
-    deadline = time.monotonic() + 20
-    while is_there(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_there(pid)
+    assert wait_gone(pid)
