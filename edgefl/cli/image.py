@@ -164,6 +164,8 @@ def customize(
     from edgefl.image.customize import write_copies, write_settings
 
     texts = [read_token(text).strip() for text in tokens]
+    if not all(texts):
+        raise UsageError("the token is empty", hint="write what edgefl fleet invite prints into that file")
     if fleet is not None:
         texts += _invite(fleet, bootstrap, site, count)
     if len(texts) not in (0, 1, count):

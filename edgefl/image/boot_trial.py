@@ -2,7 +2,8 @@
 edgefl's units masked, which is up when its services run and its network has an address.
 
 All times are the guest's own, since its kernel started. Its clock counts its instructions, so other work of this
-machine does not count, but for what the guest waits for the daemon here. Both kinds of boot alternate.
+machine does not count, but for what the guest waits for its card and for the daemon here: where both is slow, the
+processor time is what to look at. Both kinds of boot alternate.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def run_boots(guest: Guest, boots: int) -> dict[str, Any]:
     """So many boots of each kind; medians in seconds. Raises TrialError."""
     guest.work.mkdir(parents=True)
     parts = digits.write_parts(digits.divide(2, 0), guest.work)
-    joined, bare = list[float](), list[float]()
+    joined, bare, cpu = list[float](), list[float](), list[float]()
     with LocalFleet(guest.work, 1, parts[:1], host=own_address()) as fleet, guest.machine:
         fleet.start()
         guest.prepare(invite(fleet, guest.work), Path(parts[1]["digits"]))
@@ -41,7 +42,7 @@ def run_boots(guest: Guest, boots: int) -> dict[str, Any]:
             _start(guest, "")
             guest.until_joined(len(guest.joined(0)) + 1)
             joined.append(joined_at(guest.machine.said()[len(before) :]))
-            guest.ssh("sync")
+            cpu.append(cpu_of(guest.ssh(f"sync; systemctl show {' '.join(MASKED)} -p CPUUsageNSec")))
             guest.say(f"with edgefl: in the fleet after {joined[-1]:.1f} s of the guest's clock")
             _start(guest, "".join(f" systemd.mask={unit}" for unit in MASKED))
             bare.append(_up_at(guest))
@@ -53,6 +54,7 @@ def run_boots(guest: Guest, boots: int) -> dict[str, Any]:
         "without_edgefl_up_s": round(without_s, 2),
         "added_s": round(with_s - without_s, 2),
         "ratio": round(with_s / without_s, 3),
+        "processor_s": round(statistics.median(cpu), 2),
     }
 
 
@@ -78,6 +80,11 @@ def joined_at(console: str) -> float:
     if found is None:
         raise TrialError("the console has no time beside `joined the fleet`", hint="its kernel wants printk.time=1")
     return float(found[1])
+
+
+def cpu_of(told: str) -> float:
+    """Seconds of processor time of the units; a unit that did not start has none."""
+    return sum(int(value) for value in re.findall(r"CPUUsageNSec=(\d{1,18})$", told, re.MULTILINE)) / 1e9
 
 
 def _up_at(guest: Guest) -> float:

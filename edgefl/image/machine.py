@@ -96,7 +96,8 @@ class Machine:
 
     def _pc(self) -> list[str]:
         return [
-            *("qemu-system-x86_64", "-cpu", "max", "-device", "i6300esb", *CLOCK),
+            # No floppy and no CD: the firmware tries the one, and the kernel waits for the other.
+            *("qemu-system-x86_64", "-nodefaults", "-cpu", "max", "-device", "i6300esb", *CLOCK),
             *_flash(PC_FIRMWARE, PC_VARIABLES, "ovmf"),
         ]
 

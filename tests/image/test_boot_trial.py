@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgefl.image.boot_trial import MASKED, joined_at, up_at, with_words
+from edgefl.image.boot_trial import MASKED, cpu_of, joined_at, up_at, with_words
 from edgefl.image.guest import TrialError
 from edgefl.update.bootloader import entry
 from edgefl.update.slots import Running
@@ -48,3 +48,8 @@ def test_up_is_the_later_of_services_and_network() -> None:
         up_at(told.replace("inactive", "active").format("988.5"))
     with pytest.raises(TrialError):
         up_at("ActiveEnterTimestampMonotonic=9500000\ninactive\n20.00\n1000.50\n")
+
+
+def test_processor_time_of_units_that_ran() -> None:
+    values = ("2500000000", "500000000", "18446744073709551615", "[not set]")
+    assert cpu_of("\n\n".join(f"CPUUsageNSec={value}" for value in values) + "\n") == 3.0
