@@ -7,6 +7,8 @@ options.py    what a manifest may choose
 average.py    the running weighted mean of the models of one session
 record.py     the history, written by aggregators
 searches.py   searches under way, by name
+pushed.py     small models that come unasked: places, and how long they are waited for
+arrivals.py   how models come: pushed, or fetched
 trainer.py    a task: train, find an aggregator
 aggregator.py a session: collect, average, draw the next sample
 watchdog.py   starts again when everybody who worked on a round is gone

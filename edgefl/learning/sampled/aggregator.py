@@ -1,6 +1,7 @@
 """A device's part as an aggregator: collect the models of one task, make the next one, hand it to the next sample.
 
-The next sample is drawn while models are coming in, so that its round trips cost no time.
+The next sample is drawn when the trainers look for somebody to send their models to, or else while models are coming
+in, so that its round trips cost no time.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Session:
     evaluated: int = 0
     model: BlobRef | None = None
     """What was evaluated."""
+    mean: Any = None
+    """The new model, until it has a name."""
     closed: bool = False
 
     @property
@@ -57,12 +60,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A model that waits for its sample; `last` when there is nothing left to do with it."""
+    """A model that waits for its sample; `last` when there is nothing left to do with it. `data`: what it is made of,
+    where it shall be pushed."""
 
     task: Task
     model: BlobRef
     model_round: int
     last: bool
+    data: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,8 @@ class Aggregator:
         if sender.node_id not in session.senders and len(session.senders) < 2 * device.options.sample:
             session.senders[sender.node_id] = sender
             session.offers[sender.node_id] = (message.samples, message.metrics)
-            device.effects.fetch(device.app, ("collect", task, sender.node_id), message.model, (sender,))
+            token = ("collect", task, sender.node_id)
+            device.arrivals.get(token, message.model, sender, now, pushed=message.pushed)
         return None
 
     def _open(self, message: SampleUpdate, now: float) -> Session:
@@ -123,9 +129,20 @@ class Aggregator:
         average = Average(device.manifest.parameters, device.manifest.max_samples)
         task = (message.attempt, message.round)
         session = Session(task, message.kind, average, message.sampled, message.served)
-        if self._draw is None:
-            self._look(session.next_task, now)
+        self._look_ahead(session.next_task, now)
         return session
+
+    def foresee(self, task: Task, now: float) -> None:
+        """A trainer of this task has asked whether this device is there: it may be the one to aggregate."""
+        if task > self.completed and self.session is None and not self.device.registry.me.left:
+            self._look_ahead((task[0], task[1] + 1), now)
+
+    def _look_ahead(self, task: Task, now: float) -> None:
+        """Draw the sample of a task whose model is not there yet: once, and one after the other."""
+        sample = self._sample
+        known = sample is not None and sample.task == task and now <= sample.at + FRESH_S
+        if self._draw is None and not known and "draw" not in self.device.searches:
+            self._look(task, now)
 
     def on_collected(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         _, task, sender = token
@@ -169,7 +186,8 @@ class Aggregator:
         if session.model is not None:
             self.on_made(session.model, now)
         else:
-            device.effects.keep(device.app, ("model", session.task), session.average.mean())
+            session.mean = session.average.mean()
+            device.effects.keep(device.app, ("model", session.task), session.mean)
 
     def on_made(self, blob: BlobRef, now: float) -> None:
         """The model of the closed session has a name."""
@@ -190,7 +208,7 @@ class Aggregator:
         self._unconfirmed = session
         self._served = (*session.served, device.me.node_id)[-DUTY_ROUNDS:]
         device.around.on_made()
-        self.hand_out((attempt, round_ + 1), blob, device.holds, now, last=last)
+        self.hand_out((attempt, round_ + 1), blob, device.holds, now, last=last, data=session.mean)
 
     def on_confirmed(self, now: float) -> None:
         """Somebody else holds the model: from now on it survives this device, so the trainers are let go."""
@@ -203,10 +221,14 @@ class Aggregator:
         """Whether a word about this task is what the made model waits for."""
         return self._unconfirmed is not None and self._unconfirmed.next_task == task
 
-    def hand_out(self, task: Task, model: BlobRef, model_round: int, now: float, *, last: bool = False) -> None:
+    def hand_out(
+        self, task: Task, model: BlobRef, model_round: int, now: float, *, last: bool = False, data: Any = None
+    ) -> None:
         """Draw the sample of a task and give it the model; when the owner has paused, not before it goes on."""
-        self.device.heard(task, now)
-        self._draw = Draw(task, model, model_round, last)
+        device = self.device
+        device.heard(task, now)
+        pushed = device.arrivals.are_small and device.options.aggregators == 1  # of several, one is heard in vain
+        self._draw = Draw(task, model, model_round, last, data if pushed else None)
         self.on_state(now)
 
     def on_state(self, now: float) -> None:
@@ -239,7 +261,7 @@ class Aggregator:
         device.effects.random.shuffle(peers)
         others = [peer for peer in peers if peer.node_id != device.me.node_id]
         for peer in others:
-            self.give(peer, draw.task, kind, draw.model, draw.model_round, len(peers))
+            self.give(peer, draw.task, kind, draw.model, draw.model_round, len(peers), draw.data)
         device.merge_pending()
         if not others:
             self.on_confirmed(now)
@@ -249,15 +271,36 @@ class Aggregator:
             own = Own(draw.task, kind, None, draw.model, draw.model_round, len(peers), self._served)
             device.trainer.begin(own, now)
 
-    def give(self, peer: Contact, task: Task, kind: RoundKind, model: BlobRef, model_round: int, sampled: int) -> None:
-        """Hand a model to one device."""
+    def give(
+        self,
+        peer: Contact,
+        task: Task,
+        kind: RoundKind,
+        model: BlobRef,
+        model_round: int,
+        sampled: int,
+        data: Any = None,
+    ) -> None:
+        """Hand a model to one device; with `data`, without being asked for it."""
         device, (attempt, round_) = self.device, task
         view = device.registry.delta(peer.node_id)
         records = device.history.tail(ROUND_RECORDS)
         message = SampleTrain(
-            device.app, round_, attempt, model, view, kind, sampled, self._served, model_round, records
+            device.app,
+            round_,
+            attempt,
+            model,
+            view,
+            kind,
+            sampled,
+            self._served,
+            model_round,
+            records,
+            data is not None,
         )
         device.effects.send(peer, message)
+        if data is not None:
+            device.arrivals.push(peer, model, data)
 
     def leave(self, now: float) -> None:
         """This device goes: the trainers of an open session shall find another one."""
