@@ -69,7 +69,8 @@ class SamplePing(Message):
 @message(82)
 @dataclass(frozen=True, slots=True)
 class SamplePong(Message):
-    """`round` and `attempt`: the newest task that the sender knows of; `holds`: the round of the model that it has."""
+    """`round` and `attempt`: the newest task that the sender knows of; `holds`: the round of the model that it has;
+    `training_ms`: what its last training took, 0 before the first."""
 
     app: Annotated[int, 1, U64]
     request: Annotated[int, 2, U32]
@@ -77,6 +78,7 @@ class SamplePong(Message):
     attempt: Annotated[int, 4, U32]
     me: Annotated[Entry, 5, nested(Entry)]
     holds: Annotated[int, 6, U32] = 0
+    training_ms: Annotated[int, 7, U32] = 0
 
 
 @message(83)

@@ -11,7 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgefl.learning.metrics import merge
-from edgefl.learning.sampled.order import order
+from edgefl.learning.sampled.arrivals import FLOAT_BYTES
+from edgefl.learning.sampled.order import handed_out, order
 from edgefl.learning.sampled.record import evaluated, trained_record
 from edgefl.learning.sampled.trainer import FRESH_S, Own
 from edgefl.wire import Contact
@@ -93,6 +94,8 @@ class Aggregator:
         self._draw: Draw | None = None
         self._sample: Sample | None = None
         self._sampling: Task | None = None
+        self._training_s: dict[int, float] = {}
+        """What those who answered the last search take to train."""
 
     @property
     def waiting(self) -> bool:
@@ -244,8 +247,14 @@ class Aggregator:
     def _look(self, task: Task, now: float) -> None:
         device = self.device
         self._sampling = task
+        self._training_s.clear()
         ordered = order(device.key, device.registry.candidates(task[1]), task[1])
         device.searches.start("draw", ordered, device.options.sample, partial(self._answered, task), now)
+
+    def on_answer(self, node_id: int, training_ms: int) -> None:
+        """Somebody who may be in the next sample says what its last training took."""
+        if training_ms:
+            self._training_s[node_id] = training_ms / 1000
 
     def _answered(self, task: Task, chosen: list[Entry], now: float) -> None:
         self._sample = Sample(task, chosen, now)
@@ -257,8 +266,7 @@ class Aggregator:
             return
         self._draw = None
         kind = RoundKind.DONE if draw.last else device.next_kind(draw.model_round)
-        peers = [entry.contact for entry in chosen]
-        device.effects.random.shuffle(peers)
+        peers = self._in_turn(chosen)
         others = [peer for peer in peers if peer.node_id != device.me.node_id]
         for peer in others:
             self.give(peer, draw.task, kind, draw.model, draw.model_round, len(peers), draw.data)
@@ -270,6 +278,20 @@ class Aggregator:
         elif len(others) < len(peers) and (device.own is None or device.own.task < draw.task):
             own = Own(draw.task, kind, None, draw.model, draw.model_round, len(peers), self._served)
             device.trainer.begin(own, now)
+
+    def _in_turn(self, chosen: list[Entry]) -> list[Contact]:
+        """The sample as it is served: see order.handed_out. Where nothing is known of anybody, at random."""
+        device, model_bytes = self.device, FLOAT_BYTES * self.device.manifest.parameters
+        self.on_answer(device.me.node_id, device.trainer.training_ms)
+        seconds = {}
+        for entry in chosen:
+            training_s = self._training_s.get(entry.contact.node_id)
+            if training_s is not None:
+                seconds[entry.contact.node_id] = training_s + (model_bytes / 2.0**entry.uplink if entry.uplink else 0.0)
+        contacts = {entry.contact.node_id: entry.contact for entry in chosen}
+        shuffled = [*contacts]
+        device.effects.random.shuffle(shuffled)
+        return [contacts[node_id] for node_id in handed_out(shuffled, seconds, device.options.threshold(len(chosen)))]
 
     def give(
         self,

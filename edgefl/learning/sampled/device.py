@@ -218,7 +218,10 @@ class SampledDevice:
         self.heard((ping.attempt, ping.round), now)
         self._meet(sender, ping.me)
         attempt, round_ = self.newest
-        self.effects.send(sender, SamplePong(self.app, ping.request, round_, attempt, self.registry.me, self.holds))
+        pong = SamplePong(
+            self.app, ping.request, round_, attempt, self.registry.me, self.holds, self.trainer.training_ms
+        )
+        self.effects.send(sender, pong)
         if self.finished and self.model is not None:  # who still asks does not have it
             task = (attempt, max(round_, self.holds + 2))
             self.aggregator.give(sender, task, RoundKind.DONE, self.model, self.holds, 0)
@@ -231,6 +234,8 @@ class SampledDevice:
         name = self.searches.on_answer(sender.node_id, pong.request, now)
         if name == "look":
             self.watchdog.on_answer(pong.holds)
+        elif name == "draw":
+            self.aggregator.on_answer(sender.node_id, pong.training_ms)
         if name is not None:
             self.searches.step(name, now)
 

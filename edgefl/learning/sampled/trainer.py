@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RETRY_S = 5.0
 """When nobody at all answers, it is tried again after this."""
 
+MAX_TRAINING_MS = 2**32 - 1
+
 FRESH_S = 10.0
 """Who answered longer ago than this may be gone: it is asked again."""
 
@@ -60,10 +62,15 @@ class Trainer:
     def __init__(self, device: SampledDevice) -> None:
         self.device = device
         self.own: Own | None = None
+        self.training_ms = 0
+        """What the last training took; 0 before the first."""
+        self._began = 0.0
 
     def begin(self, own: Own, now: float) -> None:
         device = self.device
         old, self.own = self.own, own
+        if old is not None and old.data is not None and old.kind is RoundKind.TRAIN:  # cut short: it takes longer
+            self._took(now, at_least=self.training_ms)
         for blob in (old.update, old.base) if old is not None else ():
             if blob is not None and blob not in (device.model, own.base):
                 device.effects.discard(device.app, blob)
@@ -93,6 +100,7 @@ class Trainer:
             return True
         attempt, round_ = own.task
         job = TrainJob((0, round_, attempt), own.kind, own.base, device.manifest.seed + round_)
+        self._began = now
         device.effects.train(device.app, job)
         self._look(own, now)
         return True
@@ -102,9 +110,11 @@ class Trainer:
         if own is None or (tag[2], tag[1]) != own.task or own.data is None:
             return
         if result is not None and result.declined:
+            own.data = None
             device.count("training_declined")
             return
         if result is None or result.diverged or (own.kind is RoundKind.TRAIN) != (result.delta is not None):
+            own.data = None
             device.count("training_failed")
             return
         own.metrics = result.metrics
@@ -114,10 +124,14 @@ class Trainer:
         elif result.samples >= 1:
             from edgefl.learning.sampled.average import trained  # numpy comes with it
 
+            self._took(now)
             own.samples = result.samples
             own.data, made = None, trained(own.data, result.delta)
             own.made = made if device.arrivals.are_small else None
             device.effects.keep(device.app, ("update", own.task), made)
+
+    def _took(self, now: float, *, at_least: int = 1) -> None:
+        self.training_ms = min(MAX_TRAINING_MS, max(at_least, 1, round(1000 * (now - self._began))))
 
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> bool:
         """False when the blob belongs to no task of this device any more."""

@@ -9,6 +9,7 @@ import pytest
 from support.learning_world import World, make_contact, make_manifest
 
 from edgefl.learning.sampled.application import SampledApplication
+from edgefl.learning.sampled.order import handed_out
 from edgefl.learning.sampled.pushed import (
     MAX_EXPECTED,
     MAX_PUSHED_BYTES,
@@ -105,15 +106,14 @@ OPTIONS = "sample=3,success=1,by_uplink=no,timeout_s=20"
 class Watched:
     """A world of sampled devices, and what goes between them."""
 
-    def __init__(self, devices: int = 7, parameters: int = 5, options: str = OPTIONS, loss: float = 0.0) -> None:
+    def __init__(self, devices: int = 7, parameters: int = 5, options: str = OPTIONS, rounds: int = 4) -> None:
         manifest = make_manifest(
-            topology=Topology.SAMPLED, topology_options=options, rounds=4, parameters=parameters, deadline_s=60.0
+            topology=Topology.SAMPLED, topology_options=options, rounds=rounds, parameters=parameters, deadline_s=60.0
         )
-        self.world = World(devices, seed=1, loss=loss, manifest=manifest)
+        self.world = World(devices, seed=1, manifest=manifest)
         self.said: list[tuple[int, int, Any]] = []
         self.fetched: list[tuple[int, tuple[Any, ...]]] = []
         self.lost = False
-        self.forged: bytes | None = None
         self.world.tap = self._tap
         for number, device in self.world.devices.items():
             device.fetch = self._watch(number, device.fetch)  # type: ignore[method-assign]
@@ -201,3 +201,20 @@ def test_a_liar_pushes_in_vain() -> None:
     assert app.counters["not_a_member"] == 1
     assert len(victim.blobs) == held
     watched.finish(1000)
+
+
+def test_the_model_leaves_in_the_order_that_ends_the_round_soonest() -> None:
+    watched = Watched(options="sample=5,success=0.6,by_uplink=no,timeout_s=20", rounds=24)
+    for number, device in watched.world.devices.items():
+        device.train_s = float(number)
+    watched.finish(1000)
+    served: dict[tuple[int, int], list[int]] = {}
+    for sender, to, message in watched.said:
+        if isinstance(message, SampleTrain) and 16 <= message.round <= 24:
+            assert message.sampled == 5
+            served.setdefault((message.round, sender), []).append(to)
+    assert len(served) >= 9
+    for (_, sender), receivers in served.items():
+        everybody = receivers if len(receivers) == 5 else [*receivers, sender]
+        wanted = handed_out(everybody, {number: float(number) for number in everybody}, 3)
+        assert receivers == [number for number in wanted if number != sender]
