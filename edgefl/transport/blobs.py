@@ -27,7 +27,7 @@ from edgefl.transport.counters import Counters
 from edgefl.transport.limits import Limits
 from edgefl.transport.reuse import ChunkIndex
 from edgefl.transport.timing import Timing
-from edgefl.transport.write_through import Partial, PartialFiles, WriteThrough
+from edgefl.transport.write_through import Partial, PartialFiles, WriteThrough, unload
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, blob_ref, hash_chunks
 
 P = ParamSpec("P")
@@ -268,6 +268,9 @@ class Blobs:
                 self.give_up(assembly, TryAgainError("nobody asked for it"))
             else:
                 self._write_through.look(assembly, now)
+        for held in self._held.values():
+            if held.on_disk:
+                unload(held.view)
         for held in [item for item in self._held.values() if item.loose and now - item.since > LOOSE_S]:
             self.discard(held.ref.id)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -176,7 +177,10 @@ class WriteThrough:
             self._leaving[assembly.ref.id] = self._soon(self._leave(assembly, landing))
 
     def sweep(self, now: float) -> None:
-        """Remove files that nobody has asked for. Call about once a second."""
+        """Let go of pages, remove files that nobody has asked for. Call about once a second."""
+        for landing in self._landings.values():
+            if landing.partial is not None:
+                unload(landing.partial.view)
         for blob_id, (_, since) in list(self._idle.items()):
             if now - since > IDLE_S:
                 self._remove_idle(blob_id)
@@ -305,3 +309,10 @@ class WriteThrough:
 
     async def _remove(self, blob_id: bytes) -> None:
         await self._off_loop(self._files.remove, blob_id)
+
+
+def unload(view: memoryview) -> None:
+    """Let the mapping of a file go of its pages: they stay in the kernel's cache for as long as it has room, and count
+    as ours no more. Whoever reads them gets them back."""
+    if isinstance(view.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        view.obj.madvise(mmap.MADV_DONTNEED)
