@@ -138,7 +138,7 @@ class Daemon:
             advertise=split_address(self.settings.advertise) if self.settings.advertise else None,
             earlier_port=int.from_bytes(self.store.read_setting("door_port") or b"", "big"),
             executor=self.disk.executor,
-            files=self.store,
+            files=self.store.files,
             limits=limits_for(self.memory_bytes),
             uplink_bytes_s=parse_rate(self.settings.uplink),
         )

@@ -65,7 +65,7 @@ class Device:
         admission = Admission(self.keys)
         admission.join(parse(token))
         self.executor = ThreadPoolExecutor(1)
-        files = Store(Path(self.place.name)) if options.pop("files", True) else None
+        files = Store(Path(self.place.name)).files if options.pop("files", True) else None
         self.transport = Transport(
             self.keys, admission, self, listen=(address, 0), executor=self.executor, files=files, **options
         )
