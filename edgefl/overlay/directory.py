@@ -198,6 +198,8 @@ class Directory:
 
     def on_nearer(self, peer: Peer, now: float) -> None:
         """A device has appeared that owns a key which was ours: it must know what we know, for it would ask itself."""
+        if not self._entries:
+            return
         own = self._device.contact
         for scope in Scope:
             entries = [entry for entry in self._entries.values() if entry.scope is scope]

@@ -101,7 +101,7 @@ class Hooks:
     appeared: Callable[[Peer, bool, float], None] = _nothing  # a new one; True when it has spoken to us by itself
     changed: Callable[[Peer, Contact, float], None] = _nothing  # new contact of a known device; the old one given
     gone: Callable[[Peer, bool, float], None] = _nothing  # dropped; True when it said so itself
-    pinned: Callable[[], frozenset[int]] = field(default=frozenset)  # some table refers to them
+    pinned: Callable[[], set[int]] = field(default=set)  # some table refers to them
 
 
 class Liveness:
@@ -190,13 +190,17 @@ class Liveness:
     def heard(self, sender: Contact, now: float) -> Peer | None:
         """A known device speaks: it is alive. None when it is unknown, or the message is of an earlier incarnation."""
         peer = self.peers.get(sender.node_id)
-        if peer is None or sender.incarnation < peer.contact.incarnation:
-            return None
+        return peer if peer is not None and self._hear(peer, sender, now) else None
+
+    def _hear(self, peer: Peer, sender: Contact, now: float) -> bool:
+        known = peer.contact
+        if sender is not known and sender.incarnation < known.incarnation:
+            return False
         peer.heard_at = now
-        self._zones_heard[peer.contact.zone] = now
+        self._zones_heard[known.zone] = now
         if peer.suspect and now - peer.suspected_at > self._flight_s(peer):
             self._clear(peer)
-        return peer
+        return True
 
     def _flight_s(self, peer: Peer) -> float:
         """How long messages may have been under way: one that was sent before the suspicion arose proves nothing."""
@@ -217,10 +221,11 @@ class Liveness:
             peer = self._new(sender, now)
             self.hooks.appeared(peer, True, now)
             return peer
-        if self.heard(sender, now) is None:
+        if not self._hear(peer, sender, now):
             return None
-        if sender.incarnation > peer.contact.incarnation:
-            before, peer.contact = peer.contact, sender
+        before = peer.contact
+        if sender.incarnation > before.incarnation:
+            peer.contact = sender
             self._hear_zone(sender.zone, now)
             self.hooks.changed(peer, before, now)
         return peer
@@ -396,9 +401,9 @@ class Liveness:
         for peer in self._loose(newest)[: MAX_PEERS // 10]:
             del self.peers[peer.node_id]
 
-    def forget_loose(self) -> None:
-        """Keep only those peers without a place in a table that were heard last."""
-        if len(self.peers) > MAX_LOOSE:
+    def forget_loose(self, members: int) -> None:
+        """Keep only those peers without a place in a table that were heard last; so many have one there at least."""
+        if len(self.peers) > MAX_LOOSE + members:
             going = {peer.node_id: peer.contact for peer in self._loose(None)[:-MAX_LOOSE]}
             if going:  # a new dictionary: one that has been large never gets small again
                 self.peers = {node_id: peer for node_id, peer in self.peers.items() if node_id not in going}
@@ -408,5 +413,5 @@ class Liveness:
     def _loose(self, newest: Peer | None) -> list[Peer]:
         """Peers that no table refers to, the least recently heard first."""
         pinned = self.hooks.pinned()
-        loose = [p for p in self.peers.values() if p is not newest and p.node_id not in pinned]
+        loose = [p for node_id, p in self.peers.items() if node_id not in pinned and p is not newest]
         return sorted(loose, key=lambda p: p.heard_at)

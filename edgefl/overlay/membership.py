@@ -21,7 +21,7 @@ us with an Announce. A device that has lost everybody goes back to joining.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, ValuesView
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
@@ -87,8 +87,7 @@ class Membership:
         self._thin_rows: set[int] = set()
         self._next_row = 0
         self._self_joins = 0
-        self._members: list[Peer] | None = None
-        self._member_ids: frozenset[int] = frozenset()
+        self._known: dict[int, Peer] | None = None
         self._probes = ProbeQueue(liveness)
         self.table = RoutingTable(device.node_id, device.contact.zone, device.profile)
         self.rings = Rings(device, requests, liveness)
@@ -105,24 +104,30 @@ class Membership:
 
     # What is known
 
-    def members(self) -> list[Peer]:
-        """Everybody in the table or a leaf set (of a leaf: its doors), once; not to be changed by the caller."""
-        if self._members is None:
-            known = {peer.node_id: peer for peer in self.table}
-            known.update((peer.node_id, peer) for peer in self.rings.peers())
-            known.update((peer.node_id, peer) for peer in self.doors)
-            self._members = list(known.values())
-            self._member_ids = frozenset(known)
-            self._probes.clear()
-        return self._members
+    def members(self) -> ValuesView[Peer]:
+        """Everybody in the table or a leaf set (of a leaf: its doors), once."""
+        return self.by_id().values()
 
-    def pinned(self) -> frozenset[int]:
+    def by_id(self) -> dict[int, Peer]:
+        """The same by node id; not to be changed. (A look at its keys spares a look at every peer.)"""
+        known = self._known
+        if known is None:
+            self._known = known = {peer.node_id: peer for peer in self.table}
+            for peer in self.rings.peers():
+                known[peer.node_id] = peer
+            for peer in self.doors:
+                known[peer.node_id] = peer
+            self._probes.clear()
+        return known
+
+    def pinned(self) -> set[int]:
         """Whom to remember: who has a place, and bootstrap contacts (which, forgotten, would seem lost)."""
-        self.members()
-        return self._member_ids | self._bootstrap.keys()
+        return {*self.by_id(), *self._bootstrap}
 
     def holds(self, node_id: int) -> bool:
         """Is this device in the table or a leaf set?"""
+        if self._known is not None:
+            return node_id in self._known
         rings = self.rings
         return node_id in rings.zone or node_id in rings.fleet or node_id in self.table or node_id in self.doors
 
@@ -214,7 +219,7 @@ class Membership:
             self.rings.rebuild_zone(peers)
         elif own.zone != before.zone:
             self.doors.rebuild(peers, own.zone)
-        self._members = None
+        self._known = None
         if self._device.joined:
             if self._device.contact.dialable or before.dialable:
                 # Whoever holds us has announced itself, so it is known here: it need not find out by missing us.
@@ -252,7 +257,7 @@ class Membership:
         else:
             placed = self.doors.offer(peer, own.zone)
         if placed:
-            self._members = None
+            self._known = None
             self._lost.pop(contact.node_id, None)
             if not knows_us and self._device.joined:
                 self._device.send(contact, Announce())
@@ -264,7 +269,7 @@ class Membership:
             return
         peer = self._liveness.peers.get(contact.node_id)
         if peer is not None:
-            if contact.incarnation > peer.contact.incarnation:
+            if peer.contact is not contact and contact.incarnation > peer.contact.incarnation:
                 self._liveness.check(contact, informant, now)
         elif self._wants(contact):
             self._liveness.check(contact, informant, now)
@@ -304,7 +309,7 @@ class Membership:
         node_id = peer.node_id
         if not self.holds(node_id):
             return False
-        before = {other.node_id for other in self.members()}
+        before = self.by_id()
         if self.doors.remove(node_id):
             self._look_after_myself(now)
         if self.table.remove(node_id, self._liveness.peers.values()):
@@ -313,7 +318,7 @@ class Membership:
             self._thin_rows.add(shared_digits(self._device.node_id, node_id, self.table.digit_bits))
         if self.rings.remove(node_id, self._liveness.peers.values(), now):
             self._look_after_myself(now)
-        self._members = None
+        self._known = None
         for other in self.members() if self._device.joined else ():
             if other.node_id not in before:  # it may not know us, and was heard long ago: is it still what it was?
                 self._device.send(other.contact, Announce())
@@ -331,12 +336,13 @@ class Membership:
 
     def _probe(self, now: float) -> None:
         device, profile = self._device, self._device.profile
-        self._liveness.forget_loose()
+        members = self.members()
+        self._liveness.forget_loose(len(members))
         self._quick_probes = max(0, self._quick_probes - 1)
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
         if not device.contact.dialable:
             fresh_s = 0.0  # it keeps the link open, also while answers to other questions come by it
-        chosen = self._probes.next(self.members())
+        chosen = self._probes.next(members)
         if chosen is not None and (chosen.rtt_s is None or now - chosen.heard_at > fresh_s):
             self._liveness.probe(chosen, now)
         else:
@@ -386,7 +392,7 @@ class Membership:
     def _self_join(self, now: float) -> None:
         self._self_joins += 1
         self._set_self_join(now)
-        near, anywhere = self.rings.peers(), self.members()
+        near, anywhere = self.rings.peers(), [*self.members()]
         if not self._device.contact.dialable:
             near = list(self.doors) if len(self.doors) < MAX_DOORS else []
         if near:
@@ -433,13 +439,16 @@ class Membership:
     def _rows_for(self, question: FindRows, asker: int) -> tuple[Contact, ...]:
         """Tracked members of the asker's zone, the nearest of its zone, our leaf sets, and the rows that lead there."""
         target = question.target
-        near = sorted((p for p in self.members() if p.contact.zone == question.zone), key=lambda p: p.node_id ^ target)
+        zone = question.zone
+        near = [peer for peer in self.members() if peer.contact.zone == zone]
+        near.sort(key=lambda peer: peer.node_id ^ target)
         chosen: dict[int, Contact] = {contact.node_id: contact for contact in self.zone_members(target, asker)}
         groups = [near[:NEAREST_IN_ANSWER], self.rings.peers()]
         deepest = shared_digits(self._device.node_id, target, self.table.digit_bits)
         groups += [self.table.row(row) for row in range(deepest, deepest - 1 if question.brief else -1, -1)]
         for group in groups:
-            chosen.update((peer.node_id, peer.contact) for peer in group)
+            for peer in group:
+                chosen[peer.node_id] = peer.contact
         chosen.pop(asker, None)
         return tuple(chosen.values())[:MAX_ROWS_CONTACTS]
 

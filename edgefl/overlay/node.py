@@ -355,7 +355,7 @@ class Overlay:
             self._liveness.heard(sender, now)
         elif self._liveness.learn(sender, now) is None or not self._device.joined:
             return True  # of an earlier incarnation; or we would have to answer like a joined member
-        handler(self)(sender, message, now)
+        handler(self, sender, message, now)
         if self._device.loopback or self._events.waiting:
             self._drain(now)
         return True
@@ -409,8 +409,8 @@ class Overlay:
         self._forest.on_gone(peer.node_id, now)
         self._game.site.forget(peer.node_id)
 
-    def _pinned(self) -> frozenset[int]:
-        return self._membership.pinned() | self._forest.neighbours()
+    def _pinned(self) -> set[int]:
+        return self._membership.pinned().union(self._forest.neighbours())
 
     def _looked_up(self, request: int, owner: Contact | None, hops: int, now: float) -> None:
         if not self._zones.on_lookup(request, owner, now):
@@ -477,7 +477,7 @@ class Overlay:
             while self._device.loopback or self._events.waiting:
                 if self._device.loopback:
                     message = self._device.loopback.pop(0)
-                    _HANDLERS[type(message)](self)(self._device.contact, message, now)
+                    _HANDLERS[type(message)](self, self._device.contact, message, now)
                 else:
                     self._events.deliver_one()
         finally:
@@ -486,39 +486,39 @@ class Overlay:
 
 _BODIES = (wire.Lookup, wire.Track, wire.Untrack, wire.Discover, wire.ZoneQuery, wire.SeekHelpers, SitePromise)
 
-_Handler = Callable[[Contact, Any, float], None]
+_Handler = Callable[[Overlay, Contact, Any, float], None]
 
-_HANDLERS: dict[type[Message], Callable[[Overlay], _Handler]] = {
-    wire.FindRows: lambda overlay: overlay._membership.on_find_rows,
-    wire.Rows: lambda overlay: overlay._queries.on_rows,
-    wire.Announce: lambda overlay: overlay._membership.on_announce,
-    wire.Ping: lambda overlay: overlay._on_ping,
-    wire.Pong: lambda overlay: overlay._liveness.on_pong,
-    wire.Beat: lambda overlay: overlay._membership.on_beat,
-    wire.RowGossip: lambda overlay: overlay._membership.on_row_gossip,
-    wire.Leaving: lambda overlay: overlay._on_leaving,
-    wire.Route: lambda overlay: overlay._router.on_route,
-    wire.RouteAck: lambda overlay: overlay._router.on_route_ack,
-    wire.Found: lambda overlay: overlay._router.on_found,
-    wire.Candidates: lambda overlay: overlay._on_candidates,
-    wire.TrackerCopy: lambda overlay: overlay._tracker.on_copy,
-    wire.HelpWanted: lambda overlay: overlay._volunteers.on_help_wanted,
-    wire.Attach: lambda overlay: overlay._forest.on_attach,
-    wire.Attached: lambda overlay: overlay._forest.on_attached,
-    wire.Refused: lambda overlay: overlay._forest.on_refused,
-    wire.Detach: lambda overlay: overlay._forest.on_detach,
-    wire.TreeBeat: lambda overlay: overlay._forest.on_tree_beat,
-    PriceAsk: lambda overlay: overlay._forest.on_price_ask,
-    PriceTold: lambda overlay: overlay._game.on_price_told,
-    MoveAsk: lambda overlay: overlay._forest.on_move_ask,
-    TreeAsk: lambda overlay: overlay._forest.on_tree_ask,
-    TreeTold: lambda overlay: overlay._walks.on_told,
-    MoveTold: lambda overlay: overlay._game.on_move_told,
-    SiteLoad: lambda overlay: overlay._game.site.on_load,
-    wire.Publish: lambda overlay: overlay._directory.on_publish,
-    wire.Adverts: lambda overlay: overlay._directory.on_adverts,
-    wire.Rumour: lambda overlay: overlay._directory.on_rumour,
-    wire.ZoneInfo: lambda overlay: overlay._zones.on_info,
+_HANDLERS: dict[type[Message], _Handler] = {
+    wire.FindRows: lambda overlay, who, what, now: overlay._membership.on_find_rows(who, what, now),
+    wire.Rows: lambda overlay, who, what, now: overlay._queries.on_rows(who, what, now),
+    wire.Announce: lambda overlay, who, what, now: overlay._membership.on_announce(who, what, now),
+    wire.Ping: lambda overlay, who, what, now: overlay._on_ping(who, what, now),
+    wire.Pong: lambda overlay, who, what, now: overlay._liveness.on_pong(who, what, now),
+    wire.Beat: lambda overlay, who, what, now: overlay._membership.on_beat(who, what, now),
+    wire.RowGossip: lambda overlay, who, what, now: overlay._membership.on_row_gossip(who, what, now),
+    wire.Leaving: lambda overlay, who, what, now: overlay._on_leaving(who, what, now),
+    wire.Route: lambda overlay, who, what, now: overlay._router.on_route(who, what, now),
+    wire.RouteAck: lambda overlay, who, what, now: overlay._router.on_route_ack(who, what, now),
+    wire.Found: lambda overlay, who, what, now: overlay._router.on_found(who, what, now),
+    wire.Candidates: lambda overlay, who, what, now: overlay._on_candidates(who, what, now),
+    wire.TrackerCopy: lambda overlay, who, what, now: overlay._tracker.on_copy(who, what, now),
+    wire.HelpWanted: lambda overlay, who, what, now: overlay._volunteers.on_help_wanted(who, what, now),
+    wire.Attach: lambda overlay, who, what, now: overlay._forest.on_attach(who, what, now),
+    wire.Attached: lambda overlay, who, what, now: overlay._forest.on_attached(who, what, now),
+    wire.Refused: lambda overlay, who, what, now: overlay._forest.on_refused(who, what, now),
+    wire.Detach: lambda overlay, who, what, now: overlay._forest.on_detach(who, what, now),
+    wire.TreeBeat: lambda overlay, who, what, now: overlay._forest.on_tree_beat(who, what, now),
+    PriceAsk: lambda overlay, who, what, now: overlay._forest.on_price_ask(who, what, now),
+    PriceTold: lambda overlay, who, what, now: overlay._game.on_price_told(who, what, now),
+    MoveAsk: lambda overlay, who, what, now: overlay._forest.on_move_ask(who, what, now),
+    TreeAsk: lambda overlay, who, what, now: overlay._forest.on_tree_ask(who, what, now),
+    TreeTold: lambda overlay, who, what, now: overlay._walks.on_told(who, what, now),
+    MoveTold: lambda overlay, who, what, now: overlay._game.on_move_told(who, what, now),
+    SiteLoad: lambda overlay, who, what, now: overlay._game.site.on_load(who, what, now),
+    wire.Publish: lambda overlay, who, what, now: overlay._directory.on_publish(who, what, now),
+    wire.Adverts: lambda overlay, who, what, now: overlay._directory.on_adverts(who, what, now),
+    wire.Rumour: lambda overlay, who, what, now: overlay._directory.on_rumour(who, what, now),
+    wire.ZoneInfo: lambda overlay, who, what, now: overlay._zones.on_info(who, what, now),
 }
 """One table for all overlays of a process: a simulator has thousands."""
 

@@ -33,7 +33,8 @@ class ProbeQueue:
         return self._first() or self._look(contacts)
 
     def _look(self, contacts: Iterable[Peer]) -> Peer | None:
-        sure = [(_quiet_since(peer), peer) for peer in contacts if not self._liveness.is_in_doubt(peer)]
+        in_doubt = self._liveness.is_in_doubt
+        sure = [(_quiet_since(peer), peer) for peer in contacts if not in_doubt(peer)]
         sure.sort(key=itemgetter(0))
         self._queue = sure[:QUEUED][::-1]
         return self._first()

@@ -69,10 +69,12 @@ class Requests:
         self, name: Hashable, peer: int, now: float, timeout_s: float, on_timeout: Callable[[float], None]
     ) -> bool:
         """Wait for `peer` to answer. False (and nothing is waited for) when too many questions are open."""
-        if self.is_full() and name not in self._open:
+        if len(self._open) >= MAX_OPEN and name not in self._open:
             self._device.counters["requests_refused"] += 1
             return False
-        deadline = now + timeout_s + self.stretch_s(now)
+        deadline = now + timeout_s
+        if self._lateness_s:
+            deadline += self.stretch_s(now)
         self._serial += 1
         self._open[name] = _Open(peer, now, self._serial, on_timeout)
         heapq.heappush(self._deadlines, (deadline, self._serial, name))

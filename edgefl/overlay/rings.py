@@ -83,14 +83,15 @@ class Rings:
 
     def wants(self, contact: Contact) -> bool:
         """Would a device with this contact be in a leaf set?"""
-        return self.fleet.wants(contact.node_id) or (self._in_zone(contact) and self.zone.wants(contact.node_id))
+        node_id = contact.node_id
+        return self._fleet.leaves.wants(node_id) or (self._in_zone(contact) and self._zone.leaves.wants(node_id))
 
     def offer(self, peer: Peer, now: float) -> bool:
         """True when the peer is now in a leaf set in which it was not."""
-        placed = [self._offer(self._fleet, peer, now)]
+        placed = self._offer(self._fleet, peer, now)
         if self._in_zone(peer.contact):
-            placed.append(self._offer(self._zone, peer, now))
-        return any(placed)
+            placed = self._offer(self._zone, peer, now) or placed
+        return placed
 
     def _offer(self, ring: _Ring, peer: Peer, now: float) -> bool:
         if not ring.leaves.offer(peer):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from edgefl.overlay.device import Device
+from edgefl.overlay.ids import ID_BITS
 from edgefl.overlay.liveness import Liveness
 from edgefl.overlay.requests import Requests
 from edgefl.wire.contact import Contact
@@ -123,21 +124,22 @@ class Search:
         self.step(now)
 
     def _collect(self, contacts: Iterable[Contact]) -> None:
+        own_id, asked, collected = self._device.node_id, self._asked, self.collected
         for contact in contacts:
-            if len(self.collected) >= MAX_COLLECTED:
+            node_id = contact.node_id
+            if node_id in collected or node_id in asked or node_id == own_id or not contact.dialable:
+                continue
+            if len(collected) >= MAX_COLLECTED:
                 return
-            if contact.node_id != self._device.node_id and contact.dialable and contact.node_id not in self._asked:
-                self.collected.setdefault(contact.node_id, contact)
+            collected[node_id] = contact
 
     def _next(self) -> Contact | None:
         if len(self._asked) >= MAX_ASKED:
             return None
-        open_to_us = (
-            contact
-            for node_id, contact in self.collected.items()
-            if node_id not in self._asked and self._within in (None, contact.zone)
-        )
-        best = min(open_to_us, key=lambda contact: contact.node_id ^ self._target, default=None)
-        if best is None or (self._nearest is not None and best.node_id ^ self._target >= self._nearest):
-            return None
+        target, within, asked = self._target, self._within, self._asked
+        nearer = self._nearest if self._nearest is not None else 1 << ID_BITS
+        best = None
+        for node_id, contact in self.collected.items():
+            if node_id ^ target < nearer and node_id not in asked and within in (None, contact.zone):
+                best, nearer = contact, node_id ^ target
         return best

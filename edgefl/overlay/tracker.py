@@ -182,7 +182,7 @@ class Tracker:
 
     def forget_member(self, node_id: int, now: float) -> None:
         """A device is known first-hand to be gone."""
-        if self._memberships[node_id]:
+        if node_id in self._memberships:
             for app, tracked in list(self._apps.items()):
                 entry = tracked.entries.get(node_id)
                 if entry is not None:
@@ -191,7 +191,7 @@ class Tracker:
     def on_member_changed(self, contact: Contact, now: float) -> None:
         """A device says itself that it has another address, zone or role: whatever it was tracked with is old. (The
         copies follow with the next full one: a holder of a copy that passed this on would undo what the owner did.)"""
-        if not self._memberships[contact.node_id]:
+        if contact.node_id not in self._memberships:
             return
         for app, tracked in self._apps.items():
             entry = tracked.entries.get(contact.node_id)
@@ -425,7 +425,8 @@ class Tracker:
         """Members have come to us lately, and nobody nearer to the key has appeared since (its word counts now)."""
         distance = self._device.node_id ^ app
         return now - tracked.served_at < self._device.profile.lease_s and not any(
-            peer.node_id ^ app < distance and self._in_scope(tracked, peer) for peer in self._membership.members()
+            node_id ^ app < distance and self._in_scope(tracked, peer)
+            for node_id, peer in self._membership.by_id().items()
         )
 
     def _in_scope(self, tracked: _App, peer: Peer) -> bool:

@@ -169,6 +169,10 @@ class Route(Message):
     hops: Annotated[int, 5, U8] = 0
     scope: Annotated[Scope, 6, choice(Scope)] = Scope.GLOBAL
 
+    def onward(self) -> Route:
+        """The same one hop further."""
+        return Route(self.request, self.key, self.origin, self.body, self.hops + 1, self.scope)
+
 
 @message(21)
 @dataclass(frozen=True, slots=True)
