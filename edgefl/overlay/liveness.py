@@ -107,13 +107,28 @@ class Hooks:
 class Liveness:
     """All peers of one device."""
 
+    __slots__ = (
+        "_checking",
+        "_device",
+        "_forgotten",
+        "_hearsay",
+        "_probing",
+        "_requests",
+        "_tombstones",
+        "_zone_places",
+        "_zones_heard",
+        "fleet_guess",
+        "fleet_size",
+        "hooks",
+        "peers",
+    )
+
     def __init__(self, device: Device, requests: Requests) -> None:
         self._device = device
         self._requests = requests
         self._tombstones: OrderedDict[int, _Tombstone] = OrderedDict()
         self._checking: set[int] = set()
         self._probing: set[int] = set()
-        self._pings: dict[int, Then] = {}
         self._hearsay = Quota(HEARSAY_SHARE, HEARSAY_WINDOW_S)
         self._zones_heard: dict[int, float] = {}
         self._zone_places: dict[int, bytes] = {}
@@ -281,13 +296,10 @@ class Liveness:
         number = self._requests.number()
         if timeout_s is None:
             timeout_s = self.timeout_s(contact.node_id, now)
-        if not self._requests.open(
-            ("ping", number), contact.node_id, now, timeout_s, partial(self._unanswered, number)
-        ):
+        if self._requests.open(("ping", number), contact.node_id, now, timeout_s, partial(then, None), then):
+            self._device.send(contact, Ping(number))
+        else:
             then(None, now)
-            return
-        self._pings[number] = then
-        self._device.send(contact, Ping(number))
 
     def on_ping(self, sender: Contact, message: Ping, now: float) -> None:
         device = self._device
@@ -299,10 +311,10 @@ class Liveness:
             self.check(sender, sender.node_id, now)  # restarted, or moved: its Pong will tell which
 
     def on_pong(self, sender: Contact, message: Pong, now: float) -> None:
-        opened_at = self._requests.close(("ping", message.request), sender.node_id)
-        if opened_at is None:
+        question = self._requests.take(("ping", message.request), sender.node_id)
+        if question is None:
             return
-        then = self._pings.pop(message.request)
+        opened_at, then = question.opened_at, question.then
         if not message.joined:
             self._checking.discard(sender.node_id)  # it lives, and will join: no tombstone
             self.says_it_is_gone(sender, now, on_purpose=False)
@@ -325,9 +337,6 @@ class Liveness:
             self._device.coordinate = moved(
                 self._device.coordinate, unpack_coordinate(coordinate), rtt_s, self._device.random
             )
-
-    def _unanswered(self, number: int, now: float) -> None:
-        self._pings.pop(number)(None, now)
 
     def check(self, contact: Contact, informant: int, now: float) -> None:
         """Hearsay about a device that we do not know (at this incarnation): ping it, learn it if it answers."""

@@ -77,6 +77,32 @@ REUNION: TimerKey = ("membership", "reunion")
 class Membership:
     """Tables and leaf sets of one device, and everything that keeps them."""
 
+    __slots__ = (
+        "_bootstrap",
+        "_device",
+        "_known",
+        "_liveness",
+        "_lost",
+        "_next_row",
+        "_probes",
+        "_queries",
+        "_quick_probes",
+        "_self_joins",
+        "_thin_rows",
+        "doors",
+        "joiner",
+        "on_adopted",
+        "on_isolated",
+        "on_joined",
+        "on_self_join",
+        "pack_zones",
+        "rings",
+        "table",
+        "unpack_zones",
+        "zone_distance_s",
+        "zone_members",
+    )
+
     def __init__(self, device: Device, requests: Requests, liveness: Liveness, queries: RowQueries) -> None:
         self._device = device
         self._liveness = liveness
@@ -84,7 +110,7 @@ class Membership:
         self._bootstrap: dict[int, Contact] = {}
         self._lost: dict[int, Contact] = {}
         self._quick_probes = 0
-        self._thin_rows: set[int] = set()
+        self._thin_rows: list[int] = []
         self._next_row = 0
         self._self_joins = 0
         self._known: dict[int, Peer] | None = None
@@ -315,7 +341,9 @@ class Membership:
         if self.table.remove(node_id, self._liveness.peers.values()):
             if not self._thin_rows and self._device.joined:
                 self._device.set_timer(GOSSIP, now + self._device.profile.quick_gossip_s)
-            self._thin_rows.add(shared_digits(self._device.node_id, node_id, self.table.digit_bits))
+            row = shared_digits(self._device.node_id, node_id, self.table.digit_bits)
+            if row not in self._thin_rows:
+                self._thin_rows.append(row)
         if self.rings.remove(node_id, self._liveness.peers.values(), now):
             self._look_after_myself(now)
         self._known = None
@@ -355,7 +383,7 @@ class Membership:
         if rows:
             if self._thin_rows:
                 row = max(self._thin_rows)
-                self._thin_rows.discard(row)
+                self._thin_rows.remove(row)
             else:
                 row = rows[self._next_row % len(rows)]
                 self._next_row += 1

@@ -72,6 +72,26 @@ class Phase(Enum):
 class Overlay:
     """One device in the overlay. `verify` checks an advert's signature; it is called for news only."""
 
+    __slots__ = (
+        "_device",
+        "_directory",
+        "_draining",
+        "_events",
+        "_forest",
+        "_game",
+        "_liveness",
+        "_membership",
+        "_phase",
+        "_queries",
+        "_quota",
+        "_requests",
+        "_router",
+        "_tracker",
+        "_volunteers",
+        "_walks",
+        "_zones",
+    )
+
     def __init__(
         self,
         contact: Contact,

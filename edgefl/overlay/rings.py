@@ -47,6 +47,8 @@ class _Ring:
 class Rings:
     """Both rings of one device."""
 
+    __slots__ = ("_corrected", "_device", "_fleet", "_liveness", "_requests", "_zone")
+
     def __init__(self, device: Device, requests: Requests, liveness: Liveness) -> None:
         own_id, profile = device.node_id, device.profile
         self._device = device

@@ -18,7 +18,6 @@ has dialled. It begins with the owner of the last time, which is usually the end
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -83,6 +82,23 @@ OnLookup = Callable[[int, "Contact | None", int, float], None]
 class Router:
     """Forwards, delivers and originates routed requests for one device."""
 
+    __slots__ = (
+        "_device",
+        "_liveness",
+        "_lookups",
+        "_membership",
+        "_open_of",
+        "_owners",
+        "_queries",
+        "_requests",
+        "_seen",
+        "_seen_before",
+        "_seen_since",
+        "_waiting",
+        "deliver",
+        "on_lookup",
+    )
+
     def __init__(
         self, device: Device, requests: Requests, liveness: Liveness, membership: Membership, queries: RowQueries
     ) -> None:
@@ -95,7 +111,7 @@ class Router:
         self._seen_before: set[int] = set()
         self._seen_since = float("-inf")
         self._waiting: dict[tuple[int, int], _Forward] = {}
-        self._open_of: Counter[int] = Counter()
+        self._open_of: dict[int, int] = {}
         self._lookups: dict[int, _Lookup] = {}
         self._owners: dict[int, Contact] = {}
         self.deliver: Deliver = lambda route, body, now: None
@@ -251,7 +267,7 @@ class Router:
         forward.tried.append(peer.node_id)
         if name not in self._waiting:
             self._waiting[name] = forward
-            self._open_of[forward.previous] += 1
+            self._open_of[forward.previous] = self._open_of.get(forward.previous, 0) + 1
         self._device.counters["forwards"] += 1
         self._device.send(peer.contact, message.onward())
 

@@ -33,35 +33,31 @@ RowsThen = Callable[["Rows | None", float], None]
 class RowQueries:
     """FindRows sent, Rows received."""
 
+    __slots__ = ("_device", "_liveness", "_requests", "unpack_zones")
+
     def __init__(self, device: Device, requests: Requests, liveness: Liveness) -> None:
         self._device = device
         self._requests = requests
         self._liveness = liveness
-        self._then: dict[int, RowsThen] = {}
         self.unpack_zones: Callable[[bytes, float], None] = lambda data, now: None
 
     def ask(self, contact: Contact, target: int, now: float, then: RowsThen, *, brief: bool = False) -> None:
         """Ask for the contacts near `target`, in our zone above all; without the upper rows if `brief`."""
         number = self._requests.number()
         timeout_s = self._liveness.timeout_s(contact.node_id, now)
-        unanswered = partial(self._unanswered, number)
-        if not self._requests.open(("rows", number), contact.node_id, now, timeout_s, unanswered):
+        if self._requests.open(("rows", number), contact.node_id, now, timeout_s, partial(then, None), then):
+            self._device.send(contact, FindRows(number, target, self._device.contact.zone, brief))
+        else:
             then(None, now)
-            return
-        self._then[number] = then
-        self._device.send(contact, FindRows(number, target, self._device.contact.zone, brief))
 
     def on_rows(self, sender: Contact, message: Rows, now: float) -> None:
-        opened_at = self._requests.close(("rows", message.request), sender.node_id)
-        if opened_at is None:
+        question = self._requests.take(("rows", message.request), sender.node_id)
+        if question is None:
             return
         if message.joined:
-            self._liveness.meet(sender, now - opened_at, now)
+            self._liveness.meet(sender, now - question.opened_at, now)
             self.unpack_zones(message.zones, now)
-        self._then.pop(message.request)(message, now)
-
-    def _unanswered(self, number: int, now: float) -> None:
-        self._then.pop(number)(None, now)
+        question.then(message, now)
 
 
 class Search:
@@ -69,6 +65,22 @@ class Search:
 
     `on_done(now)` ends it; then `nearest` is the nearest joined device that answered.
     """
+
+    __slots__ = (
+        "_asked",
+        "_brief",
+        "_device",
+        "_nearest",
+        "_on_done",
+        "_open",
+        "_over",
+        "_queries",
+        "_target",
+        "_within",
+        "collected",
+        "nearest",
+        "unjoined",
+    )
 
     def __init__(
         self,

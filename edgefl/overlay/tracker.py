@@ -104,6 +104,8 @@ def _is_register(app: int, zone: int) -> bool:
 class Tracker:
     """The applications whose members this device remembers."""
 
+    __slots__ = ("_accused", "_apps", "_device", "_liveness", "_membership", "_memberships")
+
     def __init__(self, device: Device, liveness: Liveness, membership: Membership) -> None:
         self._device = device
         self._liveness = liveness

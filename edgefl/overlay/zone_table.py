@@ -49,6 +49,8 @@ class Zone:
 class ZoneTable:
     """Zones by label."""
 
+    __slots__ = ("_by_label", "_device", "_gone", "_liveness", "_oldest", "_zones")
+
     def __init__(self, device: Device, liveness: Liveness) -> None:
         self._device = device
         self._liveness = liveness
