@@ -16,6 +16,7 @@
     search.py         FindRows, and the iterative search made of it
     joining.py        how a device finds its place
     probe_queue.py    which contact to ask next whether it lives
+    lost.py           who has fallen silent and may only be cut off
     membership.py     keeping the rings and tables true at a constant cost
     zone_table.py     the zones heard of
     routing.py        requests to the owner of a key, inside the zone first

@@ -27,9 +27,6 @@ from edgefl.overlay.profile import NODE, Profile
 from edgefl.overlay.search import RowQueries, Search
 from edgefl.wire.contact import Contact
 
-SEEDS = 3
-"""Remembered contacts that are asked at once."""
-
 DOOR_CANDIDATES = 12
 """Devices that a leaf measures for its four doors."""
 
@@ -61,7 +58,6 @@ class Joiner:
 
     __slots__ = (
         "_callers",
-        "_contacts",
         "_device",
         "_found",
         "_liveness",
@@ -69,6 +65,7 @@ class Joiner:
         "_on_done",
         "_queries",
         "_search",
+        "_seeds",
         "_since",
         "_unjoined",
         "phase",
@@ -79,13 +76,13 @@ class Joiner:
         device: Device,
         liveness: Liveness,
         queries: RowQueries,
-        contacts: Callable[[], list[Contact]],
+        seeds: Callable[[], list[Contact]],
         on_done: Callable[[float], None],
     ) -> None:
         self._device = device
         self._liveness = liveness
         self._queries = queries
-        self._contacts = contacts
+        self._seeds = seeds
         self._on_done = on_done
         self._search: Search | None = None
         self._found: dict[int, Contact] = {}
@@ -136,10 +133,7 @@ class Joiner:
     def _knock(self, now: float) -> None:
         self.phase = Phase.KNOCKING
         self._found = {}
-        contacts = self._contacts()
-        seeds = self._device.random.sample(contacts, min(SEEDS, len(contacts)))
-        seeds += self._callers.values()
-        self._walk(self._device.node_id, seeds, self._placed, now)
+        self._walk(self._device.node_id, [*self._seeds(), *self._callers.values()], self._placed, now)
 
     def _knock_later(self, now: float) -> None:
         """This attempt has failed. (Every phase ends by itself: each question in it is answered or times out.)"""

@@ -13,7 +13,8 @@ Theory of operation, once joined:
 * *Oneself.* After 5, 15, 60 .. 1800 s the device looks itself up and re-registers with its zone's tracker. A lost leaf
   starts that series again.
 * *Leaves.* A device that nobody can dial has a few doors (doors.py) instead of all this, and pings one every 20 s.
-* *Reunion.* Every minute one lost contact is pinged. Partitions, and islands of any other origin, merge through it.
+* *Reunion.* Every minute three lost contacts (lost.py) are pinged, if there are any. Partitions, and islands of any
+  other origin, merge through it.
 
 What others say about a device only ever causes a ping (see liveness.py); a contact that we adopt that way is told about
 us with an Announce. A device that has lost everybody goes back to joining.
@@ -29,6 +30,7 @@ from edgefl.overlay.doors import MAX_DOORS, Doors
 from edgefl.overlay.ids import shared_bits, shared_digits
 from edgefl.overlay.joining import KNOCK, Joiner
 from edgefl.overlay.liveness import Liveness, Peer
+from edgefl.overlay.lost import TOLD, Lost
 from edgefl.overlay.probe_queue import ProbeQueue
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.rings import GLOBAL_BEAT, ZONE_BEAT, Rings
@@ -52,8 +54,11 @@ if TYPE_CHECKING:
 MAX_BOOTSTRAP = 16
 """Addresses from a token or the state directory."""
 
-MAX_LOST = 32
-"""Devices that were dropped and are worth looking for again: one partition's worth of neighbours."""
+TRIED = 3
+"""Lost contacts pinged at a time: all that are remembered have their turn within a quarter of an hour."""
+
+SEEDS = 3
+"""Remembered contacts that are asked at once, of each kind."""
 
 MAX_LEAVES_TOLD = 16
 """Leaves that are told news: each has four doors, so hardly one is left out while a door has not sixty."""
@@ -82,7 +87,6 @@ class Membership:
         "_device",
         "_known",
         "_liveness",
-        "_lost",
         "_next_row",
         "_probes",
         "_queries",
@@ -91,6 +95,7 @@ class Membership:
         "_thin_rows",
         "doors",
         "joiner",
+        "lost",
         "on_adopted",
         "on_isolated",
         "on_joined",
@@ -108,7 +113,7 @@ class Membership:
         self._liveness = liveness
         self._queries = queries
         self._bootstrap: dict[int, Contact] = {}
-        self._lost: dict[int, Contact] = {}
+        self.lost = Lost()
         self._quick_probes = 0
         self._thin_rows: list[int] = []
         self._next_row = 0
@@ -118,7 +123,7 @@ class Membership:
         self.table = RoutingTable(device.node_id, device.contact.zone, device.profile)
         self.rings = Rings(device, requests, liveness)
         self.doors = Doors()
-        self.joiner = Joiner(device, liveness, queries, self.remembered, self._on_placed)
+        self.joiner = Joiner(device, liveness, queries, self._seeds, self._on_placed)
         self.on_joined: Callable[[float], None] = lambda now: None
         self.on_isolated: Callable[[float], None] = lambda now: None
         self.on_self_join: Callable[[float], None] = lambda now: None
@@ -165,10 +170,26 @@ class Membership:
         return self._device.random.sample(leaves, min(MAX_LEAVES_TOLD, len(leaves)))
 
     def remembered(self) -> list[Contact]:
-        """Where to knock: bootstrap contacts, then devices that we knew once."""
-        contacts = {**self._lost, **self._bootstrap, **{peer.node_id: peer.contact for peer in self.doors}}
-        contacts.pop(self._device.node_id, None)
-        return list(contacts.values())
+        """Everybody worth a knock: devices that we have lost, bootstrap contacts, doors."""
+        lost = {contact.node_id: contact for contact in self.lost}
+        return list({**lost, **self._given()}.values())
+
+    def _given(self) -> dict[int, Contact]:
+        """Bootstrap contacts and doors."""
+        given = {**self._bootstrap, **{peer.node_id: peer.contact for peer in self.doors}}
+        given.pop(self._device.node_id, None)
+        return given
+
+    def _seeds(self) -> list[Contact]:
+        """Where to knock: at some of those that we were given, and of those that we have lost, which may be dead."""
+        random, given = self._device.random, list(self._given().values())
+        return random.sample(given, min(SEEDS, len(given))) + self.lost.some(SEEDS, random)
+
+    def remember(self, contacts: Iterable[Contact]) -> None:
+        """Devices that we, or others, knew once: worth looking for, now and then."""
+        own_id, known = self._device.node_id, self._liveness.peers
+        strangers = [c for c in contacts if c.node_id != own_id and c.node_id not in known and c.dialable]
+        self.lost.add(strangers, self._device.random)
 
     def fleet_guess(self) -> int:
         """How many devices the fleet has, by our own neighbours alone; 0 for a leaf, which has none."""
@@ -179,7 +200,7 @@ class Membership:
         return self._liveness.fleet_size.estimate(self.fleet_guess())
 
     def sizes(self) -> dict[str, int]:
-        return {"bootstrap": len(self._bootstrap), "lost": len(self._lost), **self.rings.sizes()}
+        return {"bootstrap": len(self._bootstrap), "lost": len(self.lost), **self.rings.sizes()}
 
     # Life cycle
 
@@ -284,7 +305,7 @@ class Membership:
             placed = self.doors.offer(peer, own.zone)
         if placed:
             self._known = None
-            self._lost.pop(contact.node_id, None)
+            self.lost.discard(contact.node_id)
             if not knows_us and self._device.joined:
                 self._device.send(contact, Announce())
             self.on_adopted(peer, now)
@@ -312,10 +333,10 @@ class Membership:
             self.offer(peer, now, knows_us=True)
 
     def on_peer_gone(self, peer: Peer, on_purpose: bool, now: float) -> None:
-        if not on_purpose:
-            self._lost[peer.node_id] = peer.contact
-            if len(self._lost) > MAX_LOST:
-                del self._lost[next(iter(self._lost))]
+        if on_purpose:
+            self.lost.discard(peer.node_id)
+        else:
+            self.remember([peer.contact])
         if not self._take_out(peer, now):
             return
         if not on_purpose and self._device.joined:
@@ -442,17 +463,16 @@ class Membership:
         device.set_timer(REUNION, now + device.jittered(device.profile.reunion_s))
         known = self._liveness.peers
         strangers = [contact for contact in self.remembered() if contact.node_id not in known]
-        if strangers:
-            lost = device.random.choice(strangers)
 
-            def found(peer: Peer | None, now: float) -> None:
-                if peer is not None:
-                    device.counters["reunions"] += 1
-                    self._lost.pop(peer.node_id, None)
-                    self._ask_about_myself(peer.contact, now)
-                    self._look_after_myself(now)
+        def found(peer: Peer | None, now: float) -> None:
+            if peer is not None:
+                device.counters["reunions"] += 1
+                self.lost.discard(peer.node_id)
+                self._ask_about_myself(peer.contact, now)
+                self._look_after_myself(now)
 
-            self._liveness.ping(lost, now, found)
+        for contact in device.random.sample(strangers, min(TRIED, len(strangers))):
+            self._liveness.ping(contact, now, found)
 
     # Messages
 
@@ -462,7 +482,9 @@ class Membership:
             self.joiner.on_knock_from(sender, now)
             return
         contacts = self._rows_for(message, sender.node_id)
-        self._device.send(sender, Rows(message.request, True, contacts, self.pack_zones(now, not message.brief)))
+        zones = self.pack_zones(now, not message.brief)
+        lost = () if message.brief else tuple(self.lost.some(TOLD, self._device.random))
+        self._device.send(sender, Rows(message.request, True, contacts, zones, lost))
 
     def _rows_for(self, question: FindRows, asker: int) -> tuple[Contact, ...]:
         """Tracked members of the asker's zone, the nearest of its zone, our leaf sets, and the rows that lead there."""

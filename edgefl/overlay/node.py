@@ -129,6 +129,7 @@ class Overlay:
         self._membership.on_self_join = self._track_zone
         self._membership.on_adopted = self._adopted
         self._membership.zone_members = self._tracker.zone_members
+        self._queries.remember = self._membership.remember
         self._forest.call_help = self._volunteers.call
         self._router.deliver = self._deliver
         self._router.on_lookup = self._looked_up
@@ -162,6 +163,10 @@ class Overlay:
         """The node ids of everybody that it could turn to, now or after losing all others."""
         remembered = {contact.node_id for contact in self._membership.remembered()}
         return remembered | self._liveness.peers.keys()
+
+    def lost(self) -> tuple[Contact, ...]:
+        """Devices that have fallen silent and may be cut off: to be kept on disk, and remembered after a restart."""
+        return tuple(self._membership.lost)
 
     def zone_leaves(self) -> tuple[Contact, ...]:
         return tuple(peer.contact for peer in self._membership.rings.zone.peers())
@@ -244,6 +249,11 @@ class Overlay:
         """Where to find the fleet; may be called at any time, the newest 16 are kept."""
         self._membership.bootstrap(contacts, now)
         self._drain(now)
+
+    def remember(self, contacts: Iterable[Contact]) -> None:
+        """Devices that this one knew before its last start: it looks for them now and then, and knocks there when it
+        finds nobody else."""
+        self._membership.remember(contacts)
 
     def leave(self, now: float) -> None:
         """Leave gracefully; the overlay is silent afterwards, for good."""

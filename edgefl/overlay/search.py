@@ -33,13 +33,14 @@ RowsThen = Callable[["Rows | None", float], None]
 class RowQueries:
     """FindRows sent, Rows received."""
 
-    __slots__ = ("_device", "_liveness", "_requests", "unpack_zones")
+    __slots__ = ("_device", "_liveness", "_requests", "remember", "unpack_zones")
 
     def __init__(self, device: Device, requests: Requests, liveness: Liveness) -> None:
         self._device = device
         self._requests = requests
         self._liveness = liveness
         self.unpack_zones: Callable[[bytes, float], None] = lambda data, now: None
+        self.remember: Callable[[Iterable[Contact]], None] = lambda contacts: None
 
     def ask(self, contact: Contact, target: int, now: float, then: RowsThen, *, brief: bool = False) -> None:
         """Ask for the contacts near `target`, in our zone above all; without the upper rows if `brief`."""
@@ -57,6 +58,7 @@ class RowQueries:
         if message.joined:
             self._liveness.meet(sender, now - question.opened_at, now)
             self.unpack_zones(message.zones, now)
+            self.remember(message.lost)
         question.then(message, now)
 
 

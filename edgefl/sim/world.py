@@ -182,7 +182,8 @@ class World:
             member.overlay.on_link_lost(node_id, member.now)
 
     def restart(self, member: Member) -> Member:
-        """A killed device comes back: same id and address, higher incarnation; of what it knew, contacts alone."""
+        """A killed device comes back: same id and address, higher incarnation; of what it knew, contacts alone, those
+        that it had lost included."""
         old = member.overlay.contact
         contact = Contact(old.node_id, old.host, old.port, old.zone, old.incarnation + 1, old.capacity, old.role)
         return self._start_again(member, contact)
@@ -197,6 +198,7 @@ class World:
         again.node.place = member.node.place
         if again.node_id == member.node_id:
             again.overlay.bootstrap(member.overlay.contacts()[:REMEMBERED_CONTACTS], again.now)
+            again.overlay.remember([*member.overlay.contacts(), *member.overlay.lost()])
         self.start(again)
         return again
 
