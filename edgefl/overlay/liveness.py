@@ -10,14 +10,12 @@ overwrite what a device said about itself.
     SUSPECT --anything that it sent later--> ALIVE       SUSPECT --two pings unanswered--> dropped, with a tombstone
     ALIVE --says Leaving, or answers as not joined--> dropped
 
-A tombstone makes us deaf to hearsay about that device for a minute, unless it speaks of a higher incarnation; the
-device itself is always heard, unless it has left on purpose. (SWIM's suspicion, simplified: there is no need that
-everybody agrees.)
+A tombstone (tombstones.py) makes us deaf to hearsay about that device for a minute; the device itself is always heard,
+unless it has left on purpose. (SWIM's suspicion, simplified: there is no need that everybody agrees.)
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +25,7 @@ from edgefl.overlay.device import Device
 from edgefl.overlay.fleet_size import FleetSize, pack_size
 from edgefl.overlay.quota import Quota
 from edgefl.overlay.requests import Requests
+from edgefl.overlay.tombstones import Tombstones
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import Ping, Pong
 
@@ -40,9 +39,6 @@ die, and are the leaves that have us for a door."""
 
 MAX_FORGOTTEN = 256
 """Contacts of those that were forgotten: they may still have us in their tables, and hear when we move or leave."""
-
-MAX_TOMBSTONES = 256
-"""Half of the contacts of a large table; a forgotten tombstone costs one ping."""
 
 MAX_CHECKING = 96
 """Devices known by hearsay that are being pinged at the same time: the size of a join's measurement."""
@@ -75,15 +71,6 @@ class Peer:
 
     def __post_init__(self) -> None:
         self.node_id = self.contact.node_id
-
-
-@dataclass(frozen=True, slots=True)
-class _Tombstone:
-    """Dead, or gone on purpose, at this incarnation."""
-
-    incarnation: int
-    until: float
-    left: bool
 
 
 Then = Callable[["Peer | None", float], None]
@@ -126,7 +113,7 @@ class Liveness:
     def __init__(self, device: Device, requests: Requests) -> None:
         self._device = device
         self._requests = requests
-        self._tombstones: OrderedDict[int, _Tombstone] = OrderedDict()
+        self._tombstones = Tombstones(device.profile.tombstone_s)
         self._checking: set[int] = set()
         self._probing: set[int] = set()
         self._hearsay = Quota(HEARSAY_SHARE, HEARSAY_WINDOW_S)
@@ -169,8 +156,7 @@ class Liveness:
 
     def is_buried(self, contact: Contact, now: float) -> bool:
         """Known to be dead at this incarnation or a later one."""
-        tombstone = self._tombstones.get(contact.node_id)
-        return tombstone is not None and now < tombstone.until and contact.incarnation <= tombstone.incarnation
+        return self._tombstones.covers(contact, now)
 
     def has_buried(self, node_id: int) -> bool:
         """Found dead, and not heard of since."""
@@ -230,8 +216,7 @@ class Liveness:
         incarnation, or of a device that has left."""
         peer = self.peers.get(sender.node_id)
         if peer is None:
-            tombstone = self._tombstones.get(sender.node_id)
-            if tombstone is not None and tombstone.left and self.is_buried(sender, now):
+            if self._tombstones.has_left(sender, now):
                 return None  # it has left: this was sent before that and overtaken on the way
             peer = self._new(sender, now)
             self.hooks.appeared(peer, True, now)
@@ -260,7 +245,7 @@ class Liveness:
         peer = Peer(sender, now)
         self.peers[sender.node_id] = peer
         self._hear_zone(sender.zone, now)
-        self._tombstones.pop(sender.node_id, None)
+        self._tombstones.lift(sender.node_id)
         if len(self.peers) > MAX_PEERS:
             self._make_room(peer)
         return peer
@@ -286,7 +271,7 @@ class Liveness:
 
     def _drop(self, peer: Peer, now: float, *, on_purpose: bool) -> None:
         del self.peers[peer.node_id]
-        self._bury(peer.contact, now, left=on_purpose)
+        self._tombstones.bury(peer.contact, now, left=on_purpose)
         self.hooks.gone(peer, on_purpose, now)
 
     # Questions
@@ -354,7 +339,7 @@ class Liveness:
             silent = node_id in self._checking
             self._checking.discard(node_id)
             if peer is None and silent and node_id not in self.peers:
-                self._bury(contact, now)
+                self._tombstones.bury(contact, now)
 
         self._checking.add(node_id)
         self.ping(contact, now, checked)
@@ -397,13 +382,6 @@ class Liveness:
             self._verify(peer, pings_left, now)
 
     # Bounds
-
-    def _bury(self, contact: Contact, now: float, *, left: bool = False) -> None:
-        until = now + self._device.profile.tombstone_s
-        self._tombstones[contact.node_id] = _Tombstone(contact.incarnation, until, left)
-        self._tombstones.move_to_end(contact.node_id)
-        if len(self._tombstones) > MAX_TOMBSTONES:
-            self._tombstones.popitem(last=False)
 
     def _make_room(self, newest: Peer) -> None:
         """Forget the least recently heard peers that no table refers to: a tenth at once, so that this is rare."""

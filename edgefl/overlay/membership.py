@@ -6,10 +6,7 @@ Theory of operation, once joined:
 * *Probes.* Every 8 s a contact is pinged: one whose RTT is not known yet, else the one not heard for longest. A death
   found makes the next probes follow quickly, for as long as deaths keep being found: a lone failure costs nothing, the
   loss of half of the fleet is known in seconds.
-* *Rows.* Every 45 s one routing table row is exchanged with a device of that row, the deepest rows first: that is how
-  siblings hear of a newcomer that is the first in a slot (otherwise 3-5 % of lookups are wrong for minutes). Of two
-  partners the nearer one is asked, and names those nearest to it: who is near to a neighbour is near to us, and so
-  slots come by near contacts sooner than by chance.
+* *Rows.* Every 45 s one routing table row is exchanged with another device (gossip.py).
 * *Oneself.* After 5, 15, 60 .. 1800 s the device looks itself up and re-registers with its zone's tracker. A lost leaf
   starts that series again.
 * *Leaves.* A device that nobody can dial has a few doors (doors.py) instead of all this, and pings one every 20 s.
@@ -27,24 +24,23 @@ from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
 from edgefl.overlay.doors import MAX_DOORS, Doors
-from edgefl.overlay.ids import shared_bits, shared_digits
+from edgefl.overlay.gossip import GOSSIP, RowGossiper
+from edgefl.overlay.ids import shared_digits
 from edgefl.overlay.joining import KNOCK, Joiner
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.lost import TOLD, Lost
 from edgefl.overlay.probe_queue import ProbeQueue
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.rings import GLOBAL_BEAT, ZONE_BEAT, Rings
-from edgefl.overlay.routing_table import RoutingTable, assumed_rtt_s
+from edgefl.overlay.routing_table import RoutingTable
 from edgefl.overlay.search import RowQueries
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
-    MAX_ROW_CONTACTS,
     MAX_ROWS_CONTACTS,
     Announce,
     Beat,
     FindRows,
     Leaving,
-    RowGossip,
     Rows,
 )
 
@@ -70,11 +66,7 @@ QUICK_PROBES_PER_DEATH = 4
 NEAREST_IN_ANSWER = 8
 """Contacts of the asker's zone, nearest to its target, in an answer to FindRows: both sides of a zone's leaf set."""
 
-PARTNERS = 2
-"""Devices of which the nearer one is gossiped with: always the very nearest would have nothing new to tell."""
-
 PROBE: TimerKey = ("membership", "probe")
-GOSSIP: TimerKey = ("membership", "gossip")
 SELF_JOIN: TimerKey = ("membership", "self")
 REUNION: TimerKey = ("membership", "reunion")
 
@@ -87,13 +79,12 @@ class Membership:
         "_device",
         "_known",
         "_liveness",
-        "_next_row",
         "_probes",
         "_queries",
         "_quick_probes",
         "_self_joins",
-        "_thin_rows",
         "doors",
+        "gossip",
         "joiner",
         "lost",
         "on_adopted",
@@ -103,8 +94,6 @@ class Membership:
         "pack_zones",
         "rings",
         "table",
-        "unpack_zones",
-        "zone_distance_s",
         "zone_members",
     )
 
@@ -115,22 +104,19 @@ class Membership:
         self._bootstrap: dict[int, Contact] = {}
         self.lost = Lost()
         self._quick_probes = 0
-        self._thin_rows: list[int] = []
-        self._next_row = 0
         self._self_joins = 0
         self._known: dict[int, Peer] | None = None
         self._probes = ProbeQueue(liveness)
         self.table = RoutingTable(device.node_id, device.contact.zone, device.profile)
         self.rings = Rings(device, requests, liveness)
+        self.gossip = RowGossiper(device, liveness, self.table, self.consider)
         self.doors = Doors()
         self.joiner = Joiner(device, liveness, queries, self._seeds, self._on_placed)
         self.on_joined: Callable[[float], None] = lambda now: None
         self.on_isolated: Callable[[float], None] = lambda now: None
         self.on_self_join: Callable[[float], None] = lambda now: None
         self.on_adopted: Callable[[Peer, float], None] = lambda peer, now: None
-        self.zone_distance_s: Callable[[int], float] = lambda zone: 0.0
         self.pack_zones: Callable[[float, bool], bytes] = lambda now, newcomer: b""
-        self.unpack_zones: Callable[[bytes, float], None] = lambda data, now: None
         self.zone_members: Callable[[int, int], Iterable[Contact]] = lambda key, asker: ()
 
     # What is known
@@ -239,14 +225,14 @@ class Membership:
 
     def _set_timers(self, now: float) -> None:
         """A leaf has no beats and no rows."""
-        device, profile = self._device, self._device.profile
+        device = self._device
         device.set_timer(PROBE, now + device.jittered(self._probe_s()))
         if device.contact.dialable:
             self.rings.start(now)
-            device.set_timer(GOSSIP, now + device.random.random() * profile.gossip_s)
+            self.gossip.start(now)
         else:
             self.rings.stop()
-            device.effects.cancel_timer(GOSSIP)
+            self.gossip.stop()
 
     def _probe_s(self) -> float:
         profile = self._device.profile
@@ -282,7 +268,7 @@ class Membership:
         self.table.rebuild(own.zone, tables)
         self.rings.rebuild(tables)
         self.doors.rebuild(doors, own.zone)
-        self._thin_rows.clear()
+        self.gossip.forget_thin_rows()
         if self._device.joined:
             self._set_timers(now)
             if own.dialable:
@@ -360,11 +346,7 @@ class Membership:
         if self.doors.remove(node_id):
             self._look_after_myself(now)
         if self.table.remove(node_id, self._liveness.peers.values()):
-            if not self._thin_rows and self._device.joined:
-                self._device.set_timer(GOSSIP, now + self._device.profile.quick_gossip_s)
-            row = shared_digits(self._device.node_id, node_id, self.table.digit_bits)
-            if row not in self._thin_rows:
-                self._thin_rows.append(row)
+            self.gossip.on_row_thinned(node_id, now)
         if self.rings.remove(node_id, self._liveness.peers.values(), now):
             self._look_after_myself(now)
         self._known = None
@@ -391,41 +373,12 @@ class Membership:
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
         if not device.contact.dialable:
             fresh_s = 0.0  # it keeps the link open, also while answers to other questions come by it
-        chosen = self._probes.next(members)
+        chosen = self._probes.next(members, now)
         if chosen is not None and (chosen.rtt_s is None or now - chosen.heard_at > fresh_s):
             self._liveness.probe(chosen, now)
         else:
             self._quick_probes = 0
         device.set_timer(PROBE, now + (profile.quick_probe_s if self._quick_probes else self._probe_s()))
-
-    def _gossip(self, now: float) -> None:
-        device, profile = self._device, self._device.profile
-        rows = self.table.rows()
-        if rows:
-            if self._thin_rows:
-                row = max(self._thin_rows)
-                self._thin_rows.remove(row)
-            else:
-                row = rows[self._next_row % len(rows)]
-                self._next_row += 1
-            # Any device that shares at least `row` digits with us has a row of the same meaning.
-            partners = [peer for r in rows if r >= row for peer in self.table.row(r) if not peer.suspect]
-            if partners:
-                partner = min(device.random.sample(partners, min(PARTNERS, len(partners))), key=assumed_rtt_s)
-                prefix = row * self.table.digit_bits
-                contacts, zones = self._row_for(prefix, partner.node_id), self.pack_zones(now, False)
-                device.send(partner.contact, RowGossip(prefix, False, contacts, zones))
-        wait_s = profile.quick_gossip_s if self._thin_rows else profile.gossip_s
-        device.set_timer(GOSSIP, now + device.jittered(wait_s))
-
-    def _row_for(self, prefix: int, receiver: int) -> tuple[Contact, ...]:
-        """The row beyond a prefix for somebody else. The nearest contact stands for a full slot: its owner's siblings
-        will hardly need more."""
-        chosen: list[Peer] = []
-        for slot in self.table.beyond(prefix):
-            others = [peer for peer in slot if peer.node_id != receiver]
-            chosen += [min(others, key=assumed_rtt_s)] if len(others) == self.table.contacts_per_slot else others
-        return _contacts(chosen, MAX_ROW_CONTACTS)
 
     def _look_after_myself(self, now: float) -> None:
         """Something near us changed: start the series of self-joins again."""
@@ -511,38 +464,13 @@ class Membership:
     def on_beat(self, sender: Contact, message: Beat, now: float) -> None:
         self.rings.on_beat(sender, message, lambda contact: self.consider(contact, sender.node_id, now), now)
 
-    def on_row_gossip(self, sender: Contact, message: RowGossip, now: float) -> None:
-        own_id = self._device.node_id
-        if shared_bits(own_id, sender.node_id) < message.prefix:
-            return  # its row is about other prefixes than ours
-        if not message.reply:
-            row = self._row_for(message.prefix, sender.node_id)
-            self._device.send(sender, RowGossip(message.prefix, True, row, self.pack_zones(now, False)))
-        self.unpack_zones(message.zones, now)
-        for contact in message.contacts:
-            self.consider(contact, sender.node_id, now)
-        self._measure_one(message.contacts, sender.node_id, now)
-
-    def _measure_one(self, contacts: tuple[Contact, ...], informant: int, now: float) -> None:
-        """Slots get nearer contacts over time: one stranger of each gossip is measured, of four that of the zone which
-        seems nearest."""
-        strangers = [c for c in contacts if c.node_id not in self._liveness.peers and c.node_id != self._device.node_id]
-        if strangers:
-            some = self._device.random.sample(strangers, min(self._device.profile.slot_candidates, len(strangers)))
-            stranger = min(some, key=lambda contact: self.zone_distance_s(contact.zone))
-            self._liveness.check(stranger, informant, now)
-
-
-def _contacts(peers: Iterable[Peer], limit: int) -> tuple[Contact, ...]:
-    return tuple(peer.contact for peer in peers if not peer.suspect)[:limit]
-
 
 _TIMERS: dict[TimerKey, Callable[[Membership], Callable[[float], None]]] = {
     KNOCK: lambda membership: membership.joiner.on_knock_timer,
     ZONE_BEAT: lambda membership: membership.rings.beat_zone,
     GLOBAL_BEAT: lambda membership: membership.rings.beat_fleet,
     PROBE: lambda membership: membership._probe,
-    GOSSIP: lambda membership: membership._gossip,
+    GOSSIP: lambda membership: membership.gossip.on_timer,
     SELF_JOIN: lambda membership: membership._self_join,
     REUNION: lambda membership: membership._reunion,
 }

@@ -33,7 +33,7 @@ GLOBAL_BEAT: TimerKey = ("membership", "beat", "global")
 class _Ring:
     """One ring, and what was last said to its neighbours."""
 
-    __slots__ = ("beats", "leaves", "period_s", "ring", "timer", "told")
+    __slots__ = ("beats", "leaves", "period_s", "ring", "timer", "told", "told_version")
 
     def __init__(self, ring: Ring, leaves: LeafSet, period_s: float, timer: TimerKey) -> None:
         self.ring = ring
@@ -41,7 +41,8 @@ class _Ring:
         self.period_s = period_s
         self.timer = timer
         self.beats = 0
-        self.told: dict[int, int] = {}
+        self.told: tuple[int, ...] = ()
+        self.told_version = 0
 
 
 class Rings:
@@ -145,15 +146,15 @@ class Rings:
         device, leaves = self._device, ring.leaves
         device.set_timer(ring.timer, now + device.jittered(ring.period_s))
         ring.beats += 1
-        told = {}
+        neighbours, version = leaves.neighbours(), leaves.version
+        resend = ring.told_version != version or ring.beats % device.profile.list_every == 0
         patience_s = ring.period_s * device.profile.silent_beats + self._requests.stretch_s(now)
-        for peer in leaves.neighbours():
-            full = ring.told.get(peer.node_id) != leaves.version or ring.beats % device.profile.list_every == 0
+        for peer in neighbours:
+            full = resend or peer.node_id not in ring.told
             device.send(peer.contact, self._message(ring) if full else Beat(ring.ring))
-            told[peer.node_id] = leaves.version
             if now - peer.heard_at > patience_s:
                 self._liveness.suspect(peer.node_id, now)
-        ring.told = told
+        ring.told, ring.told_version = tuple([peer.node_id for peer in neighbours]), version
 
     def _message(self, ring: _Ring) -> Beat:
         leaves = [peer.contact for peer in ring.leaves.peers() if not peer.suspect]
