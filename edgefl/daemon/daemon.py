@@ -86,7 +86,7 @@ class Daemon:
         if kept is not None:
             self.admission.restore(AdmissionState.decode(kept))
         self.was_member = self.admission.certificate is not None
-        """A member once: doors that refuse it now are no reason to give up."""
+        """A member, now or once: doors that refuse it are no reason to give up."""
         self.address_source: AddressSource | None = None
         """What tells the addresses of this device; None: the kernel."""
         self.internal_errors: list[str] = []
@@ -304,6 +304,7 @@ class Daemon:
 
     def on_joined(self, now: float) -> None:
         log.info("joined the fleet")
+        self.was_member = True
         self.joined.set()
         self.whereabouts.wake.set()
         self.isolated.clear()
