@@ -42,7 +42,7 @@ class ProbeQueue:
     def _first(self) -> Peer | None:
         while self._queue:
             peer = self._queue[-1]
-            unheard = peer.rtt_s is None or peer.heard_at <= self._looked_at
+            unheard = peer.rtt_s is None or peer.heard_at < self._looked_at
             if unheard and not self._liveness.is_in_doubt(peer):
                 return peer
             self._queue.pop()
