@@ -79,6 +79,12 @@ class Child:
     def window(self) -> int:
         return max(MIN_WINDOW_BYTES, int(self.rate_bytes_s * WINDOW_S))
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another chunk."""
+        backlog = self.pushed - self.acked
+        return backlog >= MIN_WINDOW_BYTES and backlog >= self.window
+
     def push(self, size: int, now: float) -> None:
         """So many bytes are on their way to it."""
         if not self.backlog:
@@ -132,6 +138,10 @@ class Subscribers:
         """The children of an application, on either lane."""
         return list(self._by_app.get(app, ()))
 
+    def any(self, app: int) -> bool:
+        """Whether the application has children."""
+        return app in self._by_app
+
     def send(self, app: int, lane: bytes, parts: list[bytes | zmq.Frame]) -> int:
         """Push a message to the children on a lane; how many they are."""
         children = [child for child in self._by_app.get(app, ()) if child.slow is (lane == SLOW_LANE)]
@@ -161,8 +171,10 @@ class Subscribers:
         """Whether a chunk may be pushed: some child has room for it. Those that lag behind are then cut off, the
         sooner if memory is `pressed`."""
         children = [child for child in self._by_app.get(app, ()) if not child.slow]
-        if all(child.backlog >= child.window for child in children):
+        if all(child.full for child in children):
             return False
+        if not pressed and all(child.backlog < LAGGING_BYTES for child in children):
+            return True
         fastest = max((child.rate_bytes_s for child in children), default=0.0)
         for child in children:
             lags = child.backlog >= LAGGING_BYTES and SLOWER * child.rate_bytes_s < fastest

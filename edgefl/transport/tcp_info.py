@@ -1,8 +1,8 @@
 """What the kernel knows about ZeroMQ's TCP connections, and the one thing that ZeroMQ cannot do: end one of them.
 
 ZeroMQ reports the descriptors of its connections (monitor events, ZMQ_SRCFD on frames). They are its own: here they are
-only ever duplicated for a moment, to read TCP_INFO or to shut the connection down, after which ZeroMQ's I/O thread sees
-the end of the stream and releases everything that was queued.
+never closed, only read (TCP_INFO) or shut down, after which ZeroMQ's I/O thread sees the end of the stream and releases
+everything that was queued.
 
 A descriptor can be reused between ZeroMQ's close and our hearing of it. Callers drain the events first, which leaves
 microseconds, in which the worst that happens is that another connection is cut, and opened again.
@@ -51,8 +51,12 @@ def local_address(descriptor: int) -> str | None:
 def acknowledged_and_received(descriptor: int) -> tuple[int, int] | None:
     """Bytes that the peer has acknowledged, and bytes received from it; None where the kernel does not tell."""
     try:
-        with _borrow(descriptor) as tcp:
+        # Not duplicated: this is called for every child with every few chunks.
+        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor)
+        try:
             info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        finally:
+            tcp.detach()
         acked, received = _BYTES.unpack_from(info, _BYTES_ACKED_OFFSET)
     except (OSError, struct.error):
         return None
