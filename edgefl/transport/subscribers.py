@@ -91,6 +91,9 @@ class Child:
     _bytes: float = 0.0
     _seconds: float = RATE_FIRST_S
 
+    def __post_init__(self) -> None:
+        self._looked = self.since
+
     @property
     def backlog(self) -> int:
         """Bytes that it has not acknowledged yet."""

@@ -13,6 +13,7 @@ from edgefl.transport.tcp_info import Counts
 from edgefl.wire.blob import CHUNK_BYTES
 
 POLL_S = 0.005
+BEGIN = 5000.0
 
 
 class Line:
@@ -38,15 +39,16 @@ class Line:
 
 def drive(monkeypatch: pytest.MonkeyPatch, line: Line, seconds: float) -> tuple[Child, float, int]:
     """Push whenever there is room: the child, the rate of the second half, the most that was on its way in it."""
-    child = Child(Connection(0, 0.0, 0.0), 1, False)
-    now, half, most = 0.0, 0, 0
+    now, half, most = BEGIN, 0, 0
+    child = Child(Connection(0, 0.0, 0.0), 1, False, since=now)
+    line.acked = 500  # the handshake
     monkeypatch.setattr(subscribers, "counts", lambda descriptor: line.counts(now))
-    while now < seconds:
+    while now < BEGIN + seconds:
         child.look(now)
         while not child.full:
             child.push(CHUNK_BYTES, now)
             line.push(CHUNK_BYTES, now)
-        if now < seconds / 2:
+        if now < BEGIN + seconds / 2:
             half = line.acked
         else:
             most = max(most, child.backlog)
@@ -66,7 +68,7 @@ def test_a_line_of_any_length_is_filled(rtt_s: float, mbit: int, monkeypatch: py
 
 
 def test_the_first_burst_of_acknowledgements_is_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    child = Child(Connection(0, 0.0, 0.0), 1, False)
+    child = Child(Connection(0, 0.0, 0.0), 1, False, since=0.9)
     child.push(CHUNK_BYTES, 1.0)
     monkeypatch.setattr(subscribers, "counts", lambda descriptor: Counts(CHUNK_BYTES, 0, 0.001))
     child.look(1.0001)
