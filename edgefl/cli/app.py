@@ -87,6 +87,13 @@ app.add_command(history)
     metavar="HOW",
     help="Whom a round waits for: sync (all), quantile:q=0.9, or buffered:goal=0.8 (late work enters a later round).",
 )
+@click.option(
+    "--together",
+    default="",
+    metavar="NAME[:share=W]",
+    help="Share the devices' training with your other applications of this NAME: each device works for one at a time, "
+    "for each of them as it needs (or by fixed shares). With --pace buffered.",
+)
 @click.option("--zone-rounds", default=1, metavar="N", help="Rounds inside each zone between two of the whole fleet.")
 @click.option("--held-back", default=0.2, help="Share of the local data kept for evaluation.")
 @click.option("--min-members", default=1, help="Devices that must be there before the first round.")

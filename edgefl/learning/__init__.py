@@ -13,6 +13,8 @@
     metrics.py      weighted sums on their way up
     manifest.py     what a manifest must fulfil
     pace.py         how rounds follow each other, as a manifest says it
+    together.py     applications that share one fleet's training: whose turn it is on this device (FedAST)
+    turns.py        whose turn it is between two steps, whatever the applications
     sampled/        samples chosen by a hash, rotating aggregators (MoDeST, Plexus)
     consensus/      averaging with neighbours alone (P2PL, D-PSGD, gossip)
     program/        broadcasts and small sums of a program's own tree (edgefl/api)

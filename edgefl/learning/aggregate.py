@@ -33,11 +33,15 @@ class DuplicateError(WireError):
     """A chunk that would count a device twice."""
 
 
-def is_finite(vector: NDArray[np.float32]) -> bool:
-    """Whether all values are finite and none is far too large. One pass, no temporary: a NaN or infinity anywhere
-    makes the dot product so."""
+def squared_length(vector: NDArray[np.float32]) -> float:
+    """Of a vector; not finite when one of its values is not, or is far too large. One pass, no temporary."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.dot(vector, vector)))
+        return float(np.dot(vector, vector))
+
+
+def is_finite(vector: NDArray[np.float32]) -> bool:
+    """Whether all values are finite and none is far too large."""
+    return bool(np.isfinite(squared_length(vector)))
 
 
 class Accumulator:

@@ -21,6 +21,16 @@ def check_compatible(manifest: Manifest) -> None:
             f"pace: {strategy.name} needs deltas of the newest model, and a buffered round takes older ones",
             hint="use another --strategy, or --pace quantile",
         )
+    if manifest.together and not parse_pace(manifest.pace).buffered:
+        raise UsageError(
+            f"together: rounds of the pace {manifest.pace} wait for devices that work for another application",
+            hint="add --pace buffered, or leave out --together",
+        )
+    if manifest.together and manifest.select:
+        raise UsageError(
+            f"together: who trains is whose turn it is, and {manifest.select} devices are to be selected",
+            hint="leave out --select, or --together",
+        )
     if manifest.zone_rounds <= 1:
         return
     exact = parse_spec(manifest.compress).family in EXACT

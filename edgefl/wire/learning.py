@@ -120,6 +120,9 @@ class RoundStart(Message):
     threshold: Annotated[int, 9, U64] = EVERYBODY
     own_s: Annotated[float, 10, F64] = 0.0
     best: Annotated[Best | None, 16, optional(nested(Best))] = None
+    need: Annotated[float, 17, F64] = 0.0
+    """Of applications that share a fleet (edgefl/learning/together.py): what this one needs, relative to the others. 0:
+    not said."""
 
 
 CHUNK_PARAMETERS = 64 * 1024

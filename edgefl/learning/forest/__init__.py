@@ -24,6 +24,8 @@ standings.py    how far a new root's children are, as they have told
 best.py         the best model so far, and when to stop for want of a better one
 kept.py         what training leaves on a device for its own next round
 next_model.py   the step of the strategy, and its memory
+need.py         how many devices the model needs, among several that share them
+partner.py      the application as one of those
 objections.py   a member that is further than its root says so
 epoch.py        which root's word counts
 """

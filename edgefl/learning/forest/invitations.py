@@ -61,5 +61,6 @@ class Invitations:
             round_.threshold,
             round_.own_s,
             round_.best,
+            round_.need,
         )
         self._app.effects.send(child, message)

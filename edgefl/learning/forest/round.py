@@ -34,6 +34,7 @@ class OpenRound:
     mine         started by this device as the root
     waiting      children that have been invited and have not delivered
     streams      what comes, or came, from each child
+    need         what the application needs of a fleet that it shares; 0: not said
     enough       the root waits no longer for anybody once so many devices are in; 0: for all
     own_s        how long a device's own part is waited for; 0: as long as the round is open here
     pushed       the model comes down the tree by itself
@@ -55,6 +56,7 @@ class OpenRound:
     threshold: int = EVERYBODY
     own_s: float = 0.0
     pushed: bool = True
+    need: float = 0.0
     enough: int = 0
     own_pending: bool = False
     own_to_come: bool = False

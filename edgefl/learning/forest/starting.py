@@ -35,4 +35,5 @@ def round_start(
         selection.draw(kind),
         pacing.own_s if training else 0.0,
         ledger.best if kind is RoundKind.DONE else None,
+        app.need.said if training else 0.0,
     )

@@ -124,6 +124,7 @@ class Worker:
             threshold=start.threshold,
             own_s=start.own_s,
             pushed=app.pushes(self.newest),
+            need=start.need,
             enough=enough,
         )
         self.open = round_
@@ -142,6 +143,7 @@ class Worker:
         if not app.observer or kind is not RoundKind.TRAIN:  # an observer waits for the final model
             self._models.fetch(round_, (source,) if source is not None else ())
         self._advance(round_, now)
+        self._look_for_work(now)
         return round_
 
     def _new_sum(self, mine: bool) -> Accumulator:
@@ -167,6 +169,12 @@ class Worker:
         round_ = self.open
         if self.local.on_trained(round_, tag, result, now) and round_ is not None:
             self._advance(round_, now)
+        self._look_for_work(now)
+
+    def _look_for_work(self, now: float) -> None:
+        """If this device has nothing to do for the application any more, another one may have its turn."""
+        if self.app.together is not None:
+            self.app.together.on_idle(now)
 
     def on_own_done(self, round_: OpenRound, now: float) -> None:
         """This device's own part of the open round is in, or will not come."""
@@ -358,6 +366,7 @@ class Worker:
                 self.app.count("round_out_of_time")
             self._stop_collecting(round_)
             self._advance(round_, now)
+            self._look_for_work(now)
         elif name == "seal":
             self._advance(round_, now)
         elif name == "resend":
@@ -369,6 +378,7 @@ class Worker:
         elif name == "own" and round_.state is RoundState.COLLECTING:
             self.local.on_time_over(round_)
             self._advance(round_, now)
+            self._look_for_work(now)
         elif name == "refetch":
             self._models.fetch_again(round_)
 
