@@ -106,6 +106,8 @@ app.add_command(history)
 @report_errors
 def create(directory: Path, state: Path | None, as_json: bool, target: str | None, **options: Any) -> None:
     """Train the artifacts in DIRECTORY (edgefl artifacts build) on the devices that have the data."""
+    from edgefl.api.app import parse_target
+
     found = client(state).call(
         "app.create", directory=str(directory.absolute()), target=parse_target(target), **options
     )
@@ -114,21 +116,6 @@ def create(directory: Path, state: Path | None, as_json: bool, target: str | Non
     else:
         click.echo(f"application {found['name']} ({found['id']}) is announced")
         note(f"next: edgefl app watch {found['name']}")
-
-
-def parse_target(text: str | None) -> tuple[str, float] | None:
-    """(metric, value) of METRIC>=VALUE. Raises UsageError."""
-    from edgefl.errors import UsageError
-
-    if text is None:
-        return None
-    metric, sign, value = text.partition(">=")
-    try:
-        if not sign or not metric.strip():
-            raise ValueError
-        return metric.strip(), float(value)
-    except ValueError:
-        raise UsageError(f"{text!r} is no target", hint="for example --target 'accuracy>=0.95'") from None
 
 
 @app.command("list")
