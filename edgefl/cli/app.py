@@ -36,7 +36,7 @@ app.add_command(history)
     default="fedavg",
     metavar="NAME[:KEY=VALUE,…]",
     help="How updates become the next model: fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, scaffold, "
-    "fednova, qfedavg or trimmed, for example fedadam:lr=0.1,tau=0.01.",
+    "fednova, qfedavg, trimmed or trimmed-zones, for example fedadam:lr=0.1,tau=0.01.",
 )
 @click.option(
     "--personal",

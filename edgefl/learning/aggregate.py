@@ -167,7 +167,7 @@ class Accumulator:
         """
         if not 0 < samples <= participants * self.max_samples:
             raise WireError(f"{samples} samples from {participants} devices: more than {self.max_samples} each")
-        if mask & (self._masks[index] | self._own_bit):
+        if mask & (self._named(index, group) | self._own_bit):
             raise DuplicateError("devices of this chunk are in the sum already")
         if values.shape != (self.chunk_size(index),):
             raise WireError(f"a chunk of shape {values.shape} where {self.chunk_size(index)} parameters belong")
@@ -177,6 +177,10 @@ class Accumulator:
         self._samples[index] += samples
         self._participants[index] += participants
         self._masks[index] |= mask
+
+    def _named(self, index: int, group: int) -> int:
+        """Those whose part of a chunk is in already."""
+        return self._masks[index]
 
     def _put(self, index: int, values: NDArray[np.float32], samples: int, group: int) -> None:
         if self._raw:

@@ -31,6 +31,11 @@ def check_compatible(manifest: Manifest) -> None:
             f"together: who trains is whose turn it is, and {manifest.select} devices are to be selected",
             hint="leave out --select, or --together",
         )
+    if strategy.by_zone and manifest.scope is Scope.ZONE:
+        raise UsageError(
+            f"strategy: {strategy.name} compares zones, and the application has one alone",
+            hint="use the strategy trimmed, or --scope global",
+        )
     if manifest.zone_rounds <= 1:
         return
     exact = parse_spec(manifest.compress).family in EXACT

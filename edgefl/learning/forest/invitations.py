@@ -62,5 +62,6 @@ class Invitations:
             round_.own_s,
             round_.best,
             round_.need,
+            round_.root,
         )
         self._app.effects.send(child, message)
