@@ -28,8 +28,8 @@ from typing import Protocol
 from edgefl.errors import UsageError
 from edgefl.learning.options import parse_options
 
-MIN_NEED, MAX_NEED = 1 / 16, 16.0
-"""Nobody, whatever he says, gets more than 256 times as much as another."""
+MIN_NEED, MAX_NEED = 1 / 4, 4.0
+"""Nobody, whatever he says, gets more than 16 times as much as another."""
 
 HOLD = 0.25
 """An idle device waits for the next round of the application whose turn it is, as long as this share of its last

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.learning_world import World, make_manifest
 
@@ -33,7 +33,7 @@ def test_a_group_has_a_name_and_perhaps_a_fixed_share() -> None:
     assert parse_together("") is None
     assert parse_together("plant 2") == ("plant 2", 0.0)
     assert parse_together("plant:share=2.5") == ("plant", 2.5)
-    for wrong in (" ", ":share=1", "a:share=0.01", "a:share=17", "a:weight=1", "a:share=much", "x" * 33, "a\n"):
+    for wrong in (" ", ":share=1", "a:share=0.01", "a:share=5", "a:weight=1", "a:share=much", "x" * 33, "a\n"):
         with pytest.raises(UsageError):
             parse_together(wrong)
 
@@ -87,8 +87,9 @@ def make_group(*partners: Fake, device: int = 7) -> Together:
     return together
 
 
+@settings(deadline=None)
 @given(
-    st.lists(st.tuples(st.floats(1 / 16, 16), st.floats(0.1, 10)), min_size=2, max_size=6),
+    st.lists(st.tuples(st.floats(MIN_NEED, MAX_NEED), st.floats(0.1, 10)), min_size=2, max_size=6),
     st.integers(0, 2**64 - 1),
 )
 def test_time_is_divided_by_need_whatever_a_training_takes(apps: list[tuple[float, float]], device: int) -> None:
@@ -97,7 +98,7 @@ def test_time_is_divided_by_need_whatever_a_training_takes(apps: list[tuple[floa
     together, had, now = make_group(*partners, device=device), [0.0] * len(apps), 0.0
     for partner, (need, _) in zip(partners, apps, strict=True):
         together.tell(partner.id, need)
-    for _ in range(400):
+    for _ in range(100):
         together.on_idle(now)
         assert together.busy is not None
         seconds = apps[together.busy][1]
