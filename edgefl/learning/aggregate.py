@@ -26,8 +26,6 @@ from edgefl.wire.learning import CHUNK_PARAMETERS, MAX_CONTRIBUTORS, Metric
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FLOAT_BYTES = 4
-
 
 class DuplicateError(WireError):
     """A chunk that would count a device twice."""

@@ -15,10 +15,10 @@ from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.learning.together import parse_together
 from edgefl.learning.topologies import check_topology
 from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest, Topology
-from edgefl.wire.blob import MAX_BLOB_BYTES
+from edgefl.wire.blob import FLOAT_BYTES, MAX_BLOB_BYTES
 from edgefl.wire.codec import encode_record
 
-MAX_PARAMETERS = MAX_BLOB_BYTES // 4
+MAX_PARAMETERS = MAX_BLOB_BYTES // FLOAT_BYTES
 """float32 values in one blob."""
 
 MAX_ROUNDS = 1_000_000

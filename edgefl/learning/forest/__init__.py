@@ -14,6 +14,7 @@ gaps.py         records of rounds that the root or a runner-up was not there for
 coordinator.py  the root's part: start rounds, next model, replicate, take over, hand over
 starting.py     what a round is told when it begins
 gathering.py    when a round may start
+zones.py        rounds inside of zones between two of the whole fleet
 direct.py       zones' sums straight to the root, where none shall spoil another's
 selection.py    which devices train in it, and how many must deliver
 pacing.py       how much time it gets

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgefl.learning.aggregate import FLOAT_BYTES
 from edgefl.learning.application import Application, Forest
 from edgefl.learning.effects import LearningEffects, Progress, TrainResult
 from edgefl.learning.encoding import open_encoding
@@ -28,7 +27,7 @@ from edgefl.learning.forest.zones import STEPS, ZonePart, ZoneRounds
 from edgefl.learning.manifest import travelling
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Advert
-from edgefl.wire.blob import BlobRef
+from edgefl.wire.blob import FLOAT_BYTES, BlobRef
 from edgefl.wire.learning import (
     Replica,
     ReplicaAck,
