@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -263,6 +264,19 @@ def test_the_root_says_what_it_finds_and_others_pass_it_on() -> None:
     heard = world.devices[3].app.need
     assert heard.value == pytest.approx(training[-1].need)
     assert {message.need for message in said if message.kind is not RoundKind.TRAIN} == {0.0}
+
+
+def test_training_counts_and_evaluation_does_not() -> None:
+    charged: list[float] = []
+    world = World(3, manifest=make_manifest(rounds=4, pace=BUFFERED, together="a"))
+    with patch.object(Together, "charge", lambda self, app, seconds: charged.append(seconds)):
+        world.start({2: 1, 3: 1})
+        world.run(world.finished, limit_s=300.0)
+    jobs = [job for device in world.devices.values() for job in device.jobs]
+    assert {job.kind for job in jobs} == {RoundKind.TRAIN, RoundKind.EVALUATE}
+    trained = sum(job.kind is RoundKind.TRAIN for job in jobs)
+    assert trained - 3 <= len(charged) <= trained  # what is under way at the end was for nothing
+    assert all(seconds == pytest.approx(1.0, abs=0.2) for seconds in charged)
 
 
 def test_a_fixed_share_is_not_said_and_not_overheard() -> None:

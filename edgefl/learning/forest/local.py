@@ -75,6 +75,7 @@ class LocalTraining:
     def open(self, round_: OpenRound, now: float) -> None:
         """A round opens here: what this device does for it. Called before anything is added to its sum."""
         app = self._app
+        self._turn_since = round_.started
         if round_.kind is not RoundKind.TRAIN:
             if self.finished is not None:
                 app.count("delta_unused")
@@ -92,20 +93,27 @@ class LocalTraining:
         selected = self._selected(round_)
         if not selected and self.finished is None and self.running is None:
             return
-        round_.sum.expect(app.me.node_id)
-        round_.own_until = min(round_.closes, now + round_.own_s) if round_.own_s > 0 else round_.closes
+        self._expect_own(round_, now)
         if self.finished is not None:
             round_.own_to_come = selected
             self._hand_over(round_)
-        else:
-            round_.own_to_come = self.running is None
-            self._turn_since = round_.started
-            round_.own_pending = not self.pace.buffered or self._in_time(round_, now)
-            if app.together is not None and round_.own_to_come and not round_.own_pending:
-                round_.own_to_come = False
-                app.together.free(app.id)  # until the model is here
-        if round_.own_pending and self.pace.measured:
-            app.set_timer("own", round_.own_until)
+            return
+        round_.own_to_come = self.running is None
+        self._wait_for_own(round_, now)
+        if app.together is not None and round_.own_to_come and not round_.own_pending:
+            round_.own_to_come = False
+            app.together.free(app.id)  # until the model is here
+
+    def _expect_own(self, round_: OpenRound, now: float) -> None:
+        """This device may have a part in the round's sum, and so long."""
+        round_.sum.expect(self._app.me.node_id)
+        round_.own_until = min(round_.closes, now + round_.own_s) if round_.own_s > 0 else round_.closes
+
+    def _wait_for_own(self, round_: OpenRound, now: float) -> None:
+        """The round waits for this device's own part, if that should be in time."""
+        round_.own_pending = not self.pace.buffered or self._in_time(round_, now)
+        if round_.own_pending and round_.own_until is not None and self.pace.measured:
+            self._app.set_timer("own", round_.own_until)
 
     def _selected(self, round_: OpenRound) -> bool:
         """Whether this device works for the round: its lot, or its turn among the applications that share it."""
@@ -129,11 +137,8 @@ class LocalTraining:
         self._turn_since = now
         round_.own_to_come = True
         if round_.state is RoundState.COLLECTING and not round_.sum.sealed and not round_.own_in:
-            round_.sum.expect(self._app.me.node_id)
-            round_.own_until = min(round_.closes, now + round_.own_s) if round_.own_s > 0 else round_.closes
-            round_.own_pending = self._in_time(round_, now)
-            if round_.own_pending and self.pace.measured:
-                self._app.set_timer("own", round_.own_until)
+            self._expect_own(round_, now)
+            self._wait_for_own(round_, now)
         self.on_ready(round_, now)
 
     def on_ready(self, round_: OpenRound, now: float) -> None:
@@ -163,10 +168,7 @@ class LocalTraining:
         if running is None or running.job.tag != tag:
             return False
         self.running = None
-        if self._app.together is not None:
-            if result is not None and not result.declined:
-                self._app.together.charge(self._app.id, now - running.since)
-            self._app.together.free(self._app.id)
+        self._give_turn_back(running, now, worked=result is not None and not result.declined)
         if result is None or result.declined or result.diverged:
             declined = result is not None and result.declined
             self._app.count("training_declined" if declined else "training_failed")
@@ -186,6 +188,14 @@ class LocalTraining:
         else:
             self._app.kept.on_lost()
         return True
+
+    def _give_turn_back(self, running: Running, now: float, *, worked: bool) -> None:
+        """Another application may have its turn. Evaluation takes none."""
+        together = self._app.together
+        if together is not None and running.job.kind is RoundKind.TRAIN:
+            if worked:
+                together.charge(self._app.id, now - running.since)
+            together.free(self._app.id)
 
     def _give_up(self, round_: OpenRound) -> bool:
         """Wait for this device's own part no longer. Whether it was waited for."""
@@ -242,9 +252,7 @@ class LocalTraining:
             running.job.kind is not RoundKind.TRAIN or self._staleness(running, round_) > self.pace.max_staleness
         ):
             self.running = None
-            if self._app.together is not None:
-                self._app.together.charge(self._app.id, now - running.since)
-                self._app.together.free(self._app.id)
+            self._give_turn_back(running, now, worked=True)
             self._drop(round_)
 
     def _drop(self, round_: OpenRound) -> None:
