@@ -135,7 +135,7 @@ class Network:
         return max(0.0, up_at - now)
 
     def _arrive(self, origin: SimNode, node: SimNode, sender: Contact, message: Message) -> None:
-        if node.alive and (self.sides is None or self.sides(origin) == self.sides(node)):
+        if self.sides is None or self.sides(origin) == self.sides(node):
             node.receive(sender, message)
 
 
