@@ -3,7 +3,7 @@
     WAITING  has not begun. Asks its neighbours how far they are: copies the model of one that is (who starts late must
              not bring an untrained model in), or goes to SYNC with them when they begin
     SYNC     `sync_slots` exchanges of (norm, seed) with the neighbours: see start.py
-    TRAIN    local steps from the own model
+    TRAIN    local steps from the own model; in the last `settle` rounds it is only evaluated
     MIX      `steps` times: tell the neighbours of this round of the own model, wait for theirs, at most `slot_s`,
              average with weights over those that were heard; then TRAIN of the next round
     PAUSED   between two rounds, for as long as the owner wants
@@ -250,7 +250,11 @@ class ConsensusDevice:
                 self._share(0)
                 return
             seed = (self._seed * 0x9E3779B97F4A7C15 ^ self.round) & (2**63 - 1)
-            self.effects.train(self.app, TrainJob((0, self.round, 0), RoundKind.TRAIN, blob, seed))
+            kind = RoundKind.TRAIN
+            if self.round > self.manifest.rounds - self.options.settle:
+                kind = RoundKind.EVALUATE
+                self.mass.gain(self.samples)
+            self.effects.train(self.app, TrainJob((0, self.round, 0), kind, blob, seed))
         elif token == ("end", self.round) and self.stage is Stage.DONE:
             self.shown.show(self.round, self.options.steps - 1, blob, base=True)
             self._listener.on_model(self.round, blob, now)

@@ -15,6 +15,9 @@ MAX_SYNC_SLOTS = 256
 MAX_SLOT_S = 24 * 3600.0
 MAX_DEGREE = 16
 
+MAX_SETTLE = 100_000
+"""Rounds: a ring of n devices wants about n squared over ten averages until it agrees."""
+
 STARTS = ("shared", "own")
 
 
@@ -24,7 +27,8 @@ class ConsensusOptions:
     for none; `slot_s`: longest wait for neighbours; `sync_slot_s`: seconds between two exchanges at the start;
     `pace_s`: shortest length of a round (gossip); `merge`: after the last round all models are averaged once;
     `degree`: neighbours that a device looks for in the overlay; `start`: `shared`, the artifacts' weights, or `own`,
-    drawn by each device, of which the one with the largest norm wins."""
+    drawn by each device, of which the one with the largest norm wins; `settle`: so many of the rounds, the last ones,
+    only average."""
 
     steps: int = 1
     mixing: str = "samples"
@@ -35,6 +39,7 @@ class ConsensusOptions:
     merge: bool = False
     degree: int = 4
     start: str = "shared"
+    settle: int = 0
 
     def objection(self) -> str | None:
         """Why no device could run this, or None."""
@@ -51,6 +56,8 @@ class ConsensusOptions:
             return f"pace_s is {self.pace_s:g}, but must be 0 to {MAX_SLOT_S:g} seconds"
         if not 2 <= self.degree <= MAX_DEGREE:
             return f"degree is {self.degree}, but must be 2 to {MAX_DEGREE}"
+        if not 0 <= self.settle <= MAX_SETTLE:
+            return f"settle is {self.settle}, but must be 0 to {MAX_SETTLE}"
         if self.start not in STARTS:
             return f"start is {self.start!r}, but must be one of {', '.join(STARTS)}"
         return None

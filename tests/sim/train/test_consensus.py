@@ -49,6 +49,23 @@ def test_the_start_with_the_largest_norm_is_everybodys() -> None:
     assert all(np.array_equal(machine.vector, largest) for machine in machines if machine.vector is not None)
 
 
+@pytest.mark.parametrize("mixing", ["samples", "push-sum"])
+def test_in_the_last_rounds_devices_only_come_together(mixing: str) -> None:
+    """A ring without any settling ends with models as far apart as training drives them."""
+
+    def apart(settle: int) -> tuple[float, float]:
+        options = ConsensusOptions(mixing=mixing, settle=settle, slot_s=20.0)
+        world, machines = fleet(12, 20 + settle, options, degree=0)
+        world.clock.run(4000)
+        assert all(machine.stage is Stage.DONE for machine in machines)
+        models = np.array([machine.vector for machine in machines])
+        return float(np.linalg.norm(models - models.mean(0), axis=1).max()), world.device_seconds
+
+    (before, trained), (after, still) = apart(0), apart(30)
+    assert after < before / 5
+    assert still == pytest.approx(trained)
+
+
 def test_silent_neighbours_cost_a_slot_and_no_more() -> None:
     world, machines = fleet(20, 20, ConsensusOptions(slot_s=5.0))
     for device in world.devices[::3]:
