@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgefl.learning.consensus.mixing import RULES
+from edgefl.learning.consensus.mixing import PUSH_SUM, RULES
 
 MAX_STEPS = 64
 """Consensus steps of one round. A step costs a model to every neighbour; a long ring wants many."""
@@ -18,6 +18,8 @@ MAX_DEGREE = 16
 MAX_SETTLE = 100_000
 """Rounds: a ring of n devices wants about n squared over ten averages until it agrees."""
 
+MAX_MOMENTUM = 0.99
+
 STARTS = ("shared", "own")
 
 
@@ -28,7 +30,7 @@ class ConsensusOptions:
     `pace_s`: shortest length of a round (gossip); `merge`: after the last round all models are averaged once;
     `degree`: neighbours that a device looks for in the overlay; `start`: `shared`, the artifacts' weights, or `own`,
     drawn by each device, of which the one with the largest norm wins; `settle`: so many of the rounds, the last ones,
-    only average."""
+    only average; `momentum`: see momentum.py."""
 
     steps: int = 1
     mixing: str = "samples"
@@ -40,6 +42,7 @@ class ConsensusOptions:
     degree: int = 4
     start: str = "shared"
     settle: int = 0
+    momentum: float = 0.0
 
     def objection(self) -> str | None:
         """Why no device could run this, or None."""
@@ -58,6 +61,10 @@ class ConsensusOptions:
             return f"degree is {self.degree}, but must be 2 to {MAX_DEGREE}"
         if not 0 <= self.settle <= MAX_SETTLE:
             return f"settle is {self.settle}, but must be 0 to {MAX_SETTLE}"
+        if not 0 <= self.momentum <= MAX_MOMENTUM:
+            return f"momentum is {self.momentum:g}, but must be 0 to {MAX_MOMENTUM:g}"
+        if self.momentum and self.mixing == PUSH_SUM:
+            return "momentum does not go with mixing=push-sum, whose mean it would shift"
         if self.start not in STARTS:
             return f"start is {self.start!r}, but must be one of {', '.join(STARTS)}"
         return None
