@@ -6,6 +6,7 @@ strip what the loss has   a final Softmax or Sigmoid: losses are taken on the lo
 forms that cost less      simplify.py
 adapters, if wanted       lora.py
 training form             training_form.py
+may batches be divided?   divisible.py
 loss                      losses.py, own_loss.py
 differentiate             gradients/differentiate.py
 optimiser                 optimizers.py
@@ -28,6 +29,7 @@ from onnx import numpy_helper
 
 from edgefl.durable import write_atomically
 from edgefl.errors import EdgeflError, ModelError, StorageError
+from edgefl.trainer.building.divisible import is_divisible
 from edgefl.trainer.building.lora import adapt
 from edgefl.trainer.building.losses import LOSSES, shown
 from edgefl.trainer.building.losses import Loss as AnyLoss
@@ -45,6 +47,7 @@ from edgefl.trainer.files.manifest import (
     MANIFEST,
     MAX_MODEL_BYTES,
     OPTIMIZER,
+    OWN_LOSS,
     TRAINING,
     Adapter,
     File,
@@ -173,6 +176,11 @@ def _build(source: SourceModel, recipe: Recipe) -> tuple[Manifest, dict[str, byt
     seed = [Tensor(form.seed, "int64", ())] if form.seed else []
     training = graph.model("training", [*inputs, scale, *seed], results)
     size = sum(parameter.size for parameter in parameters)
+    names_in = [tensor.name for tensor in source.inputs]
+    divisible = (
+        not (buffers or seed or loss.name == OWN_LOSS)  # of one's own loss it is not known
+        and is_divisible(model.nodes, model.shapes, constants, names_in, model.trained, goal)
+    )
     stepping, record = optimizer_model(recipe.optimizer, recipe.optimizer_options, size)
 
     files = {
@@ -196,6 +204,7 @@ def _build(source: SourceModel, recipe: Recipe) -> tuple[Manifest, dict[str, byt
             for name, (left, right, transposed) in model.sides.items()
         ),
         seeded=bool(seed),
+        divisible=divisible,
         loss=Loss(loss.name, options, loss.classes(prediction, options)),
         stripped=stripped,
         optimizer=record,
