@@ -10,7 +10,7 @@ that never leaves the device. The rooms, from the wire upwards:
     learning/   what a round does: applications, rounds, aggregation                       (pure)
     trainer/    how a device learns: ONNX graphs in, steps on stock ONNX Runtime out
     telemetry/  the device's load, the daemon's counters
-    store.py    everything on disk, crash-safe
+    store/      everything on disk, crash-safe
     daemon.py   builds the parts and hands them to each other
     api/        what programs call: edgefl.Node, a program as a device of the fleet
     cli/        what people type

@@ -8,7 +8,8 @@ otherwise                  knock at the doors of --bootstrap, of the token and o
 
 no certificate             the door notes our request; knock again until the fleet's owner has approved it
 refused for good           every door that answered refused a device that has never been a member: the daemon ends
-                           with exit code 77 and the door's reason. A device that was a member goes on trying.
+                           with exit code 77 and the door's reason. A device that is or was a member goes on trying:
+                           who answers at an old address may be a stranger, or a device that was revoked.
 nobody answers             go on for ever, with back-off: the others may only be switched on later
 """
 
@@ -23,7 +24,7 @@ from edgefl.config import split_address
 from edgefl.daemon.neighbourhood import Neighbour
 from edgefl.daemon.reachability import ASKED
 from edgefl.errors import EdgeflError, UnreachableError, WireError
-from edgefl.identity.reason import Reason, RefusedError
+from edgefl.identity.reason import HostRevokedError, Reason, RefusedError
 from edgefl.transport import Knocked
 from edgefl.wire import Contact
 
@@ -110,9 +111,10 @@ class Arrival:
     def _judge(self, errors: list[EdgeflError]) -> None:
         """Say once what keeps us out, and give up when it is final."""
         refusals = [error for error in errors if isinstance(error, RefusedError)]
-        final = [error for error in refusals if error.reason not in TEMPORARY]
+        ours = [error for error in refusals if not isinstance(error, HostRevokedError)]
+        final = [error for error in ours if error.reason not in TEMPORARY]
         spoke = [error for error in errors if not isinstance(error, UnreachableError)]
-        worst = (final or refusals or spoke or errors)[0]
+        worst = (final or ours or spoke or errors)[0]
         if f"{worst.cause} {worst.hint}" != self._said:
             self._said = f"{worst.cause} {worst.hint}"
             log.warning("not in the fleet yet: %s (next: %s)", worst.cause, worst.hint)

@@ -86,7 +86,7 @@ class Daemon:
         if kept is not None:
             self.admission.restore(AdmissionState.decode(kept))
         self.was_member = self.admission.certificate is not None
-        """A member once: doors that refuse it now are no reason to give up."""
+        """A member, now or once: doors that refuse it are no reason to give up."""
         self.address_source: AddressSource | None = None
         """What tells the addresses of this device; None: the kernel."""
         self.internal_errors: list[str] = []
@@ -138,7 +138,7 @@ class Daemon:
             advertise=split_address(self.settings.advertise) if self.settings.advertise else None,
             earlier_port=int.from_bytes(self.store.read_setting("door_port") or b"", "big"),
             executor=self.disk.executor,
-            files=self.store,
+            files=self.store.files,
             limits=limits_for(self.memory_bytes),
             uplink_bytes_s=parse_rate(self.settings.uplink),
         )
@@ -303,6 +303,7 @@ class Daemon:
 
     def on_joined(self, now: float) -> None:
         log.info("joined the fleet")
+        self.was_member = True
         self.joined.set()
         self.whereabouts.wake.set()
         self.isolated.clear()

@@ -75,3 +75,11 @@ class RefusedError(NotAdmittedError):
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(f"{reason.text}{f' ({detail})' if detail else ''}", hint=reason.hint)
         self.reason = reason
+
+
+class HostRevokedError(RefusedError):
+    """We refuse the host, not it us: it was revoked, and says nothing about this device."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.REVOKED, "the device there")
+        self.hint = "ask another device of the fleet"

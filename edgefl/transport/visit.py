@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from edgefl.errors import TryAgainError, UnreachableError, WireError
 from edgefl.identity.admission import Admission
-from edgefl.identity.reason import Reason, RefusedError
+from edgefl.identity.reason import HostRevokedError, Reason, RefusedError
 from edgefl.transport.counters import Counters
 from edgefl.transport.door_exchange import (
     FRAME_BYTES,
@@ -149,6 +149,8 @@ class Visitor:
             # The host should know why nobody comes in: it may be the one with the wrong token.
             writer.write(exchange.introduce(replace(introduction, certificate=None, goes_away=error.reason)))
             await writer.drain()
+            if error.reason is Reason.REVOKED:
+                raise HostRevokedError from None
             raise
         writer.write(exchange.introduce(introduction))
         answer = exchange.read_answer(await reader.readexactly(FRAME_BYTES))

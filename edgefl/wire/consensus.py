@@ -38,6 +38,8 @@ class NeighbourModel(Message):
     model: Annotated[BlobRef, 4, BLOB]
     samples: Annotated[int, 5, U32]
     degree: Annotated[int, 6, U16]
+    waiting: Annotated[bool, 7, BOOL] = False
+    """Not for the first time, and the sender waits for the receiver: who is as far as this says so again."""
 
 
 @message(93)

@@ -12,7 +12,9 @@
     with push-sum, MIX also waits until the neighbours have taken their shares: see push_sum.py
 
 A device never waits longer than a slot for anybody, and not at all for a neighbour that was silent for a whole slot, as
-long as most of the others are heard. It takes models that are at most MAX_AGE rounds old, from neighbours alone. When
+long as most of the others are heard. Long before a slot is over it repeats its own word to those for whom it waits, and
+they repeat theirs: a word may be lost, a model that could not be fetched is asked for again. A neighbour that is new in
+the middle of a step is told at once. It takes models that are at most MAX_AGE rounds old, from neighbours alone. When
 most of its neighbours are further ahead than that, it goes on from the average in their round.
 
 Source: Pranav and Moura, Peer-to-Peer Deep Learning (P2PL), arXiv 2310.18861; D-PSGD: Lian et al., 2017; gossip
@@ -55,11 +57,15 @@ if TYPE_CHECKING:
 LONELY_S = 5.0
 """A step of a device that has lost all its neighbours: soon it finds them, or they it."""
 
+AGAIN_S, AGAIN_MAX_S = 3.0, 60.0
+"""A neighbour that is waited for is asked after so long, then after twice as long each time: one that only trains for
+long is hardly disturbed."""
+
 
 class ConsensusDevice:
     """The state machine. `initial` makes a start (float32 [parameters]) from a seed, `seed` makes this device's own."""
 
-    TIMERS = (*Beginning.TIMERS, "slot", "average", "pace")
+    TIMERS = (*Beginning.TIMERS, "slot", "average", "pace", "again")
 
     def __init__(
         self,
@@ -97,6 +103,9 @@ class ConsensusDevice:
         self._round_began = 0.0
         self._shared: Key = (0, 0)
         """(round, step) of the newest model that the neighbours were told of: mixing comes after that."""
+        self._told: set[int] = set()
+        """Those who were told of it."""
+        self._again_s = AGAIN_S
 
     # Beginning
 
@@ -159,14 +168,45 @@ class ConsensusDevice:
             self.count("implausible")
         elif not self.is_neighbour(sender, message.round):
             self.count("not_a_neighbour")
+        elif message.waiting and not self.neighbours.expects(sender, message.round):
+            self._answer(announced)  # in a directed graph: it waits for us, and gives us nothing
         elif self.stage is Stage.WAITING or (self.stage is Stage.SYNC and message.round > MAX_AGE):
             self.beginning.on_offer(announced, now)
-        elif self.stage is not Stage.DONE:
+        elif self.stage is Stage.DONE:
+            self._answer(announced)
+        else:
+            self._answer(announced)
             self.patience.on_word(sender)
             if message.round < self.round - MAX_AGE and self.options.mixing != PUSH_SUM:
                 return  # with push-sum, what a giver can still give is its model of now, whatever its round
             if self._taken.get(sender, (-1, 0)) < announced.key:
                 self._fetch([announced])
+
+    def _answer(self, announced: Announced) -> None:
+        """A neighbour waits for this device, which may have told it already: then that was lost."""
+        sender, latest = announced.sender, self.shown.latest
+        if not announced.message.waiting:
+            return
+        if latest is not None and latest[:2] >= announced.key:
+            self.tell((sender,))
+        claimed = self.mass.claims.get(sender.node_id)
+        if claimed is not None:
+            self.effects.send(sender, MassMessage(self.app, *claimed))
+
+    def _ask_again(self, now: float) -> None:
+        """Nothing has come of some neighbours: a word may have been lost, of theirs or of ours."""
+        missing, latest = self._missing(), self.shown.latest
+        if latest is not None:
+            known = (*self.neighbours.incoming(self.round), *self.neighbours.outgoing(self.round))
+            contacts = {contact.node_id: contact for contact in known}
+            self.tell([contacts[node_id] for node_id in sorted(missing & contacts.keys())], waiting=True)
+        self._claim_again()
+        self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
+        self.set_timer("again", now + self._again_s)
+
+    def _claim_again(self) -> None:
+        for giver, key in self.mass.claims.items():
+            self.effects.send(self._claimed[giver], MassMessage(self.app, *key))
 
     def on_timer(self, name: str, now: float) -> None:
         if name in Beginning.TIMERS:
@@ -176,6 +216,8 @@ class ConsensusDevice:
             self._mix(now)
         elif name == "average":
             self._average(now)
+        elif name == "again" and self._waits:
+            self._ask_again(now)
         elif name == "pace" and self.stage is Stage.MIX:
             self.train(now)
 
@@ -216,14 +258,14 @@ class ConsensusDevice:
         elif token == ("mix", self.round, self.step) and self.stage is Stage.MIX:
             self.shown.show(self.round, self.step, blob, base=False)
             self._shared = (self.round, self.step)
-            receivers = self.neighbours.outgoing(self.round)
-            self.mass.offer(len(receivers))
+            self._told.clear()
             self.patience.on_step()
-            self.tell(receivers)
+            self._tell_new()
+            self._again_s = AGAIN_S
+            self.set_timer("again", now + self._again_s)
             patience_s = LONELY_S if self.neighbours.lost else self.options.slot_s
             self.set_timer("slot", now + min(patience_s, self.options.slot_s))
-            for giver, key in self.mass.claims.items():
-                self.effects.send(self._claimed[giver], MassMessage(self.app, *key))
+            self._claim_again()
             self._mix_if_complete(now)
         else:
             self.shown.outlive(blob)  # it was made for a step that is over
@@ -254,6 +296,8 @@ class ConsensusDevice:
             del self._claimed[gone]
         self._taken = {giver: key for giver, key in self._taken.items() if self.is_neighbour(giver, self.round)}
         self.patience.forget_all_but({contact.node_id for contact in self.neighbours.incoming(self.round)})
+        if self._waits or self.stage is Stage.DONE:
+            self._tell_new()
         self._mix_if_complete(now)
 
     # Push-sum
@@ -291,13 +335,22 @@ class ConsensusDevice:
             self._round_began = now
             self.shown.name(("base", self.round), self.vector)
 
-    def tell(self, receivers: Iterable[Contact]) -> None:
+    def _tell_new(self) -> None:
+        """Tell the neighbours of the newest model, those who have not been told yet; each may have a share of what mass
+        is left."""
+        receivers = self.neighbours.outgoing(self.round)
+        self.mass.offer(sum(not self.mass.has_given(contact.node_id, self._shared) for contact in receivers))
+        new = [contact for contact in receivers if contact.node_id not in self._told]
+        self._told.update(contact.node_id for contact in new)
+        self.tell(new)
+
+    def tell(self, receivers: Iterable[Contact], *, waiting: bool = False) -> None:
         """Let them know of the newest model, if there is one."""
         if self.shown.latest is None:
             return
         round_, step, blob = self.shown.latest
         degree = len(self.neighbours.outgoing(round_))
-        message = NeighbourModel(self.app, round_, step, blob, self.samples, degree)
+        message = NeighbourModel(self.app, round_, step, blob, self.samples, degree, waiting)
         for contact in receivers:
             self.effects.send(contact, message)
 
@@ -323,14 +376,19 @@ class ConsensusDevice:
             missing = wanted - self._heard.heard_from(here)
         return self.patience.waits_for(missing, wanted)
 
+    @property
+    def _waits(self) -> bool:
+        """Whether this device has told the neighbours of its model, and not yet averaged it with theirs."""
+        return self.stage is Stage.MIX and self._shared == (self.round, self.step) and self._averaging is None
+
     def _mix_if_complete(self, now: float) -> None:
-        waits = self.stage is Stage.MIX and self._shared == (self.round, self.step)
-        if waits and not self._missing() and not self.neighbours.lost:
+        if self._waits and not self._missing() and not self.neighbours.lost:
             self._mix(now)
 
     def _mix(self, now: float) -> None:
         """Average with those that were heard, and forget what was used."""
         self.cancel_timer("slot")
+        self.cancel_timer("again")
         if self.vector is None or self._averaging is not None:
             return
         if self.options.mixing == PUSH_SUM:

@@ -9,12 +9,13 @@ import pytest
 from support.learning_world import Device, World, make_advert, make_contact, make_manifest
 
 from edgefl.learning.consensus.application import ConsensusApplication
+from edgefl.learning.consensus.device import AGAIN_S
 from edgefl.learning.consensus.surroundings import Stage
 from edgefl.learning.effects import Prepared
 from edgefl.learning.manifest import ManifestError, check_manifest
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState, Target, Topology
-from edgefl.wire.consensus import Introduction, NormShare
+from edgefl.wire.consensus import Introduction, Mass, NeighbourModel, NormShare
 from edgefl.wire.learning import RoundKind, Update
 
 OPTIONS = "sync_slots=1,sync_slot_s=0.5,slot_s=5"
@@ -410,3 +411,81 @@ def test_every_rule_of_mixing(mixing: str) -> None:
     world = world_of(7, options=f"{OPTIONS},steps=2,mixing={mixing}")
     world.run(lambda: all_finished(world), 400)
     assert all(app.ledger.round == 6 for app in apps(world))
+
+
+# A slot is for those that are gone: nothing that is lost, or changes, may cost one
+
+PATIENT = "slot_s=600"
+
+
+def quietly(devices: int, options: str) -> float:
+    """How long a fleet takes to which nothing happens."""
+    world = world_of(devices, options=options, rounds=12)
+    world.run(lambda: all_finished(world), 400)
+    return world.now
+
+
+@pytest.mark.parametrize("mixing", ["samples", "push-sum"])
+@pytest.mark.parametrize("nth", range(12))
+def test_any_word_between_neighbours_may_be_lost_and_costs_seconds(nth: int, mixing: str) -> None:
+    """One device's n-th word of its model never arrives at one neighbour; with push-sum also a claim and a grant."""
+    options = f"{PATIENT},mixing={mixing}"
+    world = world_of(5, options=options, rounds=12)
+    words: dict[str, int] = {}
+
+    def lose(sender: int, to: int, message: Any) -> bool:
+        name = type(message).__name__
+        if (sender, to) != (2, 1) or not isinstance(message, NeighbourModel | Mass):
+            return True
+        words[name] = words.get(name, 0) + 1
+        return words[name] != nth + 1
+
+    world.tap = lose
+    world.run(lambda: all_finished(world), 400)
+    assert words["NeighbourModel"] > nth
+    assert world.now < quietly(5, options) + 4 * AGAIN_S
+
+
+@pytest.mark.parametrize("mixing", ["samples", "push-sum"])
+@pytest.mark.parametrize("moment", range(8))
+def test_a_new_neighbour_in_the_middle_of_a_step_is_told_at_once(moment: int, mixing: str) -> None:
+    """A leaf moves to another parent: it and its new neighbours are in the middle of something, often of a step."""
+    options = f"{PATIENT},mixing={mixing}"
+    world = world_of(5, options=options, rounds=12)
+    for number, device in world.devices.items():
+        device.train_s = 0.4 * number
+    world.run(lambda: in_round(world, 1, 3))
+    began = world.now
+    world.run_for(0.3 * moment)
+    world.attach(4, 3)
+    world.run_for(0.3)
+    world.attach(5, 1)
+    world.run(lambda: all(app.round >= 9 for app in apps(world)), 60)
+    assert world.now - began < 6 * 2.0 + 2 * AGAIN_S
+    world.run(lambda: all_finished(world), 60)
+
+
+def test_a_model_that_could_not_be_fetched_is_asked_for_again() -> None:
+    world = world_of(3, options=PATIENT, rounds=6)
+    world.run(lambda: in_round(world, 1, 2))
+    world.links_down.add(frozenset((1, 2)))
+    world.run_for(4)
+    world.links_down.clear()
+    world.run(lambda: all_finished(world), 60)
+
+
+def test_who_waits_in_vain_disturbs_less_and_less() -> None:
+    """A neighbour that is gone is asked a handful of times in ten minutes, and no model goes twice over a link."""
+    world = world_of(3, options=PATIENT, rounds=50)
+    world.run(lambda: in_round(world, 1, 5))
+    asked: dict[tuple[int, int], int] = {}
+
+    def cut_off(sender: int, to: int, message: Any) -> bool:
+        if isinstance(message, NeighbourModel) and message.waiting:
+            asked[sender, to] = asked.get((sender, to), 0) + 1
+        return 3 not in (sender, to)
+
+    world.tap = cut_off
+    world.run_for(590)
+    assert asked.keys() == {(1, 3), (2, 3), (3, 1), (3, 2)}
+    assert 8 <= min(asked.values()) <= max(asked.values()) <= 16

@@ -1,11 +1,10 @@
-"""Everything on disk, crash-safe: SQLite for records, content-addressed files for models.
+"""The state directory of one daemon: SQLite for records, content-addressed files for models (files.py).
 
 A daemon killed at any instant finds on restart either the state before or after a change, never between:
 
     records   SQLite in WAL mode, synchronous=FULL: one sync per commit, and commits only where something is promised
     models    written to a temporary name, synced, renamed; referenced by a record only afterwards; files that no record
               references are swept at start
-    content   a model file is checked against its name when it is read: a rotten card gives "missing", not garbage
 
 Few writes, because SD cards wear: contacts are written when they change and at most once a minute, a round's model only
 on the root and its runners-up. All methods block on the disk: call them on the daemon's disk worker.
@@ -14,10 +13,7 @@ on the root and its runners-up. All methods block on the disk: call them on the 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import mmap
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -25,9 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from edgefl.durable import storage_error, storage_hint, write_atomically
-from edgefl.errors import ConfigError, EdgeflError, StorageError
+from edgefl.durable import write_atomically
+from edgefl.errors import ConfigError, EdgeflError
 from edgefl.learning.effects import Progress
+from edgefl.store.disk_errors import disk_errors
+from edgefl.store.files import BlobFiles, map_file
 from edgefl.wire import Contact
 from edgefl.wire.application import Artifact
 from edgefl.wire.blob import HASH_BYTES, BlobRef, ref_of
@@ -82,15 +80,12 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._blobs = directory / "blobs"
-        self._spill = directory / "spill"
         self._feedback = directory / "feedback"
         self._records: dict[int, dict[int, RoundRecord]] = {}
-        with _disk_errors(directory):
+        with disk_errors(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._blobs.mkdir(mode=0o700, exist_ok=True)
-            shutil.rmtree(self._spill, ignore_errors=True)  # memory of the process before
             self._lock = self._take_lock()
+            self.files = BlobFiles(directory)
             self._db = sqlite3.connect(
                 directory / "edgefl.db", isolation_level=None, check_same_thread=False, timeout=5.0
             )
@@ -126,7 +121,7 @@ class Store:
     @contextlib.contextmanager
     def _commit(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all or nothing, on disk when it returns."""
-        with _disk_errors(self.directory):
+        with disk_errors(self.directory):
             self._db.execute("begin immediate")
             try:
                 yield self._db
@@ -138,7 +133,7 @@ class Store:
 
     def read_setting(self, key: str) -> bytes | None:
         """A setting, or None."""
-        with _disk_errors(self.directory):
+        with disk_errors(self.directory):
             row = self._db.execute("select value from settings where key = ?", (key,)).fetchone()
         return bytes(row[0]) if row else None
 
@@ -160,7 +155,7 @@ class Store:
             db.executemany("insert into contacts values (?, ?)", rows)
 
     def contacts(self) -> list[Contact]:
-        with _disk_errors(self.directory):
+        with disk_errors(self.directory):
             rows = self._db.execute("select contact from contacts").fetchall()
         found = []
         for (packed,) in rows:
@@ -187,7 +182,7 @@ class Store:
         self._sweep()
 
     def applications(self) -> list[StoredApplication]:
-        with _disk_errors(self.directory):
+        with disk_errors(self.directory):
             rows = self._db.execute("select app_id, advert, observer, owner from applications").fetchall()
         return [
             StoredApplication(
@@ -198,7 +193,7 @@ class Store:
 
     def progress(self, app: bytes) -> Progress | None:
         """Saved progress, or None when there is none or its model cannot be read any more."""
-        with _disk_errors(self.directory):
+        with disk_errors(self.directory):
             row = self._db.execute(
                 "select epoch, round, model, size, finished from progress where app_id = ?", (app,)
             ).fetchone()
@@ -216,7 +211,7 @@ class Store:
     def _extras(self, app: bytes, model: BlobRef) -> tuple[tuple[BlobRef, ...], Best | None]:
         """The strategy's state and the best model that were saved with this model, as far as they are whole. (An older
         edgefl on the same directory saves models without them: what belongs to another model is not for us.)"""
-        with _disk_errors(self.directory):
+        with disk_errors(self.directory):
             rows = self._db.execute(
                 "select kind, number, blob_id, size, value from extras where app_id = ? and model = ? "
                 "order by kind, number",
@@ -234,7 +229,7 @@ class Store:
         name them, then drop those before."""
         owner = _model(app_id)
         for blob, data in zip(progress.blobs(), contents, strict=True):
-            self._write_blob(blob, data)
+            self.files.write(blob, data)
         extras = [(STATE, number, blob, 0.0) for number, blob in enumerate(progress.state)]
         if progress.best is not None:
             extras.append((BEST, progress.best.round, progress.best.model, progress.best.value))
@@ -273,7 +268,7 @@ class Store:
 
     def save_artifact(self, app_id: int, ref: BlobRef, data: memoryview | bytes) -> None:
         """Keep one file of an application's artifacts."""
-        self._write_blob(ref, data)
+        self.files.write(ref, data)
         with self._commit() as db:
             db.execute("insert or replace into files values (?, ?, ?)", (ref.id, ref.size, _artifacts(app_id)))
 
@@ -288,49 +283,30 @@ class Store:
     def artifact_directory(self, app_id: int, artifacts: Iterable[Artifact]) -> Path:
         """A directory with an application's artifacts under their names: links to the stored files, no copies."""
         directory = self.artifact_path(app_id)
-        with _disk_errors(self.directory):
+        with disk_errors(self.directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for artifact in artifacts:
                 link = directory / artifact.name
                 link.unlink(missing_ok=True)
-                link.hardlink_to(self._path(artifact.blob.id))
+                link.hardlink_to(self.files.path(artifact.blob.id))
         return directory
 
     def read_blob(self, ref: BlobRef) -> memoryview | None:
         """The content of a stored blob, mapped read-only and checked against its name; None when it is not (whole)
-        there. Hashes the file: about 0.7 ns a byte."""
-        view = _map(self._path(ref.id))
-        if view is None or view.nbytes != ref.size:
-            return None
-        return view if ref_of(view) == ref else None
-
-    def get(self, blob_id: bytes) -> memoryview | None:
-        """The content of a file by its blob id alone, for the transport, which checks it."""
-        return _map(self._path(blob_id)) or _map(self._spill / blob_id.hex())
-
-    def put(self, blob_id: bytes, data: memoryview) -> None:
-        """Take a blob out of memory, where there is no more room, until the process ends. Not synced: it is lost with
-        the process anyway. Raises StorageError."""
-        with _disk_errors(self.directory):
-            self._spill.mkdir(mode=0o700, exist_ok=True)
-            (self._spill / blob_id.hex()).write_bytes(data)
-
-    def remove(self, blob_id: bytes) -> None:
-        """Forget what `put` has kept; what a record names stays."""
-        with contextlib.suppress(OSError):
-            (self._spill / blob_id.hex()).unlink(missing_ok=True)
+        there."""
+        return self.files.read(ref)
 
     def save_memory(self, app_id: int, name: str, data: memoryview | bytes) -> None:
         """Keep what an application remembers on this device alone, in place of the one before: what its lossy updates
         have left out so far ("feedback"), what its training goes on from ("kept")."""
         data = memoryview(data).cast("B")
-        with _disk_errors(self.directory):
+        with disk_errors(self.directory):
             self._feedback.mkdir(mode=0o700, exist_ok=True)
         write_atomically(self._memory_path(app_id, name), b"".join((ref_of(data).id, data)), mode=0o600)
 
     def read_memory(self, app_id: int, name: str) -> memoryview | None:
         """What was kept, mapped read-only; None when it is not (whole) there."""
-        view = _map(self._memory_path(app_id, name))
+        view = map_file(self._memory_path(app_id, name))
         if view is None or view.nbytes < HASH_BYTES:
             return None
         data = view[HASH_BYTES:]
@@ -339,22 +315,10 @@ class Store:
     def _memory_path(self, app_id: int, name: str) -> Path:
         return self._feedback / (f"{app_id:016x}" if name == FEEDBACK else f"{app_id:016x}-{name}")
 
-    def _path(self, blob_id: bytes) -> Path:
-        return self._blobs / blob_id.hex()
-
-    def _write_blob(self, ref: BlobRef, data: memoryview | bytes) -> None:
-        path = self._path(ref.id)
-        if self.read_blob(ref) is not None:
-            return
-        write_atomically(path, data, mode=0o600)
-
     def _sweep(self) -> None:
-        """Remove files that no record names: what a crash left behind, and models that were replaced."""
-        with _disk_errors(self.directory):
-            named = {bytes(row[0]).hex() for row in self._db.execute("select blob_id from files")}
-            for entry in os.scandir(self._blobs):
-                if entry.name not in named:
-                    os.unlink(entry.path)
+        """Remove models that no record names."""
+        with disk_errors(self.directory):
+            self.files.sweep({bytes(row[0]).hex() for row in self._db.execute("select blob_id from files")})
 
 
 def remembered_settings(directory: Path) -> bytes | None:
@@ -379,31 +343,3 @@ def _artifacts(app_id: int) -> str:
 
 def _model(app_id: int) -> str:
     return f"model of {app_id:016x}"
-
-
-def _map(path: Path) -> memoryview | None:
-    """A file mapped read-only; None when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError:
-        return None
-
-
-@contextlib.contextmanager
-def _disk_errors(directory: Path) -> Iterator[None]:
-    """Whatever the disk or SQLite says becomes a StorageError with the next step."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        code = errno.ENOSPC if "full" in str(error) else None
-        raise StorageError(f"state directory {directory}: {error}", hint=storage_hint(code)) from None
-    except sqlite3.DatabaseError as error:
-        raise StorageError(
-            f"state directory {directory}: {error}",
-            hint="the database is damaged: move edgefl.db away (keys are kept apart) and join again",
-        ) from None
-    except OSError as error:
-        raise storage_error(f"state directory {directory}", error) from None

@@ -164,7 +164,7 @@ def test_what_an_older_edgefl_saved_over_it_has_no_state_of_another_model(store:
     progress, contents = with_extras(3)
     store.save_progress(APP, progress, *contents)
     later, data = make_progress(4)
-    store._write_blob(later.model, data)  # as before there was a table `extras`
+    store.files.write(later.model, data)  # as before there was a table `extras`
     with store._commit() as db:
         db.execute("update progress set model = ?, size = ?, round = 4", (later.model.id, later.model.size))
     found = store.progress(APP.to_bytes(8, "big"))
