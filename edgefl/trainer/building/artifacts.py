@@ -6,6 +6,7 @@ strip what the loss has   a final Softmax or Sigmoid: losses are taken on the lo
 forms that cost less      simplify.py
 adapters, if wanted       lora.py
 training form             training_form.py
+convolution before a pool phases.py
 may batches be divided?   divisible.py
 loss                      losses.py, own_loss.py
 differentiate             gradients/differentiate.py
@@ -36,6 +37,7 @@ from edgefl.trainer.building.losses import Loss as AnyLoss
 from edgefl.trainer.building.low_rank import LowRank
 from edgefl.trainer.building.optimizers import optimizer_model
 from edgefl.trainer.building.own_loss import read_loss
+from edgefl.trainer.building.phases import in_phases
 from edgefl.trainer.building.simplify import simplify
 from edgefl.trainer.building.training_form import append_training_form, moving_statistics
 from edgefl.trainer.files import checkpoint
@@ -162,6 +164,7 @@ def _build(source: SourceModel, recipe: Recipe) -> tuple[Manifest, dict[str, byt
     graph.constants.update(constants)
     dropouts = {site.output: site.ratio for site in getattr(source, "dropouts", ())}
     form = append_training_form(graph, model.nodes, model.shapes, moving, dropouts)
+    in_phases(graph, form.shapes, model.trained, goal)
     path = reachable(graph.nodes, model.trained, goal)
     require_rules(path)
     scale = Tensor(graph.fresh("scale"), "float32", ())

@@ -4,6 +4,7 @@ Resize); only overlapping windows need the general and slower form."""
 from __future__ import annotations
 
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
@@ -28,18 +29,30 @@ def _max_side_by_side(n: Node, dy: Value, window: Window) -> Value:
     what reads them, into a layout in blocks, and the way there and back costs more than they gain (together with the
     gradient, 1.1 to 1.3 times).
     """
-    covered = [o * k for o, k in zip(window.out, window.kernel, strict=True)]
     n.require_room(*window.out, *window.kernel)
+    axes = [axis for axis, kernel in zip(window.axes, window.kernel, strict=True) if kernel > 1]
+    # a window that is a whole axis needs no grid: numbers of windows meet those of places by broadcasting
+    whole = axes and not any(window.slack) and all(window.out[axis - 2] == 1 for axis in axes)
+
+    def largest(value: Value, **attributes: Any) -> Value:
+        if whole:
+            return n.graph.op("ReduceMax", value, n.graph.integers(axes), keepdims=1)
+        return n.graph.op("MaxPool", value, **attributes)
+
+    def enlarged(value: Value) -> Value:
+        return value if whole else _enlarge(value, window)
+
     with replacing(n):
-        whole = n.x.reshape(1, -1, *window.size)
-        pooled = n.graph.op("MaxPool", whole, **n.attributes)
+        x = n.x.reshape(1, -1, *window.size)
+        pooled = largest(x, **n.attributes)
         shape = n.graph.integers([-1, *fixed(n, n.y, range(1, n.y.rank))])
         n.graph.op("Reshape", pooled, shape, names=[n.y.name])
-    x = whole.slice(window.axes, [0] * len(covered), covered) if any(window.slack) else whole
-    candidates = equals(x, _enlarge(pooled, window)) * n.graph.constant(_priorities(window))
-    best = n.graph.op("MaxPool", candidates, kernel_shape=window.kernel, strides=window.strides)
-    slopes = _enlarge(dy.reshape(1, -1, *window.out), window)
-    dx = _uncovered(slopes * equals(candidates, _enlarge(best, window)), window)
+    if any(window.slack):
+        x = x.slice(window.axes, [0] * len(window.axes), np.multiply(window.out, window.kernel).tolist())
+    candidates = equals(x, enlarged(pooled)) * n.graph.constant(_priorities(window, tiled=not whole))
+    best = largest(candidates, kernel_shape=window.kernel, strides=window.strides)
+    slopes = enlarged(dy.reshape(1, -1, *window.out))
+    dx = _uncovered(slopes * equals(candidates, enlarged(best)), window)
     return dx.reshape(-1, *fixed(n, n.x, range(1, n.x.rank)))
 
 
@@ -128,10 +141,10 @@ def _uncovered(dx: Value, window: Window) -> Value:
     return padded(dx, 2 + len(window.axes), window.axes, (0,) * len(window.axes), window.slack)
 
 
-def _priorities(window: Window) -> Array:
+def _priorities(window: Window, *, tiled: bool) -> Array:
     """Within each window area, area−1, …, 1: the first place ranks highest, none is 0."""
     one = np.arange(window.area, 0, -1, dtype=np.float32).reshape(window.kernel)
-    return np.tile(one, window.out)[None, None]
+    return (np.tile(one, window.out) if tiled else one)[None, None]
 
 
 def _inside(window: Window) -> Array:
