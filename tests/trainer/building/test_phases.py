@@ -1,4 +1,4 @@
-"""A first convolution and the pool behind it: the same gradients, place by place of the window, where maxima tie too."""
+"""A first convolution and the pool behind it: the gradients stay the same, and so does what wins where maxima tie."""
 
 from __future__ import annotations
 
