@@ -13,7 +13,8 @@ part of their own. States of an open round:
     at the root SENDING is skipped: SEALING -> CLOSED, and the Coordinator takes over
     the end (RoundKind.DONE) has no budget: it stays open until every child has said that it holds the final model
 
-Which rounds this device has an own part in, and which of them wait for it, is said in local.py.
+Which rounds this device has an own part in, and which of them wait for it, is said in local.py. Where zones deliver to
+the root apart from each other (direct.py), "parent" is whom this device delivers to.
 
 Chunks do not wait for their states: while a round is COLLECTING, inflow.py adds what has come and outflow.py sends on
 what is complete.
