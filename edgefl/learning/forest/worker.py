@@ -74,6 +74,7 @@ class Worker:
         self.newest: Tag = (0, 0, 0)
         self.inflow = Inflow(app, self._advance)
         self.local = LocalTraining(app)
+        self._strategy = parse_strategy(app.manifest.strategy)
         self._invitations = Invitations(app)
         self._models = RoundModels(app)
         self._outflow: Outflow | None = None
@@ -127,7 +128,7 @@ class Worker:
             own_s=start.own_s,
             pushed=app.pushes(self.newest),
             need=start.need,
-            root=start.root,
+            root=start.root if self._strategy.by_zone else None,
             enough=enough,
         )
         self.open = round_
@@ -153,7 +154,7 @@ class Worker:
 
     def _new_sum(self, mine: bool) -> Accumulator:
         app = self.app
-        max_samples, strategy = app.manifest.max_samples * self.local.unit, parse_strategy(app.manifest.strategy)
+        max_samples, strategy = app.manifest.max_samples * self.local.unit, self._strategy
         if mine and strategy.trim:
             own_group = app.me.zone if strategy.by_zone else None
             return GroupedSum(app.travelling, max_samples, strategy.trim, own_group)
