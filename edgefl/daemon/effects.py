@@ -146,6 +146,9 @@ class LoopEffects:
                 await self._disk.run(
                     lambda store, ref=artifact.blob, data=data: store.save_artifact(app, ref, data)  # type: ignore[misc]
                 )
+                if not self._users.get(artifact.blob.id):
+                    # It is kept now, and served from there: neither memory nor a second file is needed.
+                    self._transport.discard_blob(artifact.blob)
         return await self._disk.run(lambda store: store.artifact_directory(app, manifest.artifacts))
 
     def release(self, app: int) -> None:
