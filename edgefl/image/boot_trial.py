@@ -93,7 +93,7 @@ def _up_at(guest: Guest) -> float:
     guest.until(lambda: "=active" in guest.ssh("systemctl show multi-user.target -p ActiveState"), "its boot", BOOT_S)
     told = guest.ssh(
         "systemctl show multi-user.target -p ActiveEnterTimestampMonotonic; systemctl is-active edgefl.service; "
-        f"cut -d. -f1,2 /proc/uptime; date +%s.%N; stat -c %.9Y {NETWORK_FILES}"
+        f"cut -d' ' -f1 /proc/uptime; date +%s.%N; stat -c %.9Y {NETWORK_FILES}"
     )
     return up_at(told)
 

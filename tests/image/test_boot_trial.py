@@ -38,6 +38,9 @@ def test_the_time_stands_beside_the_words() -> None:
 
 
 def test_up_is_the_later_of_services_and_network() -> None:
+    # As a guest said it.
+    real = "ActiveEnterTimestampMonotonic=71195227\ninactive\n75.80\n1795753649.813549961\n1795753629.947997709\n"
+    assert up_at(real) == 71.195227
     told = "ActiveEnterTimestampMonotonic=9500000\ninactive\n20.00\n1000.50\n{}\n"
     assert up_at(told.format("988.5")) == 9.5  # an address after 8 s
     assert up_at(told.format("993.0")) == 12.5
