@@ -7,7 +7,8 @@ overwrite what a device said about itself.
 *Suspect, verify, then drop*: one lost packet drops nobody.
 
     unknown --ping answered / speaks to us--> ALIVE --probe, hop or beat missing, link lost--> SUSPECT
-    SUSPECT --anything that it sent later--> ALIVE       SUSPECT --two pings unanswered--> dropped, with a tombstone
+    SUSPECT --anything that it sent later, a newer incarnation--> ALIVE
+    SUSPECT --two pings unanswered--> dropped, with a tombstone
     ALIVE --says Leaving, or answers as not joined--> dropped
 
 A tombstone makes us deaf to hearsay about that device for a minute, unless it speaks of a higher incarnation; the
@@ -222,6 +223,8 @@ class Liveness:
         if sender.incarnation > peer.contact.incarnation:
             before, peer.contact = peer.contact, sender
             self._hear_zone(sender.zone, now)
+            if peer.suspect:
+                self._clear(peer)  # it was what it was before that fell silent: it has moved, or restarted
             self.hooks.changed(peer, before, now)
         return peer
 
