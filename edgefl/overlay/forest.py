@@ -155,6 +155,12 @@ class Forest:
         if tree is not None:
             self._close_watch.set(tree, until, now)
 
+    def disown(self, app: int, sender: Contact) -> None:
+        """Somebody acts as our parent in this tree. One that is not any more hears so, and need not wait for us."""
+        tree, welcome = self._tree(app, sender)
+        if tree is not None and welcome and not tree.is_above(sender.node_id):
+            self._device.send(sender, Detach(app, Refusal.SWITCHED))
+
     def view(self, app: int) -> TreeView | None:
         tree = self.trees.get(app)
         return None if tree is None else tree.view()
@@ -221,6 +227,12 @@ class Forest:
     def on_overlay_joined(self, now: float) -> None:
         for tree in list(self.trees.values()):
             tree.renew(now)
+
+    def on_woken(self, now: float) -> None:
+        """We have stood still: neighbours that have given us up say so now, and the trackers hear that we are here."""
+        self._send_edges(list(self.trees.values()), changed_only=False)
+        for tree in list(self.trees.values()):
+            tree.on_woken(now)
 
     def on_gone(self, node_id: int, now: float) -> None:
         for tree in list(self.trees.values()):

@@ -139,6 +139,11 @@ class Liveness:
         peer = self.peers.get(node_id)
         return peer is not None and peer.suspect
 
+    def has_spoken_since(self, node_id: int, at: float) -> bool:
+        """Heard first-hand after that time, and not silent again."""
+        peer = self.peers.get(node_id)
+        return peer is not None and peer.heard_at > at and not peer.suspect
+
     def timeout_s(self, node_id: int, now: float) -> float:
         """How long to wait for this device to answer; longer if the link to it may have to be dialled first."""
         peer, profile = self.peers.get(node_id), self._device.profile

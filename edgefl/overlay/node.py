@@ -31,6 +31,7 @@ from edgefl.overlay.requests import TIMER as REQUESTS
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.routing import Router
 from edgefl.overlay.search import RowQueries
+from edgefl.overlay.stall import Stall
 from edgefl.overlay.tracker import Tracker
 from edgefl.overlay.tree_view import TreeView
 from edgefl.overlay.tree_walk import Seen, TreeWalks
@@ -89,6 +90,7 @@ class Overlay:
         self._phase = Phase.NEW
         self._quota = Quota(MESSAGE_SHARE, MESSAGE_WINDOW_S)
         self._requests = requests = Requests(device)
+        self._stall = Stall(profile)
         self._liveness = liveness = Liveness(device, requests)
         self._queries = queries = RowQueries(device, requests, liveness)
         self._membership = membership = Membership(device, requests, liveness, queries)
@@ -282,6 +284,11 @@ class Overlay:
         self._drain(now)
         return started
 
+    def disown(self, app: int, sender: Contact, now: float) -> None:
+        """This device speaks to us as a parent in the application's tree: unless it is ours, it is told so at once. Its
+        next heartbeat would tell it as well, but a round would wait for that."""
+        self._forest.disown(app, sender)
+
     def leave_tree(self, app: int, now: float) -> None:
         self._forest.leave(app, now)
         self._drain(now)
@@ -363,6 +370,8 @@ class Overlay:
     def on_timer(self, key: TimerKey, now: float) -> bool:
         """A timer has fired. False: it does not belong to the overlay."""
         handled = True
+        if self._stall.is_news(self._device.due(key, now), now) and self._phase is Phase.RUNNING:
+            self._wake(now)
         if key == REQUESTS:
             self._requests.on_timer(now)
         elif key == ZONE_TRACK:
@@ -373,6 +382,14 @@ class Overlay:
         if self._device.loopback or self._events.waiting:
             self._drain(now)
         return handled
+
+    def _wake(self, now: float) -> None:
+        """This device has stood still for so long that others may have taken it for dead. It says that it is here, and
+        asks whether its places are still its own: it need not find out by missing others."""
+        self._device.counters["stalls"] += 1
+        if self._device.joined:
+            self._membership.on_woken()
+            self._forest.on_woken(now)
 
     def on_link_lost(self, node_id: int, now: float) -> None:
         """The transport has lost its link to this device: a hint that is verified at once."""

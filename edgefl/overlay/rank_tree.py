@@ -346,7 +346,7 @@ class RankTree:
         self._pool.forget(node_id)
         self.serving.drop(node_id, now)
         if self.parent is not None and self._is_parent(node_id):
-            self._pool.report(self.parent, now)
+            self._pool.report(self.parent, now, silent=True)
             self._lose_parent(now)
         self._succeed(now)
 
@@ -371,9 +371,11 @@ class RankTree:
             return self.serving.on_edge(sender, edge, now)
         if self._is_parent(sender.node_id):
             self._heard_from_parent(edge.depth, edge.root, now)
-            return True
-        # Or its acceptance is still on the way.
-        return self._attempt is not None and self._attempt.waits_for(sender.node_id)
+        return self.is_above(sender.node_id)
+
+    def is_above(self, node_id: int) -> bool:
+        """Our parent, or its acceptance may still be on the way."""
+        return self._is_parent(node_id) or (self._attempt is not None and self._attempt.waits_for(node_id))
 
     def _heard_from_parent(self, depth: int, root: int, now: float) -> None:
         self._parent_heard_at = now
@@ -402,6 +404,13 @@ class RankTree:
         if self.parent is not None:
             times.append((self.parent.node_id, self._parent_heard_at))
         return times
+
+    def on_woken(self, now: float) -> None:
+        """We have stood still: nobody was silent but ourselves."""
+        self._parent_heard_at = now
+        for child in self.children:
+            child.heard_at = now
+        self.renew(now, content=False)
 
     def on_silence(self, node_id: int, now: float) -> None:
         """Alive, but it has not spoken of this edge for too long: it does not keep it."""

@@ -372,6 +372,7 @@ class TestHostileChildren:
         world.devices[3].send(device.contact, start)
         world.run_for(0.5)
         assert device.app.counters["round_not_from_parent"] == 1
+        assert len(device.disowned) == 1, "who takes us for its child must not wait for us"
         assert device.jobs == []
 
 

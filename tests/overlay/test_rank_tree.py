@@ -256,6 +256,43 @@ def test_an_answer_that_comes_too_late_is_sent_back() -> None:
     assert member.view().parent == HIGHER[0]
 
 
+def test_who_acts_as_a_parent_and_is_not_hears_so_at_once() -> None:
+    """It has a dead edge to us, and would wait for us in its round until the next heartbeat."""
+    member = Member()
+    member.reachable[HIGHER[3].node_id] = HIGHER[3]
+    member.told(HIGHER[3])
+    assert member.take(Attach, HIGHER[3])
+    member.overlay.disown(APP, HIGHER[3], member.now)
+    assert not member.take(Detach), "its acceptance is still on the way"
+    member.receive(HIGHER[3], Attached(APP, 1, HIGHER[3].node_id))
+    member.overlay.disown(APP, HIGHER[3], member.now)
+    assert not member.take(Detach)
+    member.overlay.disown(APP, HIGHER[5], member.now)
+    assert member.take(Detach, HIGHER[5]) == [Detach(APP, Refusal.SWITCHED)]
+    member.overlay.disown(APP + 1, HIGHER[5], member.now)
+    assert not member.take(Detach), "of trees that are not ours nothing is said"
+
+
+def test_a_parent_that_was_silent_and_is_back_is_no_longer_shunned() -> None:
+    """Only one device outranks this one, so it had no other place for 20 s."""
+    only = HIGHER[0]
+    member = Member().attached_to(only)
+    del member.reachable[only.node_id]
+    member.overlay.on_link_lost(only.node_id, member.now)
+    member.advance(3)
+    assert member.view().parent is None
+    member.asks()
+    member.take(Attach)
+    member.told(only)
+    assert not member.take(Attach, only), "it was silent a moment ago"
+    member.reachable[only.node_id] = only
+    member.advance(1)
+    member.receive(only, TreeBeat(()))
+    member.told(only)
+    assert member.take(Attach, only)
+    assert all(only.node_id not in track.failed for track in member.asks()[1:])
+
+
 def test_a_parent_that_turns_out_to_rank_lower_is_not_taken() -> None:
     candidate = replace(LOWER[0], capacity=Capacity.GATEWAY)
     member = Member(HIGHER[19])

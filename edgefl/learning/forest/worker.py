@@ -84,6 +84,7 @@ class Worker:
         if parent is None or sender.node_id != parent.node_id:
             app.count("round_not_from_parent")
             self._early = (sender, message)
+            app.forest.disown(app.id, sender, now)
             return
         if message.round < 1 or not app.credible(message.epoch, message.round - 1, message.model):
             app.count("round_invalid")
