@@ -229,10 +229,13 @@ class Forest:
             tree.renew(now)
 
     def on_woken(self, now: float) -> None:
-        """We have stood still: neighbours that have given us up say so now, and the trackers hear that we are here."""
-        self._send_edges(list(self.trees.values()), changed_only=False)
+        """We have stood still: the trackers hear that we are here."""
         for tree in list(self.trees.values()):
             tree.on_woken(now)
+
+    def say_edges(self) -> None:
+        """A heartbeat out of turn: neighbours that have given us up say so."""
+        self._send_edges(list(self.trees.values()), changed_only=False)
 
     def on_gone(self, node_id: int, now: float) -> None:
         for tree in list(self.trees.values()):

@@ -60,6 +60,7 @@ UNJOINED_MAY_SEND = frozenset((wire.FindRows, wire.Rows, wire.Ping, wire.Pong, w
 themselves.)"""
 
 ZONE_TRACK: TimerKey = ("overlay", "zone")
+WOKEN: TimerKey = ("overlay", "woken")
 
 
 class Phase(Enum):
@@ -236,7 +237,7 @@ class Overlay:
             self._zones.stop()
             self._membership.stop(now)
             self._requests.clear()
-            for key in (REQUESTS, ZONE_TRACK):
+            for key in (REQUESTS, ZONE_TRACK, WOKEN):
                 self._device.effects.cancel_timer(key)
             self._device.loopback.clear()
             self._device.joined = False
@@ -376,6 +377,8 @@ class Overlay:
             self._requests.on_timer(now)
         elif key == ZONE_TRACK:
             self._track_zone(now)
+        elif key == WOKEN:
+            self._say_we_are_here(now)
         else:
             component = _TIMERS.get(key[0])
             handled = component is not None and component(self)(key, now)
@@ -388,8 +391,15 @@ class Overlay:
         asks whether its places are still its own: it need not find out by missing others."""
         self._device.counters["stalls"] += 1
         if self._device.joined:
-            self._membership.on_woken()
             self._forest.on_woken(now)
+            self._say_we_are_here(now)
+            # Once more: others have closed links meanwhile, and what went into one before we knew is lost.
+            self._device.set_timer(WOKEN, now + self._device.profile.watch_s)
+
+    def _say_we_are_here(self, now: float) -> None:
+        if self._device.joined:
+            self._membership.on_woken()
+            self._forest.say_edges()
 
     def on_link_lost(self, node_id: int, now: float) -> None:
         """The transport has lost its link to this device: a hint that is verified at once."""

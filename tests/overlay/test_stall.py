@@ -9,7 +9,9 @@ from support.solo import SoloOverlay
 from edgefl.overlay.profile import WAN
 from edgefl.overlay.stall import Stall
 from edgefl.sim.fleet import app_id
+from edgefl.sim.network import SimNode
 from edgefl.sim.world import Member, World
+from edgefl.wire import Contact, Message
 from edgefl.wire.overlay import Announce
 
 APP = app_id(0, 0)
@@ -62,6 +64,24 @@ def test_a_stopped_device_is_back_in_the_one_tree_within_seconds(kind: str, stop
     assert stopped.overlay.counters["stalls"] == 1
 
 
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_what_a_device_says_first_may_be_lost(seed: int) -> None:
+    """Others have closed their links to it. Before it knows, a quarter of a second of its messages goes nowhere."""
+    world = fleet_in_a_round(seed)
+    stopped = devices(world)["leaf"]
+    stopped.node.asleep_until = wakes_at = world.clock.now + 20
+    send = world.network.send
+
+    def deaf(origin: SimNode, to: Contact, message: Message) -> None:
+        if origin is not stopped.node or not wakes_at <= world.clock.now < wakes_at + 0.25:
+            send(origin, to, message)
+
+    world.network.send = deaf  # type: ignore[method-assign]
+    world.run(20 + 4)
+    report = world.tree(APP)
+    assert (report.whole, report.counted) == (True, DEVICES)
+
+
 @pytest.mark.parametrize("seed", range(1, 4))
 def test_a_fleet_that_stands_still_as_a_whole_goes_on(seed: int) -> None:
     world = fleet_in_a_round(seed)
@@ -81,6 +101,10 @@ def test_a_device_that_has_stood_still_says_so_once_and_asks_for_its_places() ->
     world.now += 10.0
     world.advance(1)
     assert world.take(Announce, peer) == [Announce()]
+    world.advance(WAN.watch_s)
+    assert world.take(Announce, peer) == [Announce()], "the first one may have gone into a dead link"
+    world.advance(5)
+    assert world.take(Announce, peer) == []
     assert world.overlay.counters["stalls"] == 1
     assert world.overlay.tree(APP) is not None
 
