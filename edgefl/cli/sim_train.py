@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgefl.sim.train.curve import Curve, Failure
     from edgefl.sim.train.learner import LocalTraining
 
+GRAPHS = ("erdos-renyi", "ring", "overlay")
 TOPOLOGIES = ("forest", "sampled", "consensus", "d-psgd-one-peer", "d-psgd-regular", "gossip", "fedavg-server")
 
 
@@ -79,6 +80,12 @@ TOPOLOGIES = ("forest", "sampled", "consensus", "d-psgd-one-peer", "d-psgd-regul
     "--success", default=0.8, type=click.FloatRange(0.01, 1), help="sampled, fedavg-server: share waited for (sf)."
 )
 @click.option(
+    "--graph",
+    default="erdos-renyi",
+    type=click.Choice(GRAPHS),
+    help="consensus: who exchanges with whom; overlay: the neighbours that the overlay, simulated first, finds.",
+)
+@click.option(
     "--links-down", default=0.0, type=click.FloatRange(0, 0.99), help="Share of the links that is down at any time."
 )
 @click.option(
@@ -113,6 +120,7 @@ def train(
     artifacts: Path | None,
     sample: int,
     success: float,
+    graph: str,
     links_down: float,
     failures: tuple[str, ...],
     plot: Path | None,
@@ -156,6 +164,7 @@ def train(
         seed=seed,
         links_down=links_down,
         learner=_learner(trainer, artifacts),
+        graph=graph,
     )
     curves = [
         bench.curve(

@@ -22,6 +22,7 @@
 
     blobs.py          blobs at hand: cache, files, what is arriving
     assembly.py       one arriving blob, checked chunk by chunk
+    write_through.py  arriving blobs on disk, for those who restart
     pull.py           asking for blobs, source after source
     serve.py          answering those who ask
     bulk.py           updates for a parent, chunk by chunk

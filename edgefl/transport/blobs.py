@@ -1,7 +1,7 @@
 """Blobs on this device: a bounded cache in memory, files behind it, and those that are still arriving.
 
     add      a blob made here                              -> cache
-    arrive   an assembly that is complete (assembly.py)    -> cache
+    arrive   an assembly that is complete (assembly.py)    -> cache; written to a file meanwhile (write_through.py)
     find     cache, else files, where the content is checked against its name before anybody sees it
     discard  forget it everywhere
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +26,8 @@ from edgefl.transport.blame import Blame
 from edgefl.transport.counters import Counters
 from edgefl.transport.limits import Limits
 from edgefl.transport.reuse import ChunkIndex
+from edgefl.transport.timing import Timing
+from edgefl.transport.write_through import Partial, PartialFiles, WriteThrough, unload
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, blob_ref, hash_chunks
 
 P = ParamSpec("P")
@@ -43,11 +45,11 @@ INLINE_HASH_BYTES = 2 * CHUNK_BYTES
 """Hashing this much takes 2 ms on a small device; more goes to the executor."""
 
 
-class BlobFiles(Protocol):
+class BlobFiles(PartialFiles, Protocol):
     """A store of blobs on disk. Every method may block: they are called on the executor."""
 
     def get(self, blob_id: bytes) -> memoryview | None:
-        """The content, or None. It is checked by the caller."""
+        """The content of a blob that is whole, or None. It is checked by the caller."""
         ...
 
     def put(self, blob_id: bytes, data: memoryview) -> None:
@@ -55,7 +57,7 @@ class BlobFiles(Protocol):
         ...
 
     def remove(self, blob_id: bytes) -> None:
-        """Forget what `put` has kept; anything else stays."""
+        """Forget what `put` and `begin_partial` have kept; anything else stays."""
         ...
 
 
@@ -67,6 +69,15 @@ class NoFiles:
 
     def put(self, blob_id: bytes, data: memoryview) -> None:
         raise TryAgainError("no file store")
+
+    def partials(self) -> Sequence[tuple[bytes, int]]:
+        return ()
+
+    def open_partial(self, blob_id: bytes) -> Partial | None:
+        return None
+
+    def begin_partial(self, ref: BlobRef, hashes: bytes) -> Partial | None:
+        return None
 
     def remove(self, blob_id: bytes) -> None:
         return
@@ -100,7 +111,9 @@ class Blobs:
         counters: Counters,
         blame: Blame,
         limits: Limits,
+        timing: Timing,
     ) -> None:
+        self.on_resumed: Callable[[Assembly], None] = lambda assembly: None
         self.index = ChunkIndex()
         self.blame = blame
         self._files = files
@@ -116,6 +129,20 @@ class Blobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self.cached_bytes = 0
         self.arriving_bytes = 0
+        self._write_through = WriteThrough(
+            files,
+            self._off_loop,
+            self._soon,
+            blame,
+            counters,
+            self._on_resumed,
+            idle_bytes=limits.assembly_bytes,
+            after_s=timing.write_after,
+        )
+
+    async def start(self, now: float) -> None:
+        """Find what an earlier process has left."""
+        await self._write_through.start(now)
 
     # Whole blobs
 
@@ -190,7 +217,8 @@ class Blobs:
                     self.give_up(other, TryAgainError("its place was needed"))
         if self._full(ref.size):
             return None
-        assembly = self._assemblies[ref.id] = Assembly(ref, now)
+        assembly = self._assemblies[ref.id] = Assembly(ref, now, to_file=ref.size > self._limits.assembly_bytes)
+        self._write_through.opened(assembly)
         self.arriving_bytes += ref.size
         # One that is larger than its share takes it from what is at hand.
         while self.cached_bytes + self.arriving_bytes > self._both_bytes and self._held:
@@ -208,10 +236,24 @@ class Blobs:
 
     def arrived(self, assembly: Assembly) -> None:
         """Every chunk is here: hold the blob and hand it to everybody who waits."""
-        if not assembly.ended and assembly.hashes is not None:
-            held = Held(assembly.ref, assembly.hashes, assembly.view, not assembly.wanted, assembly.touched)
-            self._hold(held)
-            self._end(assembly, held.view)
+        if assembly.ended or assembly.hashes is None:
+            return
+        if assembly.landing:
+            self._soon(self._settle(assembly))
+        else:
+            self._take(assembly, assembly.pages, on_disk=False)
+
+    async def _settle(self, assembly: Assembly) -> None:
+        view, on_disk = await self._write_through.settle(assembly)
+        if not assembly.ended:
+            self._take(assembly, view, on_disk=on_disk)
+
+    def _take(self, assembly: Assembly, view: memoryview, *, on_disk: bool) -> None:
+        if on_disk:
+            self._spilled.add(assembly.ref.id)
+        loose = not assembly.wanted
+        self._hold(Held(assembly.ref, assembly.hashes or b"", view, loose, assembly.touched, on_disk))
+        self._end(assembly, view, on_disk=on_disk)
 
     def give_up(self, assembly: Assembly, error: EdgeflError) -> None:
         """The blob will not come; everybody who waits gets the error."""
@@ -219,17 +261,24 @@ class Blobs:
             self._end(assembly, error)
 
     def sweep(self, now: float) -> None:
-        """Drop pushed blobs that nobody asked for. Call about once a second."""
+        """Drop pushed blobs that nobody asked for, write others to files. Call about once a second."""
+        self._write_through.sweep(now)
         for assembly in list(self._assemblies.values()):
             if not assembly.wanted and now - assembly.touched > LOOSE_S:
                 self.give_up(assembly, TryAgainError("nobody asked for it"))
+            else:
+                self._write_through.look(assembly, now)
+        for held in self._held.values():
+            if held.on_disk:
+                unload(held.view)
         for held in [item for item in self._held.values() if item.loose and now - item.since > LOOSE_S]:
             self.discard(held.ref.id)
 
     async def close(self) -> None:
         for assembly in list(self._assemblies.values()):
             self.give_up(assembly, TryAgainError("this daemon is stopping"))
-        await asyncio.gather(*self._tasks, *self._loading.values(), return_exceptions=True)
+        while tasks := [*self._tasks, *self._loading.values()]:
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # Details
 
@@ -237,9 +286,13 @@ class Blobs:
         too_many = len(self._assemblies) >= MAX_ASSEMBLIES
         return bool(self._assemblies) and (too_many or self.arriving_bytes + size > self._limits.assembly_bytes)
 
-    def _end(self, assembly: Assembly, outcome: memoryview | EdgeflError) -> None:
+    def _end(self, assembly: Assembly, outcome: memoryview | EdgeflError, *, on_disk: bool = False) -> None:
         if self._assemblies.pop(assembly.ref.id, None) is not None:
             self.arriving_bytes -= assembly.ref.size
+        if isinstance(outcome, EdgeflError):
+            self._write_through.given_up(assembly)
+        else:
+            self._write_through.done(assembly, kept=on_disk)
         assembly.end(outcome)
         for waiter in self._room:
             if not waiter.done():
@@ -299,6 +352,8 @@ class Blobs:
         if ref.id != blob_id:
             self.blame.disk(asyncio.get_running_loop().time())
             return None
+        if self._write_through.claim(blob_id):
+            self._spilled.add(blob_id)
         held = Held(ref, hashes, view, on_disk=True)
         self._hold(held)
         return held
@@ -314,7 +369,13 @@ class Blobs:
         call = partial(function, *arguments, **named)
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+    def _soon(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _on_resumed(self, assembly: Assembly) -> None:
+        if not assembly.ended:
+            self.index.fill(assembly, asyncio.get_running_loop())
+            self.on_resumed(assembly)

@@ -4,7 +4,7 @@ messages_sent, messages_received, bytes_sent, bytes_received     payload on link
 knocks, knocked, links_opened, links_lost, connections_cut
 refused.<reason>     knocks and connections that were turned away (identity/reason.py, and `garbage`, `zap`, ...)
 dropped.<reason>     messages and chunks that went no further
-blobs.<what>         chunks pushed, pulled, served, duplicate, lying
+blobs.<what>         chunks pushed, pulled, served, duplicate, lying, resumed; blobs not-written, evicted, rotten
 """
 
 from __future__ import annotations

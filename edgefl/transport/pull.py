@@ -74,7 +74,7 @@ class Pull:
 
     def pump(self) -> None:
         """Ask for whatever should be asked for now, and look again when something is due."""
-        if self.assembly.ended:
+        if self.assembly.ended or self.assembly.complete or self.assembly.resuming:
             return
         now = self._station.clock()
         if self._source() is None and now >= self.assembly.patience_until:
@@ -239,6 +239,7 @@ class Pulls:
         self._station = station
         self._send = send
         self._pulls: dict[bytes, Pull] = {}
+        blobs.on_resumed = self._on_resumed
 
     def of(self, assembly: Assembly, sources: Iterable[Contact] = ()) -> Pull:
         """The pull of an assembly, begun if need be, with these sources as well."""
@@ -301,6 +302,12 @@ class Pulls:
     def on_link_lost(self, node_id: int) -> None:
         for pull in list(self._pulls.values()):
             pull.on_link_lost(node_id)
+
+    def _on_resumed(self, assembly: Assembly) -> None:
+        """What a file has of it is known."""
+        pull = self._pulls.get(assembly.ref.id)
+        if pull is not None:
+            pull.pump()
 
     def _on_progress(self, assembly: Assembly, index: int) -> None:
         if index < 0:

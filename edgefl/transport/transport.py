@@ -155,6 +155,7 @@ class Transport:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context.setsockopt(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._assemble(loop.time)
+        await self._blobs.start(loop.time())
         try:
             self.door_port = door_port = await self._open_door(address, port)
             link_port = _bind(self._links.bind, address, port and port + 1)
@@ -197,7 +198,7 @@ class Transport:
         self._zap = Zap(self._context, self._allowed, self.counters)
         self._links = Links(station, self._penalties, self.contact, _LinkEvents(self))
         self._uplink = Uplink(clock, self._timing.release_poll, self._uplink_bytes_s)
-        self._blobs = Blobs(self._files, self._executor, self.counters, self._blame, self.limits)
+        self._blobs = Blobs(self._files, self._executor, self.counters, self._blame, self.limits, self._timing)
         self._pulls = Pulls(self._blobs, station, self._links.send, lambda app: self.members_of(app))
         self._broadcast = Broadcast(
             station,

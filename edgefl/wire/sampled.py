@@ -55,19 +55,22 @@ VIEW = nested(View)
 @message(81)
 @dataclass(frozen=True, slots=True)
 class SamplePing(Message):
-    """Are you there for round `round`? The answer carries the same request number."""
+    """Are you there for round `round`? The answer carries the same request number. `aggregate`: the sender trains in
+    this round and looks for its aggregator, so whoever answers may soon need the next sample."""
 
     app: Annotated[int, 1, U64]
     request: Annotated[int, 2, U32]
     round: Annotated[int, 3, U32]
     me: Annotated[Entry, 4, nested(Entry)]
     attempt: Annotated[int, 5, U32] = 0
+    aggregate: Annotated[bool, 6, BOOL] = False
 
 
 @message(82)
 @dataclass(frozen=True, slots=True)
 class SamplePong(Message):
-    """`round` and `attempt`: the newest task that the sender knows of; `holds`: the round of the model that it has."""
+    """`round` and `attempt`: the newest task that the sender knows of; `holds`: the round of the model that it has;
+    `training_ms`: what its last training took, 0 before the first."""
 
     app: Annotated[int, 1, U64]
     request: Annotated[int, 2, U32]
@@ -75,13 +78,14 @@ class SamplePong(Message):
     attempt: Annotated[int, 4, U32]
     me: Annotated[Entry, 5, nested(Entry)]
     holds: Annotated[int, 6, U32] = 0
+    training_ms: Annotated[int, 7, U32] = 0
 
 
 @message(83)
 @dataclass(frozen=True, slots=True)
 class SampleTrain(Message):
     """An aggregator gives its sample the model to train, evaluate or keep, which is that of `model_round`. `sampled`:
-    how many devices got it; `records`: the newest of the history."""
+    how many devices got it; `records`: the newest of the history; `pushed`: the model is on its way (SampledModel)."""
 
     app: Annotated[int, 1, U64]
     round: Annotated[int, 2, U32]
@@ -93,13 +97,14 @@ class SampleTrain(Message):
     served: Annotated[tuple[int, ...], 8, many(U64, DUTY_ROUNDS)] = ()
     model_round: Annotated[int, 9, U32] = 0
     records: Annotated[tuple[RoundRecord, ...], 10, many(nested(RoundRecord), MAX_RECORDS)] = ()
+    pushed: Annotated[bool, 11, BOOL] = False
 
 
 @message(84)
 @dataclass(frozen=True, slots=True)
 class SampleUpdate(Message):
-    """A trainer offers its trained model to the aggregator, which fetches it; or, when it was only to evaluate, the
-    model that it was given, with 0 samples."""
+    """A trainer offers its trained model to the aggregator, which fetches it (`pushed`: it is on its way); or, when it
+    was only to evaluate, the model that it was given, with 0 samples."""
 
     app: Annotated[int, 1, U64]
     round: Annotated[int, 2, U32]
@@ -111,6 +116,7 @@ class SampleUpdate(Message):
     served: Annotated[tuple[int, ...], 8, many(U64, DUTY_ROUNDS)] = ()
     kind: Annotated[RoundKind, 9, choice(RoundKind)] = RoundKind.TRAIN
     metrics: Annotated[tuple[Metric, ...], 10, many(nested(Metric), MAX_METRICS)] = ()
+    pushed: Annotated[bool, 11, BOOL] = False
 
 
 @message(85)
@@ -165,3 +171,13 @@ class SampleNews(Message):
     holder: Annotated[Contact, 5, CONTACT]
     finished: Annotated[bool, 6, BOOL] = False
     records: Annotated[tuple[RoundRecord, ...], 7, many(nested(RoundRecord), MAX_RECORDS)] = ()
+
+
+@message(90, bulk=True)
+@dataclass(frozen=True, slots=True)
+class SampledModel(Message):
+    """A small model that a SampleTrain or SampleUpdate names, unasked: it is the second frame. When it does not come,
+    it is fetched."""
+
+    app: Annotated[int, 1, U64]
+    model: Annotated[BlobRef, 2, BLOB]

@@ -15,7 +15,7 @@ from edgefl.errors import StorageError, TryAgainError, UnreachableError, WireErr
 from edgefl.transport import serve as serve_module
 from edgefl.transport.assembly import Assembly, Stored
 from edgefl.transport.blame import Blame
-from edgefl.transport.blobs import Blobs
+from edgefl.transport.blobs import Blobs, NoFiles
 from edgefl.transport.limits import Limits
 from edgefl.transport.serve import MAX_SERVED_BYTES, MAX_WAITING
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, hash_chunks, ref_of
@@ -30,8 +30,8 @@ MEGABYTES_2 = os.urandom(2_000_000)
 NOBODY = Contact(1, "127.0.0.1", 1)
 
 
-class Disk:
-    """A file store in a dictionary."""
+class Disk(NoFiles):
+    """A file store in a dictionary; none for what is still arriving."""
 
     def __init__(self) -> None:
         self.files: dict[bytes, bytes] = {}
@@ -304,7 +304,7 @@ def test_the_cache_is_bounded_and_moves_to_disk() -> None:
 
     async def main() -> None:
         disk, counters, executor = Disk(), Counter[str](), ThreadPoolExecutor(1)
-        blobs = Blobs(disk, executor, counters, Blame(counters), Limits(cache_bytes=1_000_000))
+        blobs = Blobs(disk, executor, counters, Blame(counters), Limits(cache_bytes=1_000_000), FAST)
         contents = [os.urandom(400_000) for _ in range(6)]
         refs = [await blobs.add(content) for content in contents]
         assert blobs.cached_bytes <= 1_000_000
@@ -330,7 +330,7 @@ def test_a_full_disk_loses_the_oldest_blob_not_the_daemon(caplog: pytest.LogCapt
     async def main() -> None:
         disk, counters, executor = Disk(), Counter[str](), ThreadPoolExecutor(1)
         disk.full = True
-        blobs = Blobs(disk, executor, counters, Blame(counters), Limits(cache_bytes=1_000_000))
+        blobs = Blobs(disk, executor, counters, Blame(counters), Limits(cache_bytes=1_000_000), FAST)
         refs = [await blobs.add(os.urandom(400_000)) for _ in range(3)]
         await until(lambda: counters["blobs.evicted"] == 1)
         assert await blobs.find(refs[0].id) is None
@@ -359,7 +359,7 @@ def test_an_assembly_keeps_only_right_chunks() -> None:
     assert assembly.put(2, chunks[2], 2.0) is Stored.DUPLICATE
     assert heard == [0, 1, 2, 3]
     assert assembly.complete
-    assert assembly.view == SMALL
+    assert assembly.pages == SMALL
 
 
 @asynchronous

@@ -56,6 +56,12 @@ class Handlers:
         asyncio.Handle._run = timed  # type: ignore[method-assign]
 
 
+def own_kb() -> int:
+    """Resident memory that no file stands behind: what the kernel cannot take back."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+
+
 class Device:
     """The commands, and a listener that echoes."""
 
@@ -71,6 +77,7 @@ class Device:
         )
         self.lag = LoopLag(LAG_PERIOD_S)
         self.handlers = Handlers()
+        self.own_kb = 0
         self.known: dict[int, Contact] = {}
         self.pongs: dict[int, asyncio.Future[None]] = {}
         self.random = random.Random(self.keys.node_id)
@@ -125,6 +132,12 @@ class Device:
         self.lag = LoopLag(LAG_PERIOD_S)
         self.lag.start()
         self.handlers.watch()
+        self.watching = asyncio.create_task(self._watch_memory())
+
+    async def _watch_memory(self) -> None:
+        while True:
+            self.own_kb = max(self.own_kb, own_kb())
+            await asyncio.sleep(0.02)
 
     async def discard(self, blob: str) -> None:
         self.transport.discard_blob(bytes.fromhex(blob))
@@ -162,6 +175,7 @@ class Device:
             "counters": dict(self.transport.counters),
             "cpu_s": usage.ru_utime + usage.ru_stime,
             "peak_mb": usage.ru_maxrss / 1024,
+            "own_mb": self.own_kb / 1024,
             "acknowledged": sum(child.acked for child in children._children.values()),
             "bound_mb": self.transport.limits.total_bytes / 2**20,
             "longest_handler_ms": 1e3 * self.handlers.longest_s,

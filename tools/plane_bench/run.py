@@ -333,6 +333,7 @@ async def row_memory() -> None:
             reports = [await device.call("report") for device in watched]
     print(f"      {max(ends) - began:.2f} s; the inner node's bound for blobs is {reports[1]['bound_mb']:.0f} MB")
     judge("100 MB through 256 MB, peak resident", reports[1]["peak_mb"], 256, unit="MB")
+    judge("100 MB through 256 MB, peak resident that no file stands behind", reports[1]["own_mb"], 128, unit="MB")
     for name, report in zip(("root", "inner node", "leaf", "leaf", "idle"), reports, strict=True):
         print(f"      {name}: worst lag {report['lag']['worst_ms']:.1f} ms, {report['lag']['counts']}")
     longest = max(report["longest_handler_ms"] for report in reports)

@@ -1,6 +1,7 @@
 """A device's part as an aggregator: collect the models of one task, make the next one, hand it to the next sample.
 
-The next sample is drawn while models are coming in, so that its round trips cost no time.
+The next sample is drawn when the trainers look for somebody to send their models to, or else while models are coming
+in, so that its round trips cost no time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgefl.learning.metrics import merge
-from edgefl.learning.sampled.order import order
+from edgefl.learning.sampled.arrivals import FLOAT_BYTES
+from edgefl.learning.sampled.order import handed_out, order
 from edgefl.learning.sampled.record import evaluated, trained_record
 from edgefl.learning.sampled.trainer import FRESH_S, Own
 from edgefl.wire import Contact
@@ -43,6 +45,8 @@ class Session:
     evaluated: int = 0
     model: BlobRef | None = None
     """What was evaluated."""
+    mean: Any = None
+    """The new model, until it has a name."""
     closed: bool = False
 
     @property
@@ -57,12 +61,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A model that waits for its sample; `last` when there is nothing left to do with it."""
+    """A model that waits for its sample; `last` when there is nothing left to do with it. `data`: what it is made of,
+    where it shall be pushed."""
 
     task: Task
     model: BlobRef
     model_round: int
     last: bool
+    data: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,8 @@ class Aggregator:
         self._draw: Draw | None = None
         self._sample: Sample | None = None
         self._sampling: Task | None = None
+        self._training_s: dict[int, float] = {}
+        """What those who answered the last search take to train."""
 
     @property
     def waiting(self) -> bool:
@@ -112,7 +120,8 @@ class Aggregator:
         if sender.node_id not in session.senders and len(session.senders) < 2 * device.options.sample:
             session.senders[sender.node_id] = sender
             session.offers[sender.node_id] = (message.samples, message.metrics)
-            device.effects.fetch(device.app, ("collect", task, sender.node_id), message.model, (sender,))
+            token = ("collect", task, sender.node_id)
+            device.arrivals.get(token, message.model, sender, now, pushed=message.pushed)
         return None
 
     def _open(self, message: SampleUpdate, now: float) -> Session:
@@ -123,9 +132,20 @@ class Aggregator:
         average = Average(device.manifest.parameters, device.manifest.max_samples)
         task = (message.attempt, message.round)
         session = Session(task, message.kind, average, message.sampled, message.served)
-        if self._draw is None:
-            self._look(session.next_task, now)
+        self._look_ahead(session.next_task, now)
         return session
+
+    def foresee(self, task: Task, now: float) -> None:
+        """A trainer of this task has asked whether this device is there: it may be the one to aggregate."""
+        if task > self.completed and self.session is None and not self.device.registry.me.left:
+            self._look_ahead((task[0], task[1] + 1), now)
+
+    def _look_ahead(self, task: Task, now: float) -> None:
+        """Draw the sample of a task whose model is not there yet: once, and one after the other."""
+        sample = self._sample
+        known = sample is not None and sample.task == task and now <= sample.at + FRESH_S
+        if self._draw is None and not known and "draw" not in self.device.searches:
+            self._look(task, now)
 
     def on_collected(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         _, task, sender = token
@@ -169,7 +189,8 @@ class Aggregator:
         if session.model is not None:
             self.on_made(session.model, now)
         else:
-            device.effects.keep(device.app, ("model", session.task), session.average.mean())
+            session.mean = session.average.mean()
+            device.effects.keep(device.app, ("model", session.task), session.mean)
 
     def on_made(self, blob: BlobRef, now: float) -> None:
         """The model of the closed session has a name."""
@@ -190,7 +211,7 @@ class Aggregator:
         self._unconfirmed = session
         self._served = (*session.served, device.me.node_id)[-DUTY_ROUNDS:]
         device.around.on_made()
-        self.hand_out((attempt, round_ + 1), blob, device.holds, now, last=last)
+        self.hand_out((attempt, round_ + 1), blob, device.holds, now, last=last, data=session.mean)
 
     def on_confirmed(self, now: float) -> None:
         """Somebody else holds the model: from now on it survives this device, so the trainers are let go."""
@@ -203,10 +224,14 @@ class Aggregator:
         """Whether a word about this task is what the made model waits for."""
         return self._unconfirmed is not None and self._unconfirmed.next_task == task
 
-    def hand_out(self, task: Task, model: BlobRef, model_round: int, now: float, *, last: bool = False) -> None:
+    def hand_out(
+        self, task: Task, model: BlobRef, model_round: int, now: float, *, last: bool = False, data: Any = None
+    ) -> None:
         """Draw the sample of a task and give it the model; when the owner has paused, not before it goes on."""
-        self.device.heard(task, now)
-        self._draw = Draw(task, model, model_round, last)
+        device = self.device
+        device.heard(task, now)
+        pushed = device.arrivals.are_small and device.options.aggregators == 1  # of several, one is heard in vain
+        self._draw = Draw(task, model, model_round, last, data if pushed else None)
         self.on_state(now)
 
     def on_state(self, now: float) -> None:
@@ -222,8 +247,14 @@ class Aggregator:
     def _look(self, task: Task, now: float) -> None:
         device = self.device
         self._sampling = task
+        self._training_s.clear()
         ordered = order(device.key, device.registry.candidates(task[1]), task[1])
         device.searches.start("draw", ordered, device.options.sample, partial(self._answered, task), now)
+
+    def on_answer(self, node_id: int, training_ms: int) -> None:
+        """Somebody who may be in the next sample says what its last training took."""
+        if training_ms:
+            self._training_s[node_id] = training_ms / 1000
 
     def _answered(self, task: Task, chosen: list[Entry], now: float) -> None:
         self._sample = Sample(task, chosen, now)
@@ -235,11 +266,10 @@ class Aggregator:
             return
         self._draw = None
         kind = RoundKind.DONE if draw.last else device.next_kind(draw.model_round)
-        peers = [entry.contact for entry in chosen]
-        device.effects.random.shuffle(peers)
+        peers = self._in_turn(chosen)
         others = [peer for peer in peers if peer.node_id != device.me.node_id]
         for peer in others:
-            self.give(peer, draw.task, kind, draw.model, draw.model_round, len(peers))
+            self.give(peer, draw.task, kind, draw.model, draw.model_round, len(peers), draw.data)
         device.merge_pending()
         if not others:
             self.on_confirmed(now)
@@ -249,15 +279,50 @@ class Aggregator:
             own = Own(draw.task, kind, None, draw.model, draw.model_round, len(peers), self._served)
             device.trainer.begin(own, now)
 
-    def give(self, peer: Contact, task: Task, kind: RoundKind, model: BlobRef, model_round: int, sampled: int) -> None:
-        """Hand a model to one device."""
+    def _in_turn(self, chosen: list[Entry]) -> list[Contact]:
+        """The sample as it is served: see order.handed_out. Where nothing is known of anybody, at random."""
+        device, model_bytes = self.device, FLOAT_BYTES * self.device.manifest.parameters
+        self.on_answer(device.me.node_id, device.trainer.training_ms)
+        seconds = {}
+        for entry in chosen:
+            training_s = self._training_s.get(entry.contact.node_id)
+            if training_s is not None:
+                seconds[entry.contact.node_id] = training_s + (model_bytes / 2.0**entry.uplink if entry.uplink else 0.0)
+        contacts = {entry.contact.node_id: entry.contact for entry in chosen}
+        shuffled = [*contacts]
+        device.effects.random.shuffle(shuffled)
+        return [contacts[node_id] for node_id in handed_out(shuffled, seconds, device.options.threshold(len(chosen)))]
+
+    def give(
+        self,
+        peer: Contact,
+        task: Task,
+        kind: RoundKind,
+        model: BlobRef,
+        model_round: int,
+        sampled: int,
+        data: Any = None,
+    ) -> None:
+        """Hand a model to one device; with `data`, without being asked for it."""
         device, (attempt, round_) = self.device, task
         view = device.registry.delta(peer.node_id)
         records = device.history.tail(ROUND_RECORDS)
         message = SampleTrain(
-            device.app, round_, attempt, model, view, kind, sampled, self._served, model_round, records
+            device.app,
+            round_,
+            attempt,
+            model,
+            view,
+            kind,
+            sampled,
+            self._served,
+            model_round,
+            records,
+            data is not None,
         )
         device.effects.send(peer, message)
+        if data is not None:
+            device.arrivals.push(peer, model, data)
 
     def leave(self, now: float) -> None:
         """This device goes: the trainers of an open session shall find another one."""

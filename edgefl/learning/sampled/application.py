@@ -193,6 +193,10 @@ class SampledApplication(Application):
                 self._told = self.machine.registry.digest
                 self.set_timer("views", now + VIEWS_S)
 
+    def on_bulk(self, sender: Contact, message: Message, data: Any, now: float) -> None:
+        if self.effects.admits(sender) and self.trains and self.machine.model is not None:
+            self.machine.on_bulk(sender, message, data, now)
+
     def _on_news(self, sender: Contact, message: SampleNews, now: float) -> None:
         if message.model.size != 4 * self.manifest.parameters or message.round > self.manifest.rounds:
             self.count("news_invalid")

@@ -1,13 +1,15 @@
 """One device of a sampled application. Theory of operation:
 
-    trainer     SampleTrain(k) -> fetch model k-1 -> train -> find an aggregator for k+1 -> SampleUpdate -> SampleAck
+    trainer     SampleTrain(k) -> get model k-1 -> train -> find an aggregator for k+1 -> SampleUpdate -> SampleAck
                 no ack in time, or a refusal: the next aggregator in the order, until one has made a model of it
-    aggregator  SampleUpdate(k) -> fetch -> enough, or the time is over -> mean -> sample k+1 -> SampleTrain
+    aggregator  SampleUpdate(k) -> get -> enough, or the time is over -> mean -> sample k+1 -> SampleTrain
                 -> first SampleAck of the sample, which holds the model now -> SampleAck to the trainers
     watchdog    no newer task for `watch_s`, and nobody asked holds a newer model: start again from the newest model
                 that can be had, with a higher attempt
     the end     after the last round, or when the target is reached or the owner stops: the next sample only evaluates
                 the model; then it is handed out as the final one
+
+Small models are pushed with the word about them, others are fetched (arrivals.py).
 
 So nothing that vanishes silently stops the rounds: a lost aggregator costs its trainers one `ack_s`; only when every
 trainer of a round is lost, too, does the watchdog have to act, after 1 to 2 `watch_s` (so that devices do not all act
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgefl.learning.effects import LearningEffects, TrainResult
 from edgefl.learning.history import History
 from edgefl.learning.sampled.aggregator import Aggregator, Session
+from edgefl.learning.sampled.arrivals import Arrivals
 from edgefl.learning.sampled.options import REMEMBERED_ROUNDS, SampledOptions, ack_s, watch_s
 from edgefl.learning.sampled.record import reached
 from edgefl.learning.sampled.registry import Registry
@@ -41,6 +44,7 @@ from edgefl.wire.learning import RoundKind
 from edgefl.wire.sampled import (
     Entry,
     SampleAck,
+    SampledModel,
     SampleMembership,
     SamplePing,
     SamplePong,
@@ -80,7 +84,7 @@ class Around(Protocol):
 class SampledDevice:
     """The state machine. Events come in as on_<event>; what it asks for are the effects of learning/effects.py."""
 
-    TIMERS = (*Trainer.TIMERS, *Aggregator.TIMERS, *Watchdog.TIMERS)
+    TIMERS = (*Trainer.TIMERS, *Aggregator.TIMERS, *Watchdog.TIMERS, *Arrivals.TIMERS)
 
     def __init__(
         self,
@@ -107,6 +111,7 @@ class SampledDevice:
         self.finished = False
         self.counters: dict[str, int] = {}
         self.searches = Searches(self.me.node_id, self._ping, self._alarm)
+        self.arrivals = Arrivals(self)
         self.trainer = Trainer(self)
         self.aggregator = Aggregator(self)
         self.watchdog = Watchdog(self)
@@ -213,10 +218,15 @@ class SampledDevice:
         self.heard((ping.attempt, ping.round), now)
         self._meet(sender, ping.me)
         attempt, round_ = self.newest
-        self.effects.send(sender, SamplePong(self.app, ping.request, round_, attempt, self.registry.me, self.holds))
+        pong = SamplePong(
+            self.app, ping.request, round_, attempt, self.registry.me, self.holds, self.trainer.training_ms
+        )
+        self.effects.send(sender, pong)
         if self.finished and self.model is not None:  # who still asks does not have it
             task = (attempt, max(round_, self.holds + 2))
             self.aggregator.give(sender, task, RoundKind.DONE, self.model, self.holds, 0)
+        elif ping.aggregate and (ping.attempt, ping.round) == self.newest:
+            self.aggregator.foresee(self.newest, now)
 
     def _on_pong(self, sender: Contact, pong: SamplePong, now: float) -> None:
         self.heard((pong.attempt, pong.round), now)
@@ -224,6 +234,8 @@ class SampledDevice:
         name = self.searches.on_answer(sender.node_id, pong.request, now)
         if name == "look":
             self.watchdog.on_answer(pong.holds)
+        elif name == "draw":
+            self.aggregator.on_answer(sender.node_id, pong.training_ms)
         if name is not None:
             self.searches.step(name, now)
 
@@ -237,7 +249,16 @@ class SampledDevice:
         self.heard(task, now)
         if self.finished or (self.own is not None and task <= self.own.task) or task < self.aggregator.completed:
             return None
-        own = Own(task, message.kind, sender, message.model, message.model_round, message.sampled, message.served)
+        own = Own(
+            task,
+            message.kind,
+            sender,
+            message.model,
+            message.model_round,
+            message.sampled,
+            message.served,
+            message.pushed,
+        )
         self.trainer.begin(own, now)
         return None
 
@@ -277,13 +298,18 @@ class SampledDevice:
 
     # Answers of the world
 
+    def on_bulk(self, sender: Contact, message: Message, data: Any, now: float) -> None:
+        """A message with a second frame, which is only read, and only now."""
+        if isinstance(message, SampledModel):
+            self.arrivals.on_model(sender, message, data, now)
+
     def on_fetched(self, token: Token, blob: BlobRef, data: Any, now: float) -> None:
         if token[0] == "collect":
             self.aggregator.on_collected(token, blob, data, now)
         elif token[0] == "catch up":
             self.watchdog.on_fetched(int(str(token[1])), blob, data, now)
-        else:
-            self.trainer.on_fetched(token, data, now)
+        elif not self.trainer.on_fetched(token, data, now) and data is not None and not self.needs(blob):
+            self.effects.discard(self.app, blob)
 
     def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
         self.trainer.on_trained(tag, result, now)
@@ -291,6 +317,8 @@ class SampledDevice:
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> None:
         if token[0] == "model":
             self.aggregator.on_made(blob, now)
+        elif token[0] == "task":
+            self.arrivals.on_kept(token, blob, now)
         elif not self.trainer.on_kept(token, blob, now):
             self.effects.discard(self.app, blob)
 
@@ -303,6 +331,8 @@ class SampledDevice:
             self.trainer.on_ack_late(now)
         elif name == "aggregate":
             self.aggregator.on_time_over(now)
+        elif name == "pushed":
+            self.arrivals.on_timer(now)
         elif name in self.searches:
             self.searches.step(name, now)
 
@@ -358,9 +388,9 @@ class SampledDevice:
         """The highest round of a task: one to evaluate the last model, and one to hand it out."""
         return self.manifest.rounds + 2
 
-    def _ping(self, to: Contact, request: int) -> None:
-        attempt, round_ = self.newest
-        self.effects.send(to, SamplePing(self.app, request, round_, self.registry.me, attempt))
+    def _ping(self, to: Contact, request: int, search: str) -> None:
+        (attempt, round_), aggregate = self.newest, search == Trainer.SEARCH
+        self.effects.send(to, SamplePing(self.app, request, round_, self.registry.me, attempt, aggregate))
 
     def _alarm(self, name: str, at: float | None) -> None:
         if at is None:

@@ -1,4 +1,6 @@
-"""Who is in the sample of a round, and who aggregates: one order of all candidates for each round, the same everywhere.
+"""Who is in the sample of a round, who aggregates, and who gets the model first.
+
+One order of all candidates for each round, the same everywhere.
 
 The order is by keyed BLAKE2b-64 of (node id, round). The key is the application's salt: nobody can choose a node id
 that comes first before the application exists (Plexus uses MD5 without a key).
@@ -7,7 +9,8 @@ that comes first before the application exists (Plexus uses MD5 without a key).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from statistics import median
 
 from edgefl.wire.contact import NODE_ID_BITS
 from edgefl.wire.sampled import Entry
@@ -34,3 +37,12 @@ def aggregators(ordered: list[Entry], sample: int, served: Collection[int], *, b
         return (entry.contact.node_id in served) - entry.uplink  # log2: one less is half
 
     return sorted(ordered[:sample], key=duty) + ordered[sample:]
+
+
+def handed_out(sample: Iterable[int], seconds: Mapping[int, float], wanted: int) -> list[int]:
+    """The sample in the order in which it gets the model, of which one copy leaves after the other. The round ends when
+    `wanted` of them are back: the quickest `wanted`, the slowest of those first, then the others. `seconds`: what each
+    is expected to take; whoever is not in it counts as the median."""
+    middle = median(seconds.values()) if seconds else 0.0
+    quickest = sorted(sample, key=lambda node_id: seconds.get(node_id, middle))
+    return quickest[:wanted][::-1] + quickest[wanted:]

@@ -15,11 +15,11 @@ Found = Callable[[list[Entry], float], None]
 
 
 class Searches:
-    """At most one search of each name. `ping(contact, request)` asks a device; `alarm(name, at)` sets a timer (None:
-    cancels it), after which `step` is to be called."""
+    """At most one search of each name. `ping(contact, request, name)` asks a device; `alarm(name, at)` sets a timer
+    (None: cancels it), after which `step` is to be called."""
 
     def __init__(
-        self, me: int, ping: Callable[[Contact, int], None], alarm: Callable[[str, float | None], None]
+        self, me: int, ping: Callable[[Contact, int, str], None], alarm: Callable[[str, float | None], None]
     ) -> None:
         self._me = me
         self._ping = ping
@@ -40,7 +40,7 @@ class Searches:
     def step(self, name: str, now: float) -> None:
         request, sampling, found = self._open[name]
         for entry in sampling.step(now):
-            self._ping(entry.contact, request)
+            self._ping(entry.contact, request, name)
         if sampling.result is None:
             self._alarm(name, sampling.deadline)
             return

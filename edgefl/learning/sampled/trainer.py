@@ -1,4 +1,4 @@
-"""A device's part as a trainer of a task: fetch the model, train or evaluate it, find an aggregator for the result.
+"""A device's part as a trainer of a task: get the model, train or evaluate it, find an aggregator for the result.
 
 The search begins with the training, so that its round trips cost no time.
 """
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RETRY_S = 5.0
 """When nobody at all answers, it is tried again after this."""
 
+MAX_TRAINING_MS = 2**32 - 1
+
 FRESH_S = 10.0
 """Who answered longer ago than this may be gone: it is asked again."""
 
@@ -37,8 +39,12 @@ class Own:
     base_round: int
     sampled: int
     served: tuple[int, ...] = ()
+    pushed: bool = False
+    """Whether the base is on its way."""
     data: Any = None
     update: BlobRef | None = None
+    made: Any = None
+    """What the update is made of, as long as it may have to be pushed."""
     samples: int = 0
     metrics: tuple[Metric, ...] = ()
     asked: set[int] = field(default_factory=set)
@@ -50,53 +56,65 @@ class Own:
 class Trainer:
     """One task at a time: a newer one takes the place of the one before."""
 
-    TIMERS = ("ack", "find")
+    SEARCH = "find"
+    TIMERS = ("ack", SEARCH)
 
     def __init__(self, device: SampledDevice) -> None:
         self.device = device
         self.own: Own | None = None
+        self.training_ms = 0
+        """What the last training took; 0 before the first."""
+        self._began = 0.0
 
     def begin(self, own: Own, now: float) -> None:
         device = self.device
         old, self.own = self.own, own
+        if old is not None and old.data is not None and old.kind is RoundKind.TRAIN:  # cut short: it takes longer
+            self._took(now, at_least=self.training_ms)
         for blob in (old.update, old.base) if old is not None else ():
             if blob is not None and blob not in (device.model, own.base):
                 device.effects.discard(device.app, blob)
         device.cancel(*self.TIMERS)
         device.heard(own.task, now)
         device.registry.touch(device.me.node_id, own.task[1])
-        sources = (own.source,) if own.source is not None else ()
-        device.effects.fetch(device.app, ("task", own.task), own.base, sources)
+        device.arrivals.get(
+            ("task", own.task), own.base, own.source, now, pushed=own.pushed, models=max(1, own.sampled)
+        )
 
-    def on_fetched(self, token: Token, data: Any, now: float) -> None:
+    def on_fetched(self, token: Token, data: Any, now: float) -> bool:
+        """False when the model belongs to no task of this device any more."""
         own, device = self.own, self.device
         if own is None or token != ("task", own.task):
-            return
+            return False
         if data is None:
             # Whoever made it is gone, without having acknowledged: its trainers find another, and the task comes again.
             device.count("model_lost")
             self.own = None
-            return
+            return True
         own.data = data
         if own.source is not None:
             device.acknowledge(own.source, own.task, ok=True, now=now)
         device.hold(own.base_round, own.base)
         if own.kind is RoundKind.DONE:
             device.finish()
-            return
+            return True
         attempt, round_ = own.task
         job = TrainJob((0, round_, attempt), own.kind, own.base, device.manifest.seed + round_)
+        self._began = now
         device.effects.train(device.app, job)
         self._look(own, now)
+        return True
 
     def on_trained(self, tag: Tag, result: TrainResult | None, now: float) -> None:
         own, device = self.own, self.device
         if own is None or (tag[2], tag[1]) != own.task or own.data is None:
             return
         if result is not None and result.declined:
+            own.data = None
             device.count("training_declined")
             return
         if result is None or result.diverged or (own.kind is RoundKind.TRAIN) != (result.delta is not None):
+            own.data = None
             device.count("training_failed")
             return
         own.metrics = result.metrics
@@ -106,9 +124,14 @@ class Trainer:
         elif result.samples >= 1:
             from edgefl.learning.sampled.average import trained  # numpy comes with it
 
+            self._took(now)
             own.samples = result.samples
-            device.effects.keep(device.app, ("update", own.task), trained(own.data, result.delta))
-            own.data = None
+            own.data, made = None, trained(own.data, result.delta)
+            own.made = made if device.arrivals.are_small else None
+            device.effects.keep(device.app, ("update", own.task), made)
+
+    def _took(self, now: float, *, at_least: int = 1) -> None:
+        self.training_ms = min(MAX_TRAINING_MS, max(at_least, 1, round(1000 * (now - self._began))))
 
     def on_kept(self, token: Token, blob: BlobRef, now: float) -> bool:
         """False when the blob belongs to no task of this device any more."""
@@ -126,7 +149,7 @@ class Trainer:
         found, own.found = own.found, None
         if found is not None and now <= found[0] + FRESH_S:
             self._offer(own, own.update, found[1], now)
-        elif "find" not in self.device.searches:
+        elif self.SEARCH not in self.device.searches:
             self._look(own, now)
 
     def _look(self, own: Own, now: float) -> None:
@@ -138,7 +161,7 @@ class Trainer:
         if not fresh:
             own.asked.clear()
             fresh = line
-        device.searches.start("find", fresh, device.options.aggregators, self._found, now)
+        device.searches.start(self.SEARCH, fresh, device.options.aggregators, self._found, now)
 
     def _found(self, chosen: list[Entry], now: float) -> None:
         own = self.own
@@ -164,11 +187,14 @@ class Trainer:
                 own.served,
                 own.kind,
                 own.metrics,
+                own.made is not None and peer.node_id != device.me.node_id,
             )
             if peer.node_id == device.me.node_id:
                 device.aggregator.on_update(device.me, message, now)
-            else:
-                device.effects.send(peer, message)
+                continue
+            device.effects.send(peer, message)
+            if own.made is not None:
+                device.arrivals.push(peer, update, own.made)
         device.merge_pending()
         if not chosen:
             own.asked.clear()
@@ -186,7 +212,7 @@ class Trainer:
         if sender.node_id not in own.asked and sender.node_id != self.device.me.node_id:
             return
         if ok:
-            own.done = True
+            own.done, own.made = True, None
             self.device.cancel(*self.TIMERS)
         else:
             self.find_aggregator(now)

@@ -5,6 +5,7 @@ links.py     links that come and go
 learner.py   softmax regression and a perceptron in NumPy over one flat vector
 world.py     devices under a virtual clock: messages, transfers through uplinks and downlinks, training
 sampled.py   a run of the topology `sampled`
+overlay_graph.py  neighbours in the tree that the shipped overlay builds
 consensus.py runs of the topology `consensus`: P2PL, D-PSGD, gossip
 forest.py    a run of the topology `forest`, on the ideal tree of tree.py
 server.py    a baseline: federated averaging with a server that costs nothing

@@ -14,13 +14,12 @@ from random import Random
 import numpy as np
 
 from edgefl.datasets.partition import Indices, few_classes
-from edgefl.learning.consensus.graph import Fixed, Graph, circulant, erdos_renyi
+from edgefl.learning.consensus.graph import Graph, circulant, erdos_renyi
 from edgefl.learning.consensus.options import ConsensusOptions
-from edgefl.learning.consensus.tree_neighbours import ring_peers
 from edgefl.sim.train.consensus import start_consensus
 from edgefl.sim.train.learner import Images, Labels, Learner
+from edgefl.sim.train.overlay_graph import overlay_graph
 from edgefl.sim.train.traces import synthetic
-from edgefl.sim.train.tree import IdealTree
 from edgefl.sim.train.world import Recipe, World, simulated_manifest
 
 GRAPHS = ("ring", "erdos-renyi", "overlay")
@@ -29,6 +28,9 @@ TEST_SHARE = 0.2
 
 RANDOM_DEGREE = 4.0
 """Of the Erdős–Rényi graph, besides the ring that keeps it connected."""
+
+OVERLAY_APP = 0x5EED
+"""The application whose tree gives the overlay's graph."""
 
 MEASURED = 20
 """Devices whose models make a point of a curve; the end is measured of all."""
@@ -188,25 +190,9 @@ def graph_of(setting: Setting, world: World) -> Graph:
     if setting.graph == "erdos-renyi":
         return erdos_renyi(setting.devices, RANDOM_DEGREE, Random(setting.seed))
     if setting.graph == "overlay":
-        return overlay_graph(world, setting.options.degree)
+        contacts = [device.contact for device in world.devices]
+        return overlay_graph(contacts, OVERLAY_APP, setting.options.degree, setting.seed)
     raise ValueError(f"no graph {setting.graph!r}: one of {', '.join(GRAPHS)}")
-
-
-def overlay_graph(world: World, degree: int) -> Fixed:
-    """An ideal rank tree with the rings of children that parents introduce to each other (tree_neighbours.py)."""
-    tree = IdealTree(world.devices, simulated_manifest(Learner(1, 2), 1, 1).app_id)
-    sets: list[set[int]] = [set() for _ in world.devices]
-    for parent, children in tree.children.items():
-        ring = sorted((world.devices[child].contact for child in children), key=lambda contact: contact.node_id)
-        for contact in ring:
-            child = world.by_id[contact.node_id].index
-            near = {parent} | {world.by_id[peer.node_id].index for peer in ring_peers(ring, contact.node_id, degree)}
-            if contact == ring[0] and parent in tree.parents:
-                near.add(tree.parents[parent])
-            sets[child] |= near
-            for other in near:
-                sets[other].add(child)
-    return Fixed(tuple(tuple(sorted(one)) for one in sets))
 
 
 def without_sync(setting: Setting) -> Setting:

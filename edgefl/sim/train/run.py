@@ -17,17 +17,19 @@ from edgefl.datasets import digits
 from edgefl.datasets.partition import dirichlet
 from edgefl.errors import UsageError
 from edgefl.learning.compatible import check_compatible
-from edgefl.learning.consensus.graph import Gossip, Graph, OnePeerExponential, erdos_renyi, regular
+from edgefl.learning.consensus.graph import Gossip, Graph, OnePeerExponential, circulant, erdos_renyi, regular
 from edgefl.learning.consensus.options import ConsensusOptions
 from edgefl.learning.sampled.options import SampledOptions
 from edgefl.sim.train.consensus import start_consensus
 from edgefl.sim.train.curve import Curve, Failure, Run, follow
 from edgefl.sim.train.forest import start_forest
 from edgefl.sim.train.learner import Images, Labels, Learner, LocalTraining, Vector
+from edgefl.sim.train.overlay_graph import overlay_graph
 from edgefl.sim.train.sampled import newest_model, start_sampled
 from edgefl.sim.train.server import start_server
 from edgefl.sim.train.traces import Trace
 from edgefl.sim.train.world import Recipe, World, simulated_manifest
+from edgefl.wire.application import Manifest
 
 TEST_SHARE = 0.2
 MEASURED = 20
@@ -40,6 +42,10 @@ GOSSIP_PERIOD_S = 60.0
 FOREST_DEADLINE_S = 120.0
 
 TOPOLOGIES = ("forest", "sampled", "consensus", "d-psgd-one-peer", "d-psgd-regular", "gossip", "fedavg-server")
+
+GRAPHS = ("erdos-renyi", "ring", "overlay")
+"""Of the topology `consensus`: a random graph of mean degree 8, a ring, or the neighbours that the shipped overlay
+finds."""
 
 WITH_STRATEGY = frozenset({"forest", "fedavg-server"})
 """Where one device makes the next model, by whatever strategy; elsewhere models are averaged."""
@@ -62,7 +68,8 @@ def load(path: Path | None) -> tuple[Images, Labels]:
 
 
 class Bench:
-    """Data and devices that all topologies share. `learner`: how they train; by default NumPy, `hidden` units."""
+    """Data and devices that all topologies share. `learner`: how they train; by default NumPy, `hidden` units. `graph`:
+    who exchanges with whom in `consensus`, one of GRAPHS."""
 
     def __init__(
         self,
@@ -76,6 +83,7 @@ class Bench:
         seed: int,
         links_down: float = 0.0,
         learner: LocalTraining | None = None,
+        graph: str = "erdos-renyi",
     ) -> None:
         rng = np.random.default_rng(seed)
         order = rng.permutation(len(y))
@@ -86,6 +94,7 @@ class Bench:
             raise UsageError(f"{len(self._y)} images for {len(traces)} devices", hint="use fewer --nodes, or --data")
         self._parts = dirichlet(self._y, len(traces), alpha, rng, minimum=1)
         self._traces, self._recipe, self._seed, self._links_down = traces, recipe, seed, links_down
+        self._graph = graph
         self.learner: LocalTraining = learner or Learner(x.shape[1], 10, hidden)
 
     def world(self, strategy: str = "fedavg") -> World:
@@ -153,7 +162,7 @@ class Bench:
                 lambda: newest_model(world, sampled)[0] if any(device.alive for device in world.devices) else 0,
                 lambda: [newest_model(world, sampled)[1]],
             )
-        graph, consensus_options = _consensus(topology, len(world.devices), self._seed)
+        graph, consensus_options = _consensus(topology, self._graph, world, manifest, self._seed)
         peers = start_consensus(world, manifest, consensus_options, graph, same_start=topology != "consensus")
 
         def measured() -> list[Vector]:
@@ -168,9 +177,20 @@ class Bench:
         return Run(round_, measured)
 
 
-def _consensus(topology: str, devices: int, seed: int) -> tuple[Graph, ConsensusOptions]:
+def _consensus(
+    topology: str, graph: str, world: World, manifest: Manifest, seed: int
+) -> tuple[Graph, ConsensusOptions]:
+    devices = len(world.devices)
     if topology == "consensus":
-        return erdos_renyi(devices, min(6, devices - 1), Random(seed)), ConsensusOptions()
+        options = ConsensusOptions()
+        if graph == "overlay":
+            contacts = [device.contact for device in world.devices]
+            return overlay_graph(contacts, manifest.app_id, options.degree, seed), options
+        if graph == "ring":
+            if devices < 3:
+                raise UsageError("a ring needs 3 devices", hint="use more --nodes")
+            return circulant(devices, 2), options
+        return erdos_renyi(devices, min(6, devices - 1), Random(seed)), options
     if topology == "d-psgd-one-peer":
         return OnePeerExponential(devices), ConsensusOptions(mixing="equal", sync_slots=0)
     if topology == "d-psgd-regular":

@@ -6,7 +6,7 @@ import hashlib
 import heapq
 from random import Random
 
-from edgefl.learning.sampled.order import aggregators, order
+from edgefl.learning.sampled.order import aggregators, handed_out, order
 from edgefl.learning.sampled.sampling import Pace, Sampling
 from edgefl.wire import Contact
 from edgefl.wire.sampled import Entry
@@ -101,3 +101,14 @@ def test_a_network_slower_than_the_first_time_out_is_learned_from_late_answers()
     assert pace.timeout_s > 1.8
     assert seconds == 1.8
     assert pace.silent < 0.2
+
+
+def test_who_decides_when_the_round_ends_gets_the_model_first() -> None:
+    seconds = {1: 9.0, 2: 1.0, 3: 5.0, 4: 7.0, 5: 3.0}
+    assert handed_out([1, 2, 3, 4, 5], seconds, wanted=3) == [3, 5, 2, 4, 1]
+    assert handed_out([1, 2, 3, 4, 5], seconds, wanted=5) == [1, 4, 3, 5, 2]
+
+
+def test_whose_speed_is_not_known_counts_as_the_middle() -> None:
+    assert handed_out([1, 2, 3, 4], {1: 9.0, 2: 1.0, 3: 5.0}, wanted=2) == [3, 2, 4, 1]
+    assert handed_out([3, 1, 2], {}, wanted=2) == [1, 3, 2]
