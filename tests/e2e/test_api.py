@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.real_fleet import edgefl, wait_for
+from support.real_fleet import edgefl, wait_ended, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -95,5 +95,5 @@ def test_the_program_of_the_guide(programs: Programs) -> None:
     for process in programs.running.values():  # Ctrl-C says goodbye
         process.send_signal(signal.SIGINT)
     for name, process in programs.running.items():
-        assert process.wait(20.0) == 0, (here / f"{name}.err").read_text()
+        assert wait_ended(process, 20.0) == 0, (here / f"{name}.err").read_text()
         assert "Task was destroyed" not in (here / f"{name}.err").read_text()
