@@ -145,6 +145,10 @@ class CandidatePool:
             if len(table) > MAX_FAILED:
                 del table[next(iter(table))]
 
+    def was_silent(self, node_id: int) -> bool:
+        """Reported for its silence, a moment ago."""
+        return node_id in self._silent
+
     def _forgive_those_heard(self) -> None:
         """They stood still, and are back."""
         spoken = self._liveness.has_spoken_since

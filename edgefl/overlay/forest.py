@@ -156,9 +156,9 @@ class Forest:
             self._close_watch.set(tree, until, now)
 
     def disown(self, app: int, sender: Contact) -> None:
-        """Somebody acts as our parent in this tree. One that is not any more hears so, and need not wait for us."""
+        """Somebody acts as our parent, or our child, in this tree. One that is not any more hears so at once."""
         tree, welcome = self._tree(app, sender)
-        if tree is not None and welcome and not tree.is_above(sender.node_id):
+        if tree is not None and welcome and not (tree.is_above(sender.node_id) or sender.node_id in tree.children):
             self._device.send(sender, Detach(app, Refusal.SWITCHED))
 
     def view(self, app: int) -> TreeView | None:
@@ -237,9 +237,13 @@ class Forest:
         """A heartbeat out of turn: neighbours that have given us up say so."""
         self._send_edges(list(self.trees.values()), changed_only=False)
 
-    def on_gone(self, node_id: int, now: float) -> None:
+    def on_gone(self, contact: Contact, now: float, *, dead: bool) -> None:
         for tree in list(self.trees.values()):
-            tree.on_gone(node_id, now)
+            tree.on_gone(contact, now, dead=dead)
+
+    def on_appeared(self, contact: Contact, now: float) -> None:
+        for tree in list(self.trees.values()):
+            tree.on_appeared(contact, now)
 
     def on_peer_changed(self, contact: Contact, now: float) -> None:
         for tree in list(self.trees.values()):

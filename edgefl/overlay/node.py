@@ -286,8 +286,8 @@ class Overlay:
         return started
 
     def disown(self, app: int, sender: Contact, now: float) -> None:
-        """This device speaks to us as a parent in the application's tree: unless it is ours, it is told so at once. Its
-        next heartbeat would tell it as well, but a round would wait for that."""
+        """This device speaks to us as a parent or a child in the application's tree: unless it is, it is told so at
+        once. Its next heartbeat would tell it as well, but a round would wait for that."""
         self._forest.disown(app, sender)
 
     def leave_tree(self, app: int, now: float) -> None:
@@ -418,6 +418,7 @@ class Overlay:
 
     def _appeared(self, peer: Peer, knows_us: bool, now: float) -> None:
         self._membership.offer(peer, now, knows_us=knows_us)
+        self._forest.on_appeared(peer.contact, now)
 
     def _adopted(self, peer: Peer, now: float) -> None:
         self._tracker.on_nearer(peer, now)
@@ -433,7 +434,7 @@ class Overlay:
     def _gone(self, peer: Peer, on_purpose: bool, now: float) -> None:
         self._membership.on_peer_gone(peer, on_purpose, now)
         self._tracker.forget_member(peer.node_id, now)
-        self._forest.on_gone(peer.node_id, now)
+        self._forest.on_gone(peer.contact, now, dead=not on_purpose)
         self._game.site.forget(peer.node_id)
 
     def _pinned(self) -> frozenset[int]:

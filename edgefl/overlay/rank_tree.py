@@ -48,6 +48,7 @@ from edgefl.wire.overlay import (
     Refused,
     Scope,
     Track,
+    TreeBeat,
     TreeEdge,
 )
 
@@ -341,8 +342,12 @@ class RankTree:
         self.renew(now)
         self._succeed(now)
 
-    def on_gone(self, node_id: int, now: float) -> None:
-        """A device is dead or has left."""
+    def on_gone(self, contact: Contact, now: float, *, dead: bool) -> None:
+        """A device is dead or has left. One that seems dead and only stood still shall know that it has lost its edge:
+        it asks for it again at once, while the round still waits for its subtree."""
+        node_id = contact.node_id
+        if dead and (self._is_parent(node_id) or node_id in self.children):
+            self._device.send(contact, Detach(self.app, Refusal.SWITCHED))
         self._pool.forget(node_id)
         self.serving.drop(node_id, now)
         if self.parent is not None and self._is_parent(node_id):
@@ -350,8 +355,19 @@ class RankTree:
             self._lose_parent(now)
         self._succeed(now)
 
+    def on_appeared(self, contact: Contact, now: float) -> None:
+        """A device is heard (again). One that only stood still may be the parent that we have none of."""
+        if self.parent is None and self._pool.was_silent(contact.node_id):
+            self._pool.learn((contact,))
+            self._reconsider(now)
+
     def on_detach(self, sender: Contact, message: Detach, now: float) -> None:
         node_id = sender.node_id
+        if node_id in self.children and self.position is Position.ROOT:
+            # If we have stood still, it may have another root above it, or be one: it hears that we are here, and the
+            # tracker tells the one that is lower.
+            self._device.send(sender, TreeBeat(()))
+            self._renew_in(self._device.profile.tree_flush_s, now)
         self.serving.drop(node_id, now)
         lost_edge = message.reason is Refusal.SWITCHED  # it does not know us, or has forgotten us: no refusal
         if self._is_parent(node_id):

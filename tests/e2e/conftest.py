@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-HANG_S = 900
-"""A wait lasts for 60 s of the machine's time for us (support/own_time.py), which is more by the clock where other work
-takes the processors. This is only for what hangs without waiting; it must not come first, or nobody learns for what."""
+HANG_S = 300
+"""Several waits of 60 s, one after the other. The limit of a whole test is only for what hangs without waiting: it must
+not come first, or nobody learns what was waited for."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

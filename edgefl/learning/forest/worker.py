@@ -196,8 +196,12 @@ class Worker:
         round_ = self.open
         tag = (message.epoch, message.round, message.attempt)
         is_child = any(child.contact.node_id == sender.node_id for child in self.app.children())
-        if round_ is None or tag != round_.tag or not is_child:
+        if round_ is None or tag != round_.tag:
             self.inflow.acknowledge(sender, message, Verdict.LATE)
+        elif not is_child:
+            # It was taken for dead, or its edge was lost: it asks for its place again, and then offers this again.
+            self.app.count("update_not_from_child")
+            self.app.forest.disown(self.app.id, sender, now)
         else:
             self.inflow.on_update(round_, sender, message, now)
 
