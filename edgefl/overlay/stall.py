@@ -12,6 +12,8 @@ from edgefl.overlay.profile import Profile
 class Stall:
     """Of one device."""
 
+    __slots__ = ("_least_s", "_noticed_at")
+
     def __init__(self, profile: Profile) -> None:
         self._least_s = profile.watch_s + profile.watch_timeout_s  # then those that watch us begin to suspect us
         self._noticed_at = float("-inf")
