@@ -54,7 +54,9 @@ def main() -> None:
         with multiprocessing.Pool(options.processes) as pool:
             for result in pool.imap(judged, seeds, chunksize=8):
                 done += 1
-                torn += result.verdict.torn
+                if result.verdict.torn:
+                    torn += 1
+                    print(f"torn  number {result.seed}", flush=True)
                 longest_s = max(longest_s, result.verdict.two_roots_s)
                 if result.verdict.violation is not None:
                     violations[result.verdict.violation] += 1

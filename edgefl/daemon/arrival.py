@@ -63,6 +63,7 @@ class Arrival:
         if not first and not await self._doors():
             self._found = await daemon.discovery.find()
         alone = not await self._doors() and self._may_be_the_first()
+        daemon.overlay.remember(await self._remembered())
         daemon.overlay.start(daemon.effects.now, first=first or alone)
         while True:
             pause_s = PAUSE_MIN_S
@@ -128,12 +129,16 @@ class Arrival:
     async def _knock_at(self, host: str, port: int, expect: int | None, *, dial_back: bool) -> Knocked:
         return await self._daemon.transport.knock(host, port, expect=expect, dial_back=dial_back)
 
+    async def _remembered(self) -> list[Contact]:
+        """Who we knew before our last start, those included that had fallen silent: it may be us who is cut off."""
+        return await self._daemon.disk.run(lambda store: store.contacts() + store.lost_contacts())
+
     async def _doors(self) -> list[tuple[str, int, int | None]]:
         """(host, port, expected node id): given addresses first, then what was found around us, then remembered
         contacts in random order."""
         daemon = self._daemon
         given: list[tuple[str, int, int | None]] = [(*split_address(text), None) for text in daemon.settings.bootstrap]
-        contacts = await daemon.disk.run(lambda store: store.contacts())
+        contacts = await self._remembered()
         daemon.effects.random.shuffle(contacts)
         given += [(found.host, found.port, found.node_id) for found in self._found]
         known = {(host, port) for host, port, _ in given}

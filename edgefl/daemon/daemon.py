@@ -97,7 +97,8 @@ class Daemon:
         self._zone_task: asyncio.Task[None] | None = None
         self._fatal: EdgeflError | None = None
         self._lookups: dict[int, asyncio.Future[tuple[Contact, int]]] = {}
-        self._last_contacts: list[Contact] = []
+        self._last_contacts: tuple[Contact, ...] = ()
+        self._last_lost: tuple[Contact, ...] = ()
         self._contacts_saved_at = float("-inf")
         self._stopping = asyncio.Event()
         self.joined, self.isolated = asyncio.Event(), asyncio.Event()
@@ -436,8 +437,8 @@ class Daemon:
                 await self._save_contacts()
 
     async def _save_contacts(self) -> None:
-        contacts = list(self.overlay.contacts())
+        contacts, lost = self.overlay.contacts(), self.overlay.lost()
         due = self.effects.now - self._contacts_saved_at >= CONTACTS_S or len(self._last_contacts) < FEW_CONTACTS
-        if contacts and due and contacts != self._last_contacts:
-            await self.disk.run(lambda store: store.save_contacts(contacts))
-            self._last_contacts, self._contacts_saved_at = contacts, self.effects.now
+        if contacts and due and (contacts, lost) != (self._last_contacts, self._last_lost):
+            await self.disk.run(lambda store: store.save_contacts(contacts, lost))
+            self._last_contacts, self._last_lost, self._contacts_saved_at = contacts, lost, self.effects.now

@@ -43,7 +43,12 @@ def check_topology(manifest: Manifest) -> None:
     if manifest.topology is Topology.SAMPLED:
         parse_options(SampledOptions, manifest.topology_options, name)
     else:
-        parse_options(ConsensusOptions, manifest.topology_options, name)
+        consensus = parse_options(ConsensusOptions, manifest.topology_options, name)
+        if 0 < manifest.rounds <= consensus.settle:
+            raise UsageError(
+                f"settle is {consensus.settle}, but there are {manifest.rounds} rounds: none of them would train",
+                hint="more rounds, or fewer that settle",
+            )
     strategy = parse_strategy(manifest.strategy)
     if strategy.name not in AVERAGING or strategy.options["lr"] != 1:
         raise UsageError(
@@ -55,7 +60,8 @@ def check_topology(manifest: Manifest) -> None:
             f"the topology {name} has no root that could select devices, set a pace, or leave rounds to zones",
             hint="leave out --select, --pace and --zone-rounds, or use the topology forest",
         )
-    for given, option in ((manifest.personal, "--personal"), (manifest.patience, "--patience")):
+    without = ((manifest.personal, "--personal"), (manifest.patience, "--patience"), (manifest.together, "--together"))
+    for given, option in without:
         if given:
             raise UsageError(
                 f"the topology {name} has no {option[2:]}", hint=f"leave out {option}, or use the topology forest"

@@ -1,6 +1,7 @@
 """Who talks to whom: the rings, the rendezvous, the trees, the directory. Pure state machines without I/O.
 
-    node.py           Overlay: the components put together; the interface for the layers above
+    node.py           Overlay: the interface for the layers above
+    assembly.py       the components put together: messages, timers and news go to whom they concern
     ids.py            64-bit ids and keys, digits, the two metrics
     profile.py        every duration that may be tuned, with its reason
     coordinates.py    an estimate of RTTs that were never measured
@@ -8,6 +9,7 @@
     requests.py       open questions and deadlines; a slow device doubts itself first
     quota.py          token buckets per peer
     fleet_size.py     how many devices the fleet has
+    tombstones.py     who was found dead or has left
     liveness.py       who is alive: first-hand knowledge, suspicion, verification, tombstones
     routing_table.py  three contacts for every prefix, own zone first, nearest first
     leaf_set.py       the nearest on either side of a ring
@@ -16,6 +18,8 @@
     search.py         FindRows, and the iterative search made of it
     joining.py        how a device finds its place
     probe_queue.py    which contact to ask next whether it lives
+    lost.py           who has fallen silent and may only be cut off
+    gossip.py         rows of the table, exchanged with others
     membership.py     keeping the rings and tables true at a constant cost
     zone_table.py     the zones heard of
     routing.py        requests to the owner of a key, inside the zone first
@@ -23,6 +27,7 @@
     landmarks.py      landmark binning, the baseline
     zone_survey.py    one look at some zones: their anchors, measured
     zones.py          this device's zone, kept right as devices come, go and move
+    accused.py        members that others report as dead
     tracker.py        the owner of an application's id proposes parents to its members
     rank.py           the order that makes cycles impossible and elections needless
     proposals.py      whom a tracker proposes and whom it forgets
@@ -37,8 +42,8 @@
     directory.py      signed adverts of applications, published, discovered and rumoured
     events.py         what the layers above hear
 
-Dependencies point from the end of this list to its beginning (node.py knows them all). The study behind the numbers is
-cited as "overlay study" with its section.
+Dependencies point from the end of this list to its beginning (assembly.py knows them all). The study behind the
+numbers is cited as "overlay study" with its section.
 """
 
 from edgefl.overlay.events import Listener

@@ -45,6 +45,23 @@ when one device of twenty is."""
 class Attempt:
     """Ask candidates one after the other. `describe` makes the Attach; `on_failed(now)` is called if nobody accepts."""
 
+    __slots__ = (
+        "_describe",
+        "_device",
+        "_liveness",
+        "_measuring",
+        "_on_failed",
+        "_over",
+        "_pool",
+        "_queue",
+        "_requests",
+        "_tried",
+        "_urgent",
+        "_waiting",
+        "crowded",
+        "said",
+    )
+
     def __init__(
         self,
         device: Device,

@@ -25,6 +25,8 @@ MAX_POOL = 48
 class CandidatePool:
     """Members of one application, as one of its devices knows them."""
 
+    __slots__ = ("_above", "_app", "_device", "_failed", "_known", "_liveness", "_observer", "_scope", "_shunned")
+
     def __init__(self, device: Device, liveness: Liveness, app: int, scope: Scope, observer: bool) -> None:
         self._device = device
         self._liveness = liveness

@@ -39,6 +39,8 @@ class Child:
 class Children:
     """By node id, in the order of their coming."""
 
+    __slots__ = ("_app", "_children")
+
     def __init__(self, app: int) -> None:
         self._app = app
         self._children: dict[int, Child] = {}

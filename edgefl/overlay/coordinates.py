@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from random import Random
@@ -32,13 +31,14 @@ MAX_RTT_S = 2.0
 
 _PACKED = struct.Struct(">hhhBB")
 _AXIS_S, _HEIGHT_S, _ERROR = 1e-4, 1e-3, 1 / 255
+_BOUNDS = (*[(-0x8000, 0x7FFF)] * 3, (0, 255), (0, 255))
 _COARSE = struct.Struct(">bbb")
+_COARSE_BOUNDS = ((-128, 127),) * 3
 _COARSE_S = 2e-3
 COARSE_BYTES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Coordinate:
+class Coordinate(NamedTuple):
     """A place in the model: seconds on each axis, the height of the device's own access leg, and how wrong it is."""
 
     x: float = 0.0
@@ -54,21 +54,14 @@ class Coordinate:
 
     def pack(self) -> bytes:
         """8 bytes; what does not fit is clamped."""
-        return _PACKED.pack(
-            _clamp(self.x / _AXIS_S, -0x7FFF, 0x7FFF),
-            _clamp(self.y / _AXIS_S, -0x7FFF, 0x7FFF),
-            _clamp(self.z / _AXIS_S, -0x7FFF, 0x7FFF),
-            _clamp(self.height / _HEIGHT_S, 0, 255),
-            _clamp(self.error / _ERROR, 0, 255),
+        x_s, y_s, z_s, height_s, error = self
+        return _pack(
+            _PACKED, _BOUNDS, (x_s / _AXIS_S, y_s / _AXIS_S, z_s / _AXIS_S, height_s / _HEIGHT_S, error / _ERROR)
         )
 
     def coarse(self) -> bytes:
         """3 bytes: the axes in steps of 2 ms, up to a quarter of a second; enough to sort by."""
-        return _COARSE.pack(
-            _clamp(self.x / _COARSE_S, -127, 127),
-            _clamp(self.y / _COARSE_S, -127, 127),
-            _clamp(self.z / _COARSE_S, -127, 127),
-        )
+        return _pack(_COARSE, _COARSE_BOUNDS, (self.x / _COARSE_S, self.y / _COARSE_S, self.z / _COARSE_S))
 
 
 def unpack_coordinate(data: bytes) -> Coordinate:
@@ -108,6 +101,10 @@ def moved(own: Coordinate, other: Coordinate, rtt_s: float, random: Random) -> C
     return Coordinate(x, y, z, max(1e-4, own.height + rise), error)
 
 
-def _clamp(value: float, lowest: int, highest: int) -> int:
-    whole = round(value)
-    return lowest if whole < lowest else highest if whole > highest else whole
+def _pack(form: struct.Struct, bounds: tuple[tuple[int, int], ...], values: tuple[float, ...]) -> bytes:
+    try:
+        return form.pack(*map(round, values))
+    except struct.error:
+        return form.pack(
+            *[min(max(round(value), low), high) for value, (low, high) in zip(values, bounds, strict=True)]
+        )

@@ -92,6 +92,18 @@ class Directory:
     """The applications that this device knows, its share in telling others, and the directory itself where it owns the
     key."""
 
+    __slots__ = (
+        "_asking",
+        "_device",
+        "_entries",
+        "_membership",
+        "_on_advert",
+        "_requests",
+        "_router",
+        "_unpublished",
+        "_verify",
+    )
+
     def __init__(
         self,
         device: Device,
@@ -108,7 +120,7 @@ class Directory:
         self._verify = verify
         self._on_advert = on_advert
         self._entries: dict[int, _Entry] = {}
-        self._unpublished: set[int] = set()
+        self._unpublished: dict[int, None] = {}
         self._asking: _Asking | None = None
 
     def adverts(self) -> tuple[Advert, ...]:
@@ -135,7 +147,7 @@ class Directory:
             return False
         for app in [app for app, entry in self._entries.items() if entry.expires_at <= now]:
             del self._entries[app]
-            self._unpublished.discard(app)
+            self._unpublished.pop(app, None)
         self.discover(now)
         return True
 
@@ -147,7 +159,7 @@ class Directory:
         if entry is None:
             return
         if not self._device.joined:
-            self._unpublished.add(entry.app)
+            self._unpublished[entry.app] = None
             return
         if new:
             self._spread(entry, now)
@@ -198,6 +210,8 @@ class Directory:
 
     def on_nearer(self, peer: Peer, now: float) -> None:
         """A device has appeared that owns a key which was ours: it must know what we know, for it would ask itself."""
+        if not self._entries:
+            return
         own = self._device.contact
         for scope in Scope:
             entries = [entry for entry in self._entries.values() if entry.scope is scope]

@@ -10,6 +10,7 @@ known that much later.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import median
 
 HEARD = 16
@@ -19,6 +20,7 @@ STEPS = 4.0
 """Per octave: a byte reaches from 1 to 2^63 in steps of 19 %, finer than any guess."""
 
 
+@lru_cache(maxsize=256)
 def pack_size(size: int) -> int:
     """A number of devices as one byte; 0 is kept for no guess."""
     return max(1, min(255, 1 + round(STEPS * math.log2(max(1, size)))))

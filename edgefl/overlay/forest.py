@@ -63,6 +63,21 @@ RENEW = ("tree", "renew")
 class Forest:
     """The trees that this device takes part in, by application."""
 
+    __slots__ = (
+        "_close_watch",
+        "_device",
+        "_dirty",
+        "_flushed_at",
+        "_game",
+        "_left_behind",
+        "_liveness",
+        "_router",
+        "_ticking",
+        "_world",
+        "call_help",
+        "trees",
+    )
+
     def __init__(
         self,
         device: Device,

@@ -10,6 +10,7 @@ of another kind.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 ID_BITS = 64
 ID_SPACE = 1 << ID_BITS
@@ -17,6 +18,9 @@ DIGIT_BITS = 3
 """b: 3.3 hops at 10^3 nodes and 6.2 at 10^6 with 69 contacts; b = 2 saves 15 contacts for 1.2 hops (overlay.md 1.1)."""
 
 DIGITS = 1 << DIGIT_BITS
+KEYS = 256
+"""Keys of zones that are remembered: they are asked for all the time, and a device meets a few dozen zones."""
+
 ROWS = -(-ID_BITS // DIGIT_BITS)
 
 
@@ -58,21 +62,25 @@ def zone_of_site(site: str) -> int:
     return _hash64(b"edgefl site", site.encode()) % 0xFFFF + 1
 
 
+@lru_cache(maxsize=KEYS)
 def zone_key(zone: int) -> int:
     """Where the devices of a zone find each other: the pseudo-application that every joined member is tracked under."""
     return _hash64(b"edgefl zone", zone.to_bytes(2, "big"))
 
 
+@lru_cache(maxsize=KEYS)
 def volunteers_key(zone: int) -> int:
     """Where a zone's volunteers (volunteers.py) are registered."""
     return _hash64(b"edgefl helpers", zone.to_bytes(2, "big"))
 
 
+@lru_cache(maxsize=KEYS)
 def site_key(zone: int) -> int:
     """Where the devices of a site add up what they carry over its uplink (game/site.py)."""
     return _hash64(b"edgefl uplink", zone.to_bytes(2, "big"))
 
 
+@lru_cache(maxsize=KEYS)
 def directory_key(zone: int | None = None) -> int:
     """Where applications are advertised: the fleet's key, or that of one zone."""
     return _hash64(b"edgefl directory", b"" if zone is None else zone.to_bytes(2, "big"))

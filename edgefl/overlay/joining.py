@@ -17,7 +17,7 @@ asked back, so the hearing is mutual.) Islands that this makes meet again throug
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from enum import Enum, auto
 
 from edgefl.overlay.device import Device
@@ -26,9 +26,6 @@ from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.profile import NODE, Profile
 from edgefl.overlay.search import RowQueries, Search
 from edgefl.wire.contact import Contact
-
-SEEDS = 3
-"""Remembered contacts that are asked at once."""
 
 DOOR_CANDIDATES = 12
 """Devices that a leaf measures for its four doors."""
@@ -41,6 +38,9 @@ MAX_CALLERS = 8
 
 UNDIALABLE = 1 << 64
 """Stands for all unjoined devices that cannot be dialled: above every id, for they cannot begin."""
+
+NOBODY: Set[int] = frozenset()
+"""Shared by all that measure nobody: an empty set of its own takes 216 bytes."""
 
 KNOCK = ("membership", "knock")
 
@@ -56,25 +56,40 @@ class Phase(Enum):
 class Joiner:
     """The way from knowing some addresses to being joined. `on_done` is called when the tables are filled."""
 
+    __slots__ = (
+        "_callers",
+        "_device",
+        "_found",
+        "_liveness",
+        "_measuring",
+        "_on_done",
+        "_queries",
+        "_search",
+        "_seeds",
+        "_since",
+        "_unjoined",
+        "phase",
+    )
+
     def __init__(
         self,
         device: Device,
         liveness: Liveness,
         queries: RowQueries,
-        contacts: Callable[[], list[Contact]],
+        seeds: Callable[[], list[Contact]],
         on_done: Callable[[float], None],
     ) -> None:
         self._device = device
         self._liveness = liveness
         self._queries = queries
-        self._contacts = contacts
+        self._seeds = seeds
         self._on_done = on_done
         self._search: Search | None = None
         self._found: dict[int, Contact] = {}
         self._unjoined: dict[int, float] = {}
         self._callers: dict[int, Contact] = {}
         self._since = 0.0
-        self._measuring: set[int] = set()
+        self._measuring: Set[int] = NOBODY
         self.phase = Phase.IDLE
 
     def begin(self, now: float) -> None:
@@ -89,7 +104,7 @@ class Joiner:
         if self._search is not None:
             self._search.abandon()
             self._search = None
-        self._found, self._measuring, self._callers = {}, set(), {}
+        self._found, self._measuring, self._callers = {}, NOBODY, {}
 
     def hurry(self, now: float) -> None:
         """New contacts are known: no need to wait for the next knock."""
@@ -118,10 +133,7 @@ class Joiner:
     def _knock(self, now: float) -> None:
         self.phase = Phase.KNOCKING
         self._found = {}
-        contacts = self._contacts()
-        seeds = self._device.random.sample(contacts, min(SEEDS, len(contacts)))
-        seeds += self._callers.values()
-        self._walk(self._device.node_id, seeds, self._placed, now)
+        self._walk(self._device.node_id, [*self._seeds(), *self._callers.values()], self._placed, now)
 
     def _knock_later(self, now: float) -> None:
         """This attempt has failed. (Every phase ends by itself: each question in it is answered or times out.)"""
@@ -191,7 +203,7 @@ class Joiner:
 
     def _answer_to(self, node_id: int) -> Callable[[Peer | None, float], None]:
         def answered(_: Peer | None, now: float) -> None:
-            self._measuring.discard(node_id)
+            self._measuring -= {node_id}
             self._finish_if_measured(now)
 
         return answered

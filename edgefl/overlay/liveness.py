@@ -10,14 +10,12 @@ overwrite what a device said about itself.
     SUSPECT --anything that it sent later--> ALIVE       SUSPECT --two pings unanswered--> dropped, with a tombstone
     ALIVE --says Leaving, or answers as not joined--> dropped
 
-A tombstone makes us deaf to hearsay about that device for a minute, unless it speaks of a higher incarnation; the
-device itself is always heard, unless it has left on purpose. (SWIM's suspicion, simplified: there is no need that
-everybody agrees.)
+A tombstone (tombstones.py) makes us deaf to hearsay about that device for a minute; the device itself is always heard,
+unless it has left on purpose. (SWIM's suspicion, simplified: there is no need that everybody agrees.)
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +25,7 @@ from edgefl.overlay.device import Device
 from edgefl.overlay.fleet_size import FleetSize, pack_size
 from edgefl.overlay.quota import Quota
 from edgefl.overlay.requests import Requests
+from edgefl.overlay.tombstones import Tombstones
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import Ping, Pong
 
@@ -40,9 +39,6 @@ die, and are the leaves that have us for a door."""
 
 MAX_FORGOTTEN = 256
 """Contacts of those that were forgotten: they may still have us in their tables, and hear when we move or leave."""
-
-MAX_TOMBSTONES = 256
-"""Half of the contacts of a large table; a forgotten tombstone costs one ping."""
 
 MAX_CHECKING = 96
 """Devices known by hearsay that are being pinged at the same time: the size of a join's measurement."""
@@ -77,15 +73,6 @@ class Peer:
         self.node_id = self.contact.node_id
 
 
-@dataclass(frozen=True, slots=True)
-class _Tombstone:
-    """Dead, or gone on purpose, at this incarnation."""
-
-    incarnation: int
-    until: float
-    left: bool
-
-
 Then = Callable[["Peer | None", float], None]
 """What to do when a ping ends: the peer if it answered as a joined member, else None; and the time."""
 
@@ -101,19 +88,34 @@ class Hooks:
     appeared: Callable[[Peer, bool, float], None] = _nothing  # a new one; True when it has spoken to us by itself
     changed: Callable[[Peer, Contact, float], None] = _nothing  # new contact of a known device; the old one given
     gone: Callable[[Peer, bool, float], None] = _nothing  # dropped; True when it said so itself
-    pinned: Callable[[], frozenset[int]] = field(default=frozenset)  # some table refers to them
+    pinned: Callable[[], set[int]] = field(default=set)  # some table refers to them
 
 
 class Liveness:
     """All peers of one device."""
 
+    __slots__ = (
+        "_checking",
+        "_device",
+        "_forgotten",
+        "_hearsay",
+        "_probing",
+        "_requests",
+        "_tombstones",
+        "_zone_places",
+        "_zones_heard",
+        "fleet_guess",
+        "fleet_size",
+        "hooks",
+        "peers",
+    )
+
     def __init__(self, device: Device, requests: Requests) -> None:
         self._device = device
         self._requests = requests
-        self._tombstones: OrderedDict[int, _Tombstone] = OrderedDict()
+        self._tombstones = Tombstones(device.profile.tombstone_s)
         self._checking: set[int] = set()
         self._probing: set[int] = set()
-        self._pings: dict[int, Then] = {}
         self._hearsay = Quota(HEARSAY_SHARE, HEARSAY_WINDOW_S)
         self._zones_heard: dict[int, float] = {}
         self._zone_places: dict[int, bytes] = {}
@@ -154,8 +156,7 @@ class Liveness:
 
     def is_buried(self, contact: Contact, now: float) -> bool:
         """Known to be dead at this incarnation or a later one."""
-        tombstone = self._tombstones.get(contact.node_id)
-        return tombstone is not None and now < tombstone.until and contact.incarnation <= tombstone.incarnation
+        return self._tombstones.covers(contact, now)
 
     def has_buried(self, node_id: int) -> bool:
         """Found dead, and not heard of since."""
@@ -190,13 +191,17 @@ class Liveness:
     def heard(self, sender: Contact, now: float) -> Peer | None:
         """A known device speaks: it is alive. None when it is unknown, or the message is of an earlier incarnation."""
         peer = self.peers.get(sender.node_id)
-        if peer is None or sender.incarnation < peer.contact.incarnation:
-            return None
+        return peer if peer is not None and self._hear(peer, sender, now) else None
+
+    def _hear(self, peer: Peer, sender: Contact, now: float) -> bool:
+        known = peer.contact
+        if sender is not known and sender.incarnation < known.incarnation:
+            return False
         peer.heard_at = now
-        self._zones_heard[peer.contact.zone] = now
+        self._zones_heard[known.zone] = now
         if peer.suspect and now - peer.suspected_at > self._flight_s(peer):
             self._clear(peer)
-        return peer
+        return True
 
     def _flight_s(self, peer: Peer) -> float:
         """How long messages may have been under way: one that was sent before the suspicion arose proves nothing."""
@@ -211,16 +216,16 @@ class Liveness:
         incarnation, or of a device that has left."""
         peer = self.peers.get(sender.node_id)
         if peer is None:
-            tombstone = self._tombstones.get(sender.node_id)
-            if tombstone is not None and tombstone.left and self.is_buried(sender, now):
+            if self._tombstones.has_left(sender, now):
                 return None  # it has left: this was sent before that and overtaken on the way
             peer = self._new(sender, now)
             self.hooks.appeared(peer, True, now)
             return peer
-        if self.heard(sender, now) is None:
+        if not self._hear(peer, sender, now):
             return None
-        if sender.incarnation > peer.contact.incarnation:
-            before, peer.contact = peer.contact, sender
+        before = peer.contact
+        if sender.incarnation > before.incarnation:
+            peer.contact = sender
             self._hear_zone(sender.zone, now)
             self.hooks.changed(peer, before, now)
         return peer
@@ -240,7 +245,7 @@ class Liveness:
         peer = Peer(sender, now)
         self.peers[sender.node_id] = peer
         self._hear_zone(sender.zone, now)
-        self._tombstones.pop(sender.node_id, None)
+        self._tombstones.lift(sender.node_id)
         if len(self.peers) > MAX_PEERS:
             self._make_room(peer)
         return peer
@@ -266,7 +271,7 @@ class Liveness:
 
     def _drop(self, peer: Peer, now: float, *, on_purpose: bool) -> None:
         del self.peers[peer.node_id]
-        self._bury(peer.contact, now, left=on_purpose)
+        self._tombstones.bury(peer.contact, now, left=on_purpose)
         self.hooks.gone(peer, on_purpose, now)
 
     # Questions
@@ -276,13 +281,10 @@ class Liveness:
         number = self._requests.number()
         if timeout_s is None:
             timeout_s = self.timeout_s(contact.node_id, now)
-        if not self._requests.open(
-            ("ping", number), contact.node_id, now, timeout_s, partial(self._unanswered, number)
-        ):
+        if self._requests.open(("ping", number), contact.node_id, now, timeout_s, partial(then, None), then):
+            self._device.send(contact, Ping(number))
+        else:
             then(None, now)
-            return
-        self._pings[number] = then
-        self._device.send(contact, Ping(number))
 
     def on_ping(self, sender: Contact, message: Ping, now: float) -> None:
         device = self._device
@@ -294,10 +296,10 @@ class Liveness:
             self.check(sender, sender.node_id, now)  # restarted, or moved: its Pong will tell which
 
     def on_pong(self, sender: Contact, message: Pong, now: float) -> None:
-        opened_at = self._requests.close(("ping", message.request), sender.node_id)
-        if opened_at is None:
+        question = self._requests.take(("ping", message.request), sender.node_id)
+        if question is None:
             return
-        then = self._pings.pop(message.request)
+        opened_at, then = question.opened_at, question.then
         if not message.joined:
             self._checking.discard(sender.node_id)  # it lives, and will join: no tombstone
             self.says_it_is_gone(sender, now, on_purpose=False)
@@ -321,9 +323,6 @@ class Liveness:
                 self._device.coordinate, unpack_coordinate(coordinate), rtt_s, self._device.random
             )
 
-    def _unanswered(self, number: int, now: float) -> None:
-        self._pings.pop(number)(None, now)
-
     def check(self, contact: Contact, informant: int, now: float) -> None:
         """Hearsay about a device that we do not know (at this incarnation): ping it, learn it if it answers."""
         node_id = contact.node_id
@@ -340,7 +339,7 @@ class Liveness:
             silent = node_id in self._checking
             self._checking.discard(node_id)
             if peer is None and silent and node_id not in self.peers:
-                self._bury(contact, now)
+                self._tombstones.bury(contact, now)
 
         self._checking.add(node_id)
         self.ping(contact, now, checked)
@@ -384,21 +383,14 @@ class Liveness:
 
     # Bounds
 
-    def _bury(self, contact: Contact, now: float, *, left: bool = False) -> None:
-        until = now + self._device.profile.tombstone_s
-        self._tombstones[contact.node_id] = _Tombstone(contact.incarnation, until, left)
-        self._tombstones.move_to_end(contact.node_id)
-        if len(self._tombstones) > MAX_TOMBSTONES:
-            self._tombstones.popitem(last=False)
-
     def _make_room(self, newest: Peer) -> None:
         """Forget the least recently heard peers that no table refers to: a tenth at once, so that this is rare."""
         for peer in self._loose(newest)[: MAX_PEERS // 10]:
             del self.peers[peer.node_id]
 
-    def forget_loose(self) -> None:
-        """Keep only those peers without a place in a table that were heard last."""
-        if len(self.peers) > MAX_LOOSE:
+    def forget_loose(self, members: int) -> None:
+        """Keep only those peers without a place in a table that were heard last; so many have one there at least."""
+        if len(self.peers) > MAX_LOOSE + members:
             going = {peer.node_id: peer.contact for peer in self._loose(None)[:-MAX_LOOSE]}
             if going:  # a new dictionary: one that has been large never gets small again
                 self.peers = {node_id: peer for node_id, peer in self.peers.items() if node_id not in going}
@@ -408,5 +400,5 @@ class Liveness:
     def _loose(self, newest: Peer | None) -> list[Peer]:
         """Peers that no table refers to, the least recently heard first."""
         pinned = self.hooks.pinned()
-        loose = [p for p in self.peers.values() if p is not newest and p.node_id not in pinned]
+        loose = [p for node_id, p in self.peers.items() if node_id not in pinned and p is not newest]
         return sorted(loose, key=lambda p: p.heard_at)

@@ -6,14 +6,12 @@ Theory of operation, once joined:
 * *Probes.* Every 8 s a contact is pinged: one whose RTT is not known yet, else the one not heard for longest. A death
   found makes the next probes follow quickly, for as long as deaths keep being found: a lone failure costs nothing, the
   loss of half of the fleet is known in seconds.
-* *Rows.* Every 45 s one routing table row is exchanged with a device of that row, the deepest rows first: that is how
-  siblings hear of a newcomer that is the first in a slot (otherwise 3-5 % of lookups are wrong for minutes). Of two
-  partners the nearer one is asked, and names those nearest to it: who is near to a neighbour is near to us, and so
-  slots come by near contacts sooner than by chance.
+* *Rows.* Every 45 s one routing table row is exchanged with another device (gossip.py).
 * *Oneself.* After 5, 15, 60 .. 1800 s the device looks itself up and re-registers with its zone's tracker. A lost leaf
   starts that series again.
 * *Leaves.* A device that nobody can dial has a few doors (doors.py) instead of all this, and pings one every 20 s.
-* *Reunion.* Every minute one lost contact is pinged. Partitions, and islands of any other origin, merge through it.
+* *Reunion.* Every minute three lost contacts (lost.py) are pinged, if there are any. Partitions, and islands of any
+  other origin, merge through it.
 
 What others say about a device only ever causes a ping (see liveness.py); a contact that we adopt that way is told about
 us with an Announce. A device that has lost everybody goes back to joining.
@@ -21,28 +19,28 @@ us with an Announce. A device that has lost everybody goes back to joining.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, ValuesView
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
 from edgefl.overlay.doors import MAX_DOORS, Doors
-from edgefl.overlay.ids import shared_bits, shared_digits
+from edgefl.overlay.gossip import GOSSIP, RowGossiper
+from edgefl.overlay.ids import shared_digits
 from edgefl.overlay.joining import KNOCK, Joiner
 from edgefl.overlay.liveness import Liveness, Peer
+from edgefl.overlay.lost import TOLD, Lost
 from edgefl.overlay.probe_queue import ProbeQueue
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.rings import GLOBAL_BEAT, ZONE_BEAT, Rings
-from edgefl.overlay.routing_table import RoutingTable, assumed_rtt_s
+from edgefl.overlay.routing_table import RoutingTable
 from edgefl.overlay.search import RowQueries
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
-    MAX_ROW_CONTACTS,
     MAX_ROWS_CONTACTS,
     Announce,
     Beat,
     FindRows,
     Leaving,
-    RowGossip,
     Rows,
 )
 
@@ -52,8 +50,11 @@ if TYPE_CHECKING:
 MAX_BOOTSTRAP = 16
 """Addresses from a token or the state directory."""
 
-MAX_LOST = 32
-"""Devices that were dropped and are worth looking for again: one partition's worth of neighbours."""
+TRIED = 3
+"""Lost contacts pinged at a time: all that are remembered have their turn within a quarter of an hour."""
+
+SEEDS = 3
+"""Remembered contacts that are asked at once, of each kind."""
 
 MAX_LEAVES_TOLD = 16
 """Leaves that are told news: each has four doors, so hardly one is left out while a door has not sixty."""
@@ -65,11 +66,7 @@ QUICK_PROBES_PER_DEATH = 4
 NEAREST_IN_ANSWER = 8
 """Contacts of the asker's zone, nearest to its target, in an answer to FindRows: both sides of a zone's leaf set."""
 
-PARTNERS = 2
-"""Devices of which the nearer one is gossiped with: always the very nearest would have nothing new to tell."""
-
 PROBE: TimerKey = ("membership", "probe")
-GOSSIP: TimerKey = ("membership", "gossip")
 SELF_JOIN: TimerKey = ("membership", "self")
 REUNION: TimerKey = ("membership", "reunion")
 
@@ -77,52 +74,77 @@ REUNION: TimerKey = ("membership", "reunion")
 class Membership:
     """Tables and leaf sets of one device, and everything that keeps them."""
 
+    __slots__ = (
+        "_bootstrap",
+        "_device",
+        "_known",
+        "_liveness",
+        "_probes",
+        "_queries",
+        "_quick_probes",
+        "_self_joins",
+        "doors",
+        "gossip",
+        "joiner",
+        "lost",
+        "on_adopted",
+        "on_isolated",
+        "on_joined",
+        "on_self_join",
+        "pack_zones",
+        "rings",
+        "table",
+        "zone_members",
+    )
+
     def __init__(self, device: Device, requests: Requests, liveness: Liveness, queries: RowQueries) -> None:
         self._device = device
         self._liveness = liveness
         self._queries = queries
         self._bootstrap: dict[int, Contact] = {}
-        self._lost: dict[int, Contact] = {}
+        self.lost = Lost()
         self._quick_probes = 0
-        self._thin_rows: set[int] = set()
-        self._next_row = 0
         self._self_joins = 0
-        self._members: list[Peer] | None = None
-        self._member_ids: frozenset[int] = frozenset()
+        self._known: dict[int, Peer] | None = None
         self._probes = ProbeQueue(liveness)
         self.table = RoutingTable(device.node_id, device.contact.zone, device.profile)
         self.rings = Rings(device, requests, liveness)
+        self.gossip = RowGossiper(device, liveness, self.table, self.consider)
         self.doors = Doors()
-        self.joiner = Joiner(device, liveness, queries, self.remembered, self._on_placed)
+        self.joiner = Joiner(device, liveness, queries, self._seeds, self._on_placed)
         self.on_joined: Callable[[float], None] = lambda now: None
         self.on_isolated: Callable[[float], None] = lambda now: None
         self.on_self_join: Callable[[float], None] = lambda now: None
         self.on_adopted: Callable[[Peer, float], None] = lambda peer, now: None
-        self.zone_distance_s: Callable[[int], float] = lambda zone: 0.0
         self.pack_zones: Callable[[float, bool], bytes] = lambda now, newcomer: b""
-        self.unpack_zones: Callable[[bytes, float], None] = lambda data, now: None
         self.zone_members: Callable[[int, int], Iterable[Contact]] = lambda key, asker: ()
 
     # What is known
 
-    def members(self) -> list[Peer]:
-        """Everybody in the table or a leaf set (of a leaf: its doors), once; not to be changed by the caller."""
-        if self._members is None:
-            known = {peer.node_id: peer for peer in self.table}
-            known.update((peer.node_id, peer) for peer in self.rings.peers())
-            known.update((peer.node_id, peer) for peer in self.doors)
-            self._members = list(known.values())
-            self._member_ids = frozenset(known)
-            self._probes.clear()
-        return self._members
+    def members(self) -> ValuesView[Peer]:
+        """Everybody in the table or a leaf set (of a leaf: its doors), once."""
+        return self.by_id().values()
 
-    def pinned(self) -> frozenset[int]:
+    def by_id(self) -> dict[int, Peer]:
+        """The same by node id; not to be changed. (A look at its keys spares a look at every peer.)"""
+        known = self._known
+        if known is None:
+            self._known = known = {peer.node_id: peer for peer in self.table}
+            for peer in self.rings.peers():
+                known[peer.node_id] = peer
+            for peer in self.doors:
+                known[peer.node_id] = peer
+            self._probes.clear()
+        return known
+
+    def pinned(self) -> set[int]:
         """Whom to remember: who has a place, and bootstrap contacts (which, forgotten, would seem lost)."""
-        self.members()
-        return self._member_ids | self._bootstrap.keys()
+        return {*self.by_id(), *self._bootstrap}
 
     def holds(self, node_id: int) -> bool:
         """Is this device in the table or a leaf set?"""
+        if self._known is not None:
+            return node_id in self._known
         rings = self.rings
         return node_id in rings.zone or node_id in rings.fleet or node_id in self.table or node_id in self.doors
 
@@ -134,10 +156,26 @@ class Membership:
         return self._device.random.sample(leaves, min(MAX_LEAVES_TOLD, len(leaves)))
 
     def remembered(self) -> list[Contact]:
-        """Where to knock: bootstrap contacts, then devices that we knew once."""
-        contacts = {**self._lost, **self._bootstrap, **{peer.node_id: peer.contact for peer in self.doors}}
-        contacts.pop(self._device.node_id, None)
-        return list(contacts.values())
+        """Everybody worth a knock: devices that we have lost, bootstrap contacts, doors."""
+        lost = {contact.node_id: contact for contact in self.lost}
+        return list({**lost, **self._given()}.values())
+
+    def _given(self) -> dict[int, Contact]:
+        """Bootstrap contacts and doors."""
+        given = {**self._bootstrap, **{peer.node_id: peer.contact for peer in self.doors}}
+        given.pop(self._device.node_id, None)
+        return given
+
+    def _seeds(self) -> list[Contact]:
+        """Where to knock: at some of those that we were given, and of those that we have lost, which may be dead."""
+        random, given = self._device.random, list(self._given().values())
+        return random.sample(given, min(SEEDS, len(given))) + self.lost.some(SEEDS, random)
+
+    def remember(self, contacts: Iterable[Contact]) -> None:
+        """Devices that we, or others, knew once: worth looking for, now and then."""
+        own_id, known = self._device.node_id, self._liveness.peers
+        strangers = [c for c in contacts if c.node_id != own_id and c.node_id not in known and c.dialable]
+        self.lost.add(strangers, self._device.random)
 
     def fleet_guess(self) -> int:
         """How many devices the fleet has, by our own neighbours alone; 0 for a leaf, which has none."""
@@ -148,7 +186,7 @@ class Membership:
         return self._liveness.fleet_size.estimate(self.fleet_guess())
 
     def sizes(self) -> dict[str, int]:
-        return {"bootstrap": len(self._bootstrap), "lost": len(self._lost), **self.rings.sizes()}
+        return {"bootstrap": len(self._bootstrap), "lost": len(self.lost), **self.rings.sizes()}
 
     # Life cycle
 
@@ -187,14 +225,14 @@ class Membership:
 
     def _set_timers(self, now: float) -> None:
         """A leaf has no beats and no rows."""
-        device, profile = self._device, self._device.profile
+        device = self._device
         device.set_timer(PROBE, now + device.jittered(self._probe_s()))
         if device.contact.dialable:
             self.rings.start(now)
-            device.set_timer(GOSSIP, now + device.random.random() * profile.gossip_s)
+            self.gossip.start(now)
         else:
             self.rings.stop()
-            device.effects.cancel_timer(GOSSIP)
+            self.gossip.stop()
 
     def _probe_s(self) -> float:
         profile = self._device.profile
@@ -214,7 +252,7 @@ class Membership:
             self.rings.rebuild_zone(peers)
         elif own.zone != before.zone:
             self.doors.rebuild(peers, own.zone)
-        self._members = None
+        self._known = None
         if self._device.joined:
             if self._device.contact.dialable or before.dialable:
                 # Whoever holds us has announced itself, so it is known here: it need not find out by missing us.
@@ -230,7 +268,7 @@ class Membership:
         self.table.rebuild(own.zone, tables)
         self.rings.rebuild(tables)
         self.doors.rebuild(doors, own.zone)
-        self._thin_rows.clear()
+        self.gossip.forget_thin_rows()
         if self._device.joined:
             self._set_timers(now)
             if own.dialable:
@@ -252,8 +290,8 @@ class Membership:
         else:
             placed = self.doors.offer(peer, own.zone)
         if placed:
-            self._members = None
-            self._lost.pop(contact.node_id, None)
+            self._known = None
+            self.lost.discard(contact.node_id)
             if not knows_us and self._device.joined:
                 self._device.send(contact, Announce())
             self.on_adopted(peer, now)
@@ -264,7 +302,7 @@ class Membership:
             return
         peer = self._liveness.peers.get(contact.node_id)
         if peer is not None:
-            if contact.incarnation > peer.contact.incarnation:
+            if peer.contact is not contact and contact.incarnation > peer.contact.incarnation:
                 self._liveness.check(contact, informant, now)
         elif self._wants(contact):
             self._liveness.check(contact, informant, now)
@@ -281,10 +319,10 @@ class Membership:
             self.offer(peer, now, knows_us=True)
 
     def on_peer_gone(self, peer: Peer, on_purpose: bool, now: float) -> None:
-        if not on_purpose:
-            self._lost[peer.node_id] = peer.contact
-            if len(self._lost) > MAX_LOST:
-                del self._lost[next(iter(self._lost))]
+        if on_purpose:
+            self.lost.discard(peer.node_id)
+        else:
+            self.remember([peer.contact])
         if not self._take_out(peer, now):
             return
         if not on_purpose and self._device.joined:
@@ -304,16 +342,14 @@ class Membership:
         node_id = peer.node_id
         if not self.holds(node_id):
             return False
-        before = {other.node_id for other in self.members()}
+        before = self.by_id()
         if self.doors.remove(node_id):
             self._look_after_myself(now)
         if self.table.remove(node_id, self._liveness.peers.values()):
-            if not self._thin_rows and self._device.joined:
-                self._device.set_timer(GOSSIP, now + self._device.profile.quick_gossip_s)
-            self._thin_rows.add(shared_digits(self._device.node_id, node_id, self.table.digit_bits))
+            self.gossip.on_row_thinned(node_id, now)
         if self.rings.remove(node_id, self._liveness.peers.values(), now):
             self._look_after_myself(now)
-        self._members = None
+        self._known = None
         for other in self.members() if self._device.joined else ():
             if other.node_id not in before:  # it may not know us, and was heard long ago: is it still what it was?
                 self._device.send(other.contact, Announce())
@@ -331,46 +367,18 @@ class Membership:
 
     def _probe(self, now: float) -> None:
         device, profile = self._device, self._device.profile
-        self._liveness.forget_loose()
+        members = self.members()
+        self._liveness.forget_loose(len(members))
         self._quick_probes = max(0, self._quick_probes - 1)
         fresh_s = profile.zone_beat_s if self._quick_probes else profile.probe_fresh_s
         if not device.contact.dialable:
             fresh_s = 0.0  # it keeps the link open, also while answers to other questions come by it
-        chosen = self._probes.next(self.members())
+        chosen = self._probes.next(members, now)
         if chosen is not None and (chosen.rtt_s is None or now - chosen.heard_at > fresh_s):
             self._liveness.probe(chosen, now)
         else:
             self._quick_probes = 0
         device.set_timer(PROBE, now + (profile.quick_probe_s if self._quick_probes else self._probe_s()))
-
-    def _gossip(self, now: float) -> None:
-        device, profile = self._device, self._device.profile
-        rows = self.table.rows()
-        if rows:
-            if self._thin_rows:
-                row = max(self._thin_rows)
-                self._thin_rows.discard(row)
-            else:
-                row = rows[self._next_row % len(rows)]
-                self._next_row += 1
-            # Any device that shares at least `row` digits with us has a row of the same meaning.
-            partners = [peer for r in rows if r >= row for peer in self.table.row(r) if not peer.suspect]
-            if partners:
-                partner = min(device.random.sample(partners, min(PARTNERS, len(partners))), key=assumed_rtt_s)
-                prefix = row * self.table.digit_bits
-                contacts, zones = self._row_for(prefix, partner.node_id), self.pack_zones(now, False)
-                device.send(partner.contact, RowGossip(prefix, False, contacts, zones))
-        wait_s = profile.quick_gossip_s if self._thin_rows else profile.gossip_s
-        device.set_timer(GOSSIP, now + device.jittered(wait_s))
-
-    def _row_for(self, prefix: int, receiver: int) -> tuple[Contact, ...]:
-        """The row beyond a prefix for somebody else. The nearest contact stands for a full slot: its owner's siblings
-        will hardly need more."""
-        chosen: list[Peer] = []
-        for slot in self.table.beyond(prefix):
-            others = [peer for peer in slot if peer.node_id != receiver]
-            chosen += [min(others, key=assumed_rtt_s)] if len(others) == self.table.contacts_per_slot else others
-        return _contacts(chosen, MAX_ROW_CONTACTS)
 
     def _look_after_myself(self, now: float) -> None:
         """Something near us changed: start the series of self-joins again."""
@@ -386,7 +394,7 @@ class Membership:
     def _self_join(self, now: float) -> None:
         self._self_joins += 1
         self._set_self_join(now)
-        near, anywhere = self.rings.peers(), self.members()
+        near, anywhere = self.rings.peers(), [*self.members()]
         if not self._device.contact.dialable:
             near = list(self.doors) if len(self.doors) < MAX_DOORS else []
         if near:
@@ -408,17 +416,16 @@ class Membership:
         device.set_timer(REUNION, now + device.jittered(device.profile.reunion_s))
         known = self._liveness.peers
         strangers = [contact for contact in self.remembered() if contact.node_id not in known]
-        if strangers:
-            lost = device.random.choice(strangers)
 
-            def found(peer: Peer | None, now: float) -> None:
-                if peer is not None:
-                    device.counters["reunions"] += 1
-                    self._lost.pop(peer.node_id, None)
-                    self._ask_about_myself(peer.contact, now)
-                    self._look_after_myself(now)
+        def found(peer: Peer | None, now: float) -> None:
+            if peer is not None:
+                device.counters["reunions"] += 1
+                self.lost.discard(peer.node_id)
+                self._ask_about_myself(peer.contact, now)
+                self._look_after_myself(now)
 
-            self._liveness.ping(lost, now, found)
+        for contact in device.random.sample(strangers, min(TRIED, len(strangers))):
+            self._liveness.ping(contact, now, found)
 
     # Messages
 
@@ -428,18 +435,23 @@ class Membership:
             self.joiner.on_knock_from(sender, now)
             return
         contacts = self._rows_for(message, sender.node_id)
-        self._device.send(sender, Rows(message.request, True, contacts, self.pack_zones(now, not message.brief)))
+        zones = self.pack_zones(now, not message.brief)
+        lost = () if message.brief else tuple(self.lost.some(TOLD, self._device.random))
+        self._device.send(sender, Rows(message.request, True, contacts, zones, lost))
 
     def _rows_for(self, question: FindRows, asker: int) -> tuple[Contact, ...]:
         """Tracked members of the asker's zone, the nearest of its zone, our leaf sets, and the rows that lead there."""
         target = question.target
-        near = sorted((p for p in self.members() if p.contact.zone == question.zone), key=lambda p: p.node_id ^ target)
+        zone = question.zone
+        near = [peer for peer in self.members() if peer.contact.zone == zone]
+        near.sort(key=lambda peer: peer.node_id ^ target)
         chosen: dict[int, Contact] = {contact.node_id: contact for contact in self.zone_members(target, asker)}
         groups = [near[:NEAREST_IN_ANSWER], self.rings.peers()]
         deepest = shared_digits(self._device.node_id, target, self.table.digit_bits)
         groups += [self.table.row(row) for row in range(deepest, deepest - 1 if question.brief else -1, -1)]
         for group in groups:
-            chosen.update((peer.node_id, peer.contact) for peer in group)
+            for peer in group:
+                chosen[peer.node_id] = peer.contact
         chosen.pop(asker, None)
         return tuple(chosen.values())[:MAX_ROWS_CONTACTS]
 
@@ -452,38 +464,13 @@ class Membership:
     def on_beat(self, sender: Contact, message: Beat, now: float) -> None:
         self.rings.on_beat(sender, message, lambda contact: self.consider(contact, sender.node_id, now), now)
 
-    def on_row_gossip(self, sender: Contact, message: RowGossip, now: float) -> None:
-        own_id = self._device.node_id
-        if shared_bits(own_id, sender.node_id) < message.prefix:
-            return  # its row is about other prefixes than ours
-        if not message.reply:
-            row = self._row_for(message.prefix, sender.node_id)
-            self._device.send(sender, RowGossip(message.prefix, True, row, self.pack_zones(now, False)))
-        self.unpack_zones(message.zones, now)
-        for contact in message.contacts:
-            self.consider(contact, sender.node_id, now)
-        self._measure_one(message.contacts, sender.node_id, now)
-
-    def _measure_one(self, contacts: tuple[Contact, ...], informant: int, now: float) -> None:
-        """Slots get nearer contacts over time: one stranger of each gossip is measured, of four that of the zone which
-        seems nearest."""
-        strangers = [c for c in contacts if c.node_id not in self._liveness.peers and c.node_id != self._device.node_id]
-        if strangers:
-            some = self._device.random.sample(strangers, min(self._device.profile.slot_candidates, len(strangers)))
-            stranger = min(some, key=lambda contact: self.zone_distance_s(contact.zone))
-            self._liveness.check(stranger, informant, now)
-
-
-def _contacts(peers: Iterable[Peer], limit: int) -> tuple[Contact, ...]:
-    return tuple(peer.contact for peer in peers if not peer.suspect)[:limit]
-
 
 _TIMERS: dict[TimerKey, Callable[[Membership], Callable[[float], None]]] = {
     KNOCK: lambda membership: membership.joiner.on_knock_timer,
     ZONE_BEAT: lambda membership: membership.rings.beat_zone,
     GLOBAL_BEAT: lambda membership: membership.rings.beat_fleet,
     PROBE: lambda membership: membership._probe,
-    GOSSIP: lambda membership: membership._gossip,
+    GOSSIP: lambda membership: membership.gossip.on_timer,
     SELF_JOIN: lambda membership: membership._self_join,
     REUNION: lambda membership: membership._reunion,
 }

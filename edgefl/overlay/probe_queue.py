@@ -7,7 +7,6 @@ than those in it, because the time when a device was last heard only grows. A ch
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import itemgetter
 
 from edgefl.overlay.liveness import Liveness, Peer
 
@@ -18,30 +17,33 @@ QUEUED = 8
 class ProbeQueue:
     """The contacts that were heard of least, at the last look."""
 
-    __slots__ = ("_liveness", "_queue")
+    __slots__ = ("_liveness", "_looked_at", "_queue")
 
     def __init__(self, liveness: Liveness) -> None:
         self._liveness = liveness
-        self._queue: list[tuple[float, Peer]] = []  # the next one last
+        self._looked_at = 0.0
+        self._queue: list[Peer] = []  # the next one last
 
     def clear(self) -> None:
         """The contacts have changed."""
         self._queue.clear()
 
-    def next(self, contacts: Iterable[Peer]) -> Peer | None:
+    def next(self, contacts: Iterable[Peer], now: float) -> Peer | None:
         """The contact to probe. None if all are in doubt already: another probe would tell nothing new."""
-        return self._first() or self._look(contacts)
+        return self._first() or self._look(contacts, now)
 
-    def _look(self, contacts: Iterable[Peer]) -> Peer | None:
-        sure = [(_quiet_since(peer), peer) for peer in contacts if not self._liveness.is_in_doubt(peer)]
-        sure.sort(key=itemgetter(0))
-        self._queue = sure[:QUEUED][::-1]
+    def _look(self, contacts: Iterable[Peer], now: float) -> Peer | None:
+        in_doubt = self._liveness.is_in_doubt
+        sure = [peer for peer in contacts if not in_doubt(peer)]
+        sure.sort(key=_quiet_since)
+        self._queue, self._looked_at = sure[:QUEUED][::-1], now
         return self._first()
 
     def _first(self) -> Peer | None:
         while self._queue:
-            heard_at, peer = self._queue[-1]
-            if heard_at == _quiet_since(peer) and not self._liveness.is_in_doubt(peer):
+            peer = self._queue[-1]
+            unheard = peer.rtt_s is None or peer.heard_at < self._looked_at
+            if unheard and not self._liveness.is_in_doubt(peer):
                 return peer
             self._queue.pop()
         return None

@@ -35,7 +35,7 @@ class Profile:
     knock_s: float = 3.0  # retry while not joined; a join takes 1-2 s
     cold_start_s: float = 15.0  # five knocks that only unjoined devices answered: somebody has to begin
     self_join_s: tuple[float, ...] = (5.0, 15.0, 60.0, 240.0, 960.0, 1800.0)  # look for oneself again, less and less
-    reunion_s: float = 60.0  # one lost contact is tried: partitions merge within about a minute, for 1.4 B/s
+    reunion_s: float = 60.0  # three lost contacts are tried: partitions merge within about a minute, for 4 B/s
 
     # A leaf (nobody can dial it)
     door_probe_s: float = 20.0  # one of its four doors: each hears from it before the transport closes the link

@@ -23,15 +23,12 @@ class Quota:
 
     def spend(self, peer: int, cost: float, now: float) -> bool:
         """Take `cost` from the peer's share; False, and nothing taken, when less is left."""
+        spent = self._spent
         if now >= self._ends_at:
             self._ends_at = now + self._window_s
-            self._spent.clear()
-        spent = self._spent.get(peer)
-        if spent is None:
-            if len(self._spent) >= MAX_SPENDERS:
-                return False
-            spent = 0.0
-        if spent + cost > self._share:
+            spent.clear()
+        after = cost + spent[peer] if peer in spent else cost
+        if after > self._share or (len(spent) >= MAX_SPENDERS and peer not in spent):
             return False
-        self._spent[peer] = spent + cost
+        spent[peer] = after
         return True

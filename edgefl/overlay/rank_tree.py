@@ -74,6 +74,32 @@ class TreeWorld:
 class RankTree:
     """This device in one tree."""
 
+    __slots__ = (
+        "_asked_at",
+        "_attempt",
+        "_childless_since",
+        "_crowded",
+        "_device",
+        "_kept",
+        "_orphaned",
+        "_parent_heard_at",
+        "_pool",
+        "_seeks",
+        "_spares",
+        "_spares_seen_at",
+        "_told",
+        "_world",
+        "app",
+        "depth",
+        "helper",
+        "observer",
+        "parent",
+        "position",
+        "root",
+        "scope",
+        "serving",
+    )
+
     def __init__(self, world: TreeWorld, app: int, scope: Scope, observer: bool, helper: bool) -> None:
         self._world = world
         self._device = world.device

@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any
 
 from edgefl.overlay.device import Device
 
@@ -29,19 +30,34 @@ TIMER = ("requests",)
 
 
 @dataclass(slots=True)
-class _Open:
+class Question:
+    """An open question; `then` is whatever the asker wants to have at hand when the answer comes."""
+
     peer: int
     opened_at: float
     serial: int
     on_timeout: Callable[[float], None]
+    then: Any
 
 
 class Requests:
     """The open questions of one device."""
 
+    __slots__ = (
+        "_armed_at",
+        "_deadlines",
+        "_device",
+        "_late_at",
+        "_lateness_s",
+        "_number",
+        "_open",
+        "_reprieved",
+        "_serial",
+    )
+
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._open: dict[Hashable, _Open] = {}
+        self._open: dict[Hashable, Question] = {}
         self._deadlines: list[tuple[float, int, Hashable]] = []
         self._armed_at: float | None = None
         self._serial = 0
@@ -66,15 +82,23 @@ class Requests:
         return max(0.0, self._lateness_s - (now - self._late_at) / 10)
 
     def open(
-        self, name: Hashable, peer: int, now: float, timeout_s: float, on_timeout: Callable[[float], None]
+        self,
+        name: Hashable,
+        peer: int,
+        now: float,
+        timeout_s: float,
+        on_timeout: Callable[[float], None],
+        then: Any = None,
     ) -> bool:
         """Wait for `peer` to answer. False (and nothing is waited for) when too many questions are open."""
-        if self.is_full() and name not in self._open:
+        if len(self._open) >= MAX_OPEN and name not in self._open:
             self._device.counters["requests_refused"] += 1
             return False
-        deadline = now + timeout_s + self.stretch_s(now)
+        deadline = now + timeout_s
+        if self._lateness_s:
+            deadline += self.stretch_s(now)
         self._serial += 1
-        self._open[name] = _Open(peer, now, self._serial, on_timeout)
+        self._open[name] = Question(peer, now, self._serial, on_timeout, then)
         heapq.heappush(self._deadlines, (deadline, self._serial, name))
         if len(self._deadlines) > 2 * MAX_OPEN:
             self._forget_answered()
@@ -88,11 +112,16 @@ class Requests:
 
     def close(self, name: Hashable, peer: int) -> float | None:
         """The peer answers: when the question was asked, or None when it was not asked, or not of this peer."""
+        question = self.take(name, peer)
+        return None if question is None else question.opened_at
+
+    def take(self, name: Hashable, peer: int) -> Question | None:
+        """The peer answers: the question, which is over, or None when it was not asked, or not of this peer."""
         question = self._open.get(name)
         if question is None or question.peer != peer:
             return None
         del self._open[name]
-        return question.opened_at
+        return question
 
     def cancel(self, name: Hashable) -> None:
         """The answer no longer matters."""
@@ -122,6 +151,8 @@ class Requests:
             heapq.heappop(self._deadlines)
         if self._deadlines:
             self._arm(self._deadlines[0][0])
+        elif not self._open:
+            self._open = {}  # one that has been large, as while joining, never gets small again
 
     def _waits(self, entry: tuple[float, int, Hashable]) -> bool:
         question = self._open.get(entry[2])

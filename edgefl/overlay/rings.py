@@ -33,7 +33,7 @@ GLOBAL_BEAT: TimerKey = ("membership", "beat", "global")
 class _Ring:
     """One ring, and what was last said to its neighbours."""
 
-    __slots__ = ("beats", "leaves", "period_s", "ring", "timer", "told")
+    __slots__ = ("beats", "leaves", "period_s", "ring", "timer", "told", "told_version")
 
     def __init__(self, ring: Ring, leaves: LeafSet, period_s: float, timer: TimerKey) -> None:
         self.ring = ring
@@ -41,11 +41,14 @@ class _Ring:
         self.period_s = period_s
         self.timer = timer
         self.beats = 0
-        self.told: dict[int, int] = {}
+        self.told: tuple[int, ...] = ()
+        self.told_version = 0
 
 
 class Rings:
     """Both rings of one device."""
+
+    __slots__ = ("_corrected", "_device", "_fleet", "_liveness", "_requests", "_zone")
 
     def __init__(self, device: Device, requests: Requests, liveness: Liveness) -> None:
         own_id, profile = device.node_id, device.profile
@@ -83,14 +86,15 @@ class Rings:
 
     def wants(self, contact: Contact) -> bool:
         """Would a device with this contact be in a leaf set?"""
-        return self.fleet.wants(contact.node_id) or (self._in_zone(contact) and self.zone.wants(contact.node_id))
+        node_id = contact.node_id
+        return self._fleet.leaves.wants(node_id) or (self._in_zone(contact) and self._zone.leaves.wants(node_id))
 
     def offer(self, peer: Peer, now: float) -> bool:
         """True when the peer is now in a leaf set in which it was not."""
-        placed = [self._offer(self._fleet, peer, now)]
+        placed = self._offer(self._fleet, peer, now)
         if self._in_zone(peer.contact):
-            placed.append(self._offer(self._zone, peer, now))
-        return any(placed)
+            placed = self._offer(self._zone, peer, now) or placed
+        return placed
 
     def _offer(self, ring: _Ring, peer: Peer, now: float) -> bool:
         if not ring.leaves.offer(peer):
@@ -142,15 +146,15 @@ class Rings:
         device, leaves = self._device, ring.leaves
         device.set_timer(ring.timer, now + device.jittered(ring.period_s))
         ring.beats += 1
-        told = {}
+        neighbours, version = leaves.neighbours(), leaves.version
+        resend = ring.told_version != version or ring.beats % device.profile.list_every == 0
         patience_s = ring.period_s * device.profile.silent_beats + self._requests.stretch_s(now)
-        for peer in leaves.neighbours():
-            full = ring.told.get(peer.node_id) != leaves.version or ring.beats % device.profile.list_every == 0
+        for peer in neighbours:
+            full = resend or peer.node_id not in ring.told
             device.send(peer.contact, self._message(ring) if full else Beat(ring.ring))
-            told[peer.node_id] = leaves.version
             if now - peer.heard_at > patience_s:
                 self._liveness.suspect(peer.node_id, now)
-        ring.told = told
+        ring.told, ring.told_version = tuple([peer.node_id for peer in neighbours]), version
 
     def _message(self, ring: _Ring) -> Beat:
         leaves = [peer.contact for peer in ring.leaves.peers() if not peer.suspect]

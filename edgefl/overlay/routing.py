@@ -18,9 +18,8 @@ has dialled. It begins with the owner of the last time, which is usually the end
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -83,6 +82,23 @@ OnLookup = Callable[[int, "Contact | None", int, float], None]
 class Router:
     """Forwards, delivers and originates routed requests for one device."""
 
+    __slots__ = (
+        "_device",
+        "_liveness",
+        "_lookups",
+        "_membership",
+        "_open_of",
+        "_owners",
+        "_queries",
+        "_requests",
+        "_seen",
+        "_seen_before",
+        "_seen_since",
+        "_waiting",
+        "deliver",
+        "on_lookup",
+    )
+
     def __init__(
         self, device: Device, requests: Requests, liveness: Liveness, membership: Membership, queries: RowQueries
     ) -> None:
@@ -95,7 +111,7 @@ class Router:
         self._seen_before: set[int] = set()
         self._seen_since = float("-inf")
         self._waiting: dict[tuple[int, int], _Forward] = {}
-        self._open_of: Counter[int] = Counter()
+        self._open_of: dict[int, int] = {}
         self._lookups: dict[int, _Lookup] = {}
         self._owners: dict[int, Contact] = {}
         self.deliver: Deliver = lambda route, body, now: None
@@ -204,7 +220,7 @@ class Router:
             return
         name = (message.origin.node_id, message.request)
         if not self._was_seen(message):
-            if self._open_of[sender.node_id] >= MAX_FORWARDS_PER_PEER:
+            if self._open_of.get(sender.node_id, 0) >= MAX_FORWARDS_PER_PEER:
                 device.counters["forwards_refused"] += 1
                 return
             device.send(sender, RouteAck(*name))
@@ -229,9 +245,9 @@ class Router:
             return
         # With all nearer devices tried in vain, those not yet dropped are asked again: the acknowledgement may be
         # what was lost, and an answer from the second nearest device would be a wrong answer.
-        peer = self._next_hop(message.key, message.scope, forward.tried) or self._next_hop(
-            message.key, message.scope, ()
-        )
+        peer = self._next_hop(message.key, message.scope, forward.tried)
+        if peer is None and forward.tried:
+            peer = self._next_hop(message.key, message.scope, ())
         if peer is None:
             self._end(name)
             self._deliver(message, now)
@@ -251,9 +267,9 @@ class Router:
         forward.tried.append(peer.node_id)
         if name not in self._waiting:
             self._waiting[name] = forward
-            self._open_of[forward.previous] += 1
+            self._open_of[forward.previous] = self._open_of.get(forward.previous, 0) + 1
         self._device.counters["forwards"] += 1
-        self._device.send(peer.contact, replace(message, hops=message.hops + 1))
+        self._device.send(peer.contact, message.onward())
 
     def _no_ack(self, name: tuple[int, int], now: float) -> None:
         forward = self._waiting[name]
@@ -270,27 +286,27 @@ class Router:
             if not self._open_of[forward.previous]:
                 del self._open_of[forward.previous]
 
-    def _next_hop(self, key: int, scope: Scope, tried: Container[int]) -> Peer | None:
+    def _next_hop(self, key: int, scope: Scope, tried: Collection[int]) -> Peer | None:
         """Of the devices nearer to the key than we are: those of the slot nearest to it, there those of our own zone
         if it has any, of these the nearest by XOR. Not the nearest by RTT: every hop pays both ends' access links, so
         a shorter path beats nearer hops, and tables hold near contacts anyway."""
         own = self._device.contact
         zone, own_id = own.zone, own.node_id
+        own_distance = own_id ^ key
+        known = self._membership.by_id()
+        nearer = [peer for node_id, peer in known.items() if node_id ^ key < own_distance and node_id not in tried]
+        if scope is Scope.ZONE:
+            nearer = [peer for peer in nearer if peer.contact.zone == zone]
+        if len(nearer) < 2:
+            return nearer[0] if nearer else None
         bits = self._membership.table.digit_bits
         slot = max(0, ID_BITS - (shared_digits(own_id, key, bits) + 1) * bits)  # bits that may differ within a slot
-        nearer = (
-            peer
-            for peer in self._membership.members()
-            if peer.node_id ^ key < own_id ^ key
-            and peer.node_id not in tried
-            and (scope is not Scope.ZONE or peer.contact.zone == zone)
-        )
 
         def order(peer: Peer) -> tuple[bool, int, bool, int]:
             distance = peer.node_id ^ key
             return (peer.suspect, distance >> slot, peer.contact.zone != zone, distance)
 
-        return min(nearer, key=order, default=None)
+        return min(nearer, key=order)
 
     def _deliver(self, message: Route, now: float) -> None:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from edgefl.overlay.ids import digit, rows_of, shared_bits, shared_digits
+from edgefl.overlay.ids import ID_BITS, digit, rows_of, shared_bits
 from edgefl.overlay.liveness import Peer
 from edgefl.overlay.profile import NODE, Profile
 from edgefl.wire.contact import Contact
@@ -42,7 +42,7 @@ class RoutingTable:
             yield from slot
 
     def __contains__(self, node_id: int) -> bool:
-        return node_id != self._own_id and any(peer.node_id == node_id for peer in self.slot(node_id))
+        return node_id != self._own_id and _holds(self.slot(node_id), node_id)
 
     def slot(self, node_id: int) -> tuple[Peer, ...]:
         """The contacts in the slot where an id belongs."""
@@ -54,19 +54,15 @@ class RoutingTable:
 
     def slots(self, row: int) -> list[tuple[Peer, ...]]:
         """The slots of one row, by digit."""
-        first = row << self.digit_bits
-        return [self._slots.get(at, ()) for at in range(first, first + (1 << self.digit_bits))]
+        first, slot = row << self.digit_bits, self._slots.get
+        return [slot(at, ()) for at in range(first, first + (1 << self.digit_bits))]
 
     def beyond(self, prefix: int) -> list[tuple[Peer, ...]]:
         """By slot, the contacts that share `prefix` bits with us, and fewer than one digit more: one row, for a device
         with digits of any size."""
         end = prefix + self.digit_bits
-        slots = [
-            slot
-            for row in range(prefix // self.digit_bits, rows_of(self.digit_bits))
-            for slot in self.slots(row)
-            if row * self.digit_bits < end
-        ]
+        rows = range(prefix // self.digit_bits, min(rows_of(self.digit_bits), -(-end // self.digit_bits)))
+        slots = [slot for row in rows for slot in self.slots(row)]
         if prefix % self.digit_bits == 0:
             return slots
         return [tuple(p for p in slot if prefix <= shared_bits(self._own_id, p.node_id) < end) for slot in slots]
@@ -78,7 +74,7 @@ class RoutingTable:
     def wants(self, contact: Contact) -> bool:
         """Would an unmeasured device with this contact get a place?"""
         slot = self.slot(contact.node_id)
-        if any(peer.node_id == contact.node_id for peer in slot):
+        if _holds(slot, contact.node_id):
             return False
         return len(slot) < self.contacts_per_slot or (
             contact.zone == self._zone and any(peer.contact.zone != self._zone for peer in slot)
@@ -88,7 +84,7 @@ class RoutingTable:
         """Give the peer a place if it deserves one. True when it has one afterwards."""
         at = self._index(peer.node_id)
         slot = self._slots.get(at, ())
-        if any(other.node_id == peer.node_id for other in slot):
+        if _holds(slot, peer.node_id):
             return True
         if len(slot) >= self.contacts_per_slot:
             worst = max(slot, key=self._distance)
@@ -127,11 +123,16 @@ class RoutingTable:
     def _index(self, node_id: int) -> int:
         if node_id == self._own_id:
             raise ValueError("a device has no slot in its own table")
-        row = shared_digits(self._own_id, node_id, self.digit_bits)
-        return (row << self.digit_bits) + digit(node_id, row, self.digit_bits)
+        bits = self.digit_bits
+        row = (ID_BITS - (self._own_id ^ node_id).bit_length()) // bits
+        return (row << bits) + digit(node_id, row, bits)
 
     def _distance(self, peer: Peer) -> tuple[bool, float]:
         return (peer.contact.zone != self._zone, assumed_rtt_s(peer))
+
+
+def _holds(slot: tuple[Peer, ...], node_id: int) -> bool:
+    return node_id in [peer.node_id for peer in slot]
 
 
 def assumed_rtt_s(peer: Peer) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from edgefl.overlay.device import Device
+from edgefl.overlay.ids import ID_BITS
 from edgefl.overlay.liveness import Liveness
 from edgefl.overlay.requests import Requests
 from edgefl.wire.contact import Contact
@@ -32,35 +33,33 @@ RowsThen = Callable[["Rows | None", float], None]
 class RowQueries:
     """FindRows sent, Rows received."""
 
+    __slots__ = ("_device", "_liveness", "_requests", "remember", "unpack_zones")
+
     def __init__(self, device: Device, requests: Requests, liveness: Liveness) -> None:
         self._device = device
         self._requests = requests
         self._liveness = liveness
-        self._then: dict[int, RowsThen] = {}
         self.unpack_zones: Callable[[bytes, float], None] = lambda data, now: None
+        self.remember: Callable[[Iterable[Contact]], None] = lambda contacts: None
 
     def ask(self, contact: Contact, target: int, now: float, then: RowsThen, *, brief: bool = False) -> None:
         """Ask for the contacts near `target`, in our zone above all; without the upper rows if `brief`."""
         number = self._requests.number()
         timeout_s = self._liveness.timeout_s(contact.node_id, now)
-        unanswered = partial(self._unanswered, number)
-        if not self._requests.open(("rows", number), contact.node_id, now, timeout_s, unanswered):
+        if self._requests.open(("rows", number), contact.node_id, now, timeout_s, partial(then, None), then):
+            self._device.send(contact, FindRows(number, target, self._device.contact.zone, brief))
+        else:
             then(None, now)
-            return
-        self._then[number] = then
-        self._device.send(contact, FindRows(number, target, self._device.contact.zone, brief))
 
     def on_rows(self, sender: Contact, message: Rows, now: float) -> None:
-        opened_at = self._requests.close(("rows", message.request), sender.node_id)
-        if opened_at is None:
+        question = self._requests.take(("rows", message.request), sender.node_id)
+        if question is None:
             return
         if message.joined:
-            self._liveness.meet(sender, now - opened_at, now)
+            self._liveness.meet(sender, now - question.opened_at, now)
             self.unpack_zones(message.zones, now)
-        self._then.pop(message.request)(message, now)
-
-    def _unanswered(self, number: int, now: float) -> None:
-        self._then.pop(number)(None, now)
+            self.remember(message.lost)
+        question.then(message, now)
 
 
 class Search:
@@ -68,6 +67,22 @@ class Search:
 
     `on_done(now)` ends it; then `nearest` is the nearest joined device that answered.
     """
+
+    __slots__ = (
+        "_asked",
+        "_brief",
+        "_device",
+        "_nearest",
+        "_on_done",
+        "_open",
+        "_over",
+        "_queries",
+        "_target",
+        "_within",
+        "collected",
+        "nearest",
+        "unjoined",
+    )
 
     def __init__(
         self,
@@ -123,21 +138,22 @@ class Search:
         self.step(now)
 
     def _collect(self, contacts: Iterable[Contact]) -> None:
+        own_id, asked, collected = self._device.node_id, self._asked, self.collected
         for contact in contacts:
-            if len(self.collected) >= MAX_COLLECTED:
+            node_id = contact.node_id
+            if node_id in collected or node_id in asked or node_id == own_id or not contact.dialable:
+                continue
+            if len(collected) >= MAX_COLLECTED:
                 return
-            if contact.node_id != self._device.node_id and contact.dialable and contact.node_id not in self._asked:
-                self.collected.setdefault(contact.node_id, contact)
+            collected[node_id] = contact
 
     def _next(self) -> Contact | None:
         if len(self._asked) >= MAX_ASKED:
             return None
-        open_to_us = (
-            contact
-            for node_id, contact in self.collected.items()
-            if node_id not in self._asked and self._within in (None, contact.zone)
-        )
-        best = min(open_to_us, key=lambda contact: contact.node_id ^ self._target, default=None)
-        if best is None or (self._nearest is not None and best.node_id ^ self._target >= self._nearest):
-            return None
+        target, within, asked = self._target, self._within, self._asked
+        nearer = self._nearest if self._nearest is not None else 1 << ID_BITS
+        best = None
+        for node_id, contact in self.collected.items():
+            if node_id ^ target < nearer and node_id not in asked and within in (None, contact.zone):
+                best, nearer = contact, node_id ^ target
         return best

@@ -22,6 +22,8 @@ class Serving:
     """What one device does for its children in one tree. `standing` tells its own rank, `down` what a child hears of
     depth and root; `touched` is called when the neighbours have to hear something new."""
 
+    __slots__ = ("_app", "_device", "_down", "_game", "_listener", "_scope", "_standing", "_touched", "children")
+
     def __init__(
         self,
         device: Device,

@@ -25,6 +25,8 @@ SPARES = 3
 class Spares:
     """The spare parents of one device in one tree."""
 
+    __slots__ = ("_asking", "_chosen", "_device", "_liveness", "_pool")
+
     def __init__(self, device: Device, liveness: Liveness, pool: CandidatePool) -> None:
         self._device = device
         self._liveness = liveness

@@ -17,12 +17,11 @@ look for a zone's volunteers, under a key of their own.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
+from edgefl.overlay.accused import Accused, Accuser
 from edgefl.overlay.device import Device
 from edgefl.overlay.ids import volunteers_key, zone_key
 from edgefl.overlay.liveness import Liveness, Peer
@@ -60,9 +59,6 @@ COPIES = 2
 """Neighbours that hold a copy: both and the owner die within one minute with probability 10^-4 at 1 % churn a
 minute."""
 
-MAX_ACCUSED, MAX_ACCUSERS = 64, 32
-"""Members being verified after reports, and those who wait for the verdict: twice the children of one parent."""
-
 MAX_COUNT = 0xFFFFFFFF
 """What fits on the wire."""
 
@@ -87,15 +83,6 @@ class _App:
     """The neighbour that made us remember this application, None when members came to us themselves."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Accuser:
-    """A member that got no answer from another one."""
-
-    app: int
-    contact: Contact
-    observer: bool
-
-
 def _is_register(app: int, zone: int) -> bool:
     """A key of a zone and not of an application: whoever is tracked there has no place in a tree."""
     return app in (zone_key(zone), volunteers_key(zone))
@@ -104,13 +91,15 @@ def _is_register(app: int, zone: int) -> bool:
 class Tracker:
     """The applications whose members this device remembers."""
 
+    __slots__ = ("_accused", "_apps", "_device", "_liveness", "_membership", "_memberships")
+
     def __init__(self, device: Device, liveness: Liveness, membership: Membership) -> None:
         self._device = device
         self._liveness = liveness
         self._membership = membership
         self._apps: dict[int, _App] = {}
-        self._accused: dict[int, dict[tuple[int, int], _Accuser]] = {}
-        self._memberships: Counter[int] = Counter()
+        self._accused = Accused(liveness, self._judge)
+        self._memberships: dict[int, int] = {}
 
     def sizes(self) -> dict[str, int]:
         largest = max((len(tracked.entries) for tracked in self._apps.values()), default=0)
@@ -148,7 +137,7 @@ class Tracker:
         before: list[Contact] = []
         if tracked is not None:
             for node_id in message.failed:
-                self._accuse(tracked, node_id, _Accuser(app, origin, message.observer), now)
+                self._accuse(tracked, node_id, Accuser(app, origin, message.observer), now)
             before = self.members(app)
             if not message.observer:
                 kept = self._keep(app, tracked, origin, now)
@@ -182,7 +171,7 @@ class Tracker:
 
     def forget_member(self, node_id: int, now: float) -> None:
         """A device is known first-hand to be gone."""
-        if self._memberships[node_id]:
+        if node_id in self._memberships:
             for app, tracked in list(self._apps.items()):
                 entry = tracked.entries.get(node_id)
                 if entry is not None:
@@ -191,7 +180,7 @@ class Tracker:
     def on_member_changed(self, contact: Contact, now: float) -> None:
         """A device says itself that it has another address, zone or role: whatever it was tracked with is old. (The
         copies follow with the next full one: a holder of a copy that passed this on would undo what the owner did.)"""
-        if not self._memberships[contact.node_id]:
+        if contact.node_id not in self._memberships:
             return
         for app, tracked in self._apps.items():
             entry = tracked.entries.get(contact.node_id)
@@ -203,37 +192,18 @@ class Tracker:
                 members = self.members(app)
                 self._tell_outranked(app, members, contact, members)  # its renewal will be no news to us
 
-    def _accuse(self, tracked: _App, node_id: int, accuser: _Accuser, now: float) -> None:
-        """Somebody got no answer from this member: ask it ourselves, twice, before we believe it."""
+    def _accuse(self, tracked: _App, node_id: int, accuser: Accuser, now: float) -> None:
         entry = tracked.entries.get(node_id)
-        if entry is None or not entry.member.dialable or node_id == self._device.node_id:
-            return
-        accusers = self._accused.get(node_id)
-        if accusers is None:
-            if len(self._accused) >= MAX_ACCUSED:
-                return
-            accusers = self._accused[node_id] = {}
-            # Together they take the time of one: members without a parent are waiting for the verdict.
-            half_s = self._liveness.timeout_s(node_id, now) / 2
-            first = partial(self._first_verdict, node_id, entry.member, half_s)
-            self._liveness.ping(entry.member, now, first, timeout_s=half_s)
-        if len(accusers) < MAX_ACCUSERS:
-            accusers[accuser.app, accuser.contact.node_id] = accuser
+        if entry is not None and entry.member.dialable and node_id != self._device.node_id:
+            self._accused.accuse(entry.member, accuser, now)
 
-    def _first_verdict(self, node_id: int, member: Contact, half_s: float, peer: Peer | None, now: float) -> None:
-        if peer is not None:
-            self._verdict(node_id, peer, now)
-        else:
-            self._liveness.ping(member, now, partial(self._verdict, node_id), timeout_s=half_s)
-
-    def _verdict(self, node_id: int, peer: Peer | None, now: float) -> None:
+    def _judge(self, node_id: int, peer: Peer | None, accusers: list[Accuser], now: float) -> None:
         """Alive: nothing happens. Dead: forget it, and tell those who were waiting for this to know whom to turn to."""
-        accusers = self._accused.pop(node_id)
         if peer is not None:
             self.on_member_changed(peer.contact, now)
             return
         self.forget_member(node_id, now)
-        for accuser in accusers.values():
+        for accuser in accusers:
             members = self.members(accuser.app)
             standing = rank(accuser.contact, accuser.app, accuser.observer)
             chosen = propose(members, accuser.contact, accuser.app, standing, self._device.random, brief=False)
@@ -295,7 +265,7 @@ class Tracker:
                 return
             entry.member = member
             entry.expires_at = max(entry.expires_at, now + lease_s)
-        elif copied.lease_s and self._memberships[member.node_id] < MAX_APPS_PER_MEMBER:
+        elif copied.lease_s and self._memberships.get(member.node_id, 0) < MAX_APPS_PER_MEMBER:
             self._add(app, tracked, member, now + lease_s, float("-inf"))
 
     def on_nearer(self, peer: Peer, now: float) -> None:
@@ -373,7 +343,7 @@ class Tracker:
         entry = tracked.entries.get(member.node_id)
         expires_at = now + self._device.profile.lease_s
         if entry is None:
-            if self._memberships[member.node_id] >= MAX_APPS_PER_MEMBER:
+            if self._memberships.get(member.node_id, 0) >= MAX_APPS_PER_MEMBER:
                 self._device.counters["tracker_refusals"] += 1
                 return False
             kept = self._add(app, tracked, member, expires_at, now)
@@ -389,7 +359,7 @@ class Tracker:
 
     def _add(self, app: int, tracked: _App, member: Contact, expires_at: float, renewed_at: float) -> bool:
         tracked.entries[member.node_id] = _Entry(member, expires_at, renewed_at)
-        self._memberships[member.node_id] += 1
+        self._memberships[member.node_id] = self._memberships.get(member.node_id, 0) + 1
         if len(tracked.entries) > MAX_TRACKER_ENTRIES:
             victim = least_needed([entry.member for entry in tracked.entries.values()], app)
             self._remove(tracked, victim.node_id)
@@ -425,7 +395,8 @@ class Tracker:
         """Members have come to us lately, and nobody nearer to the key has appeared since (its word counts now)."""
         distance = self._device.node_id ^ app
         return now - tracked.served_at < self._device.profile.lease_s and not any(
-            peer.node_id ^ app < distance and self._in_scope(tracked, peer) for peer in self._membership.members()
+            node_id ^ app < distance and self._in_scope(tracked, peer)
+            for node_id, peer in self._membership.by_id().items()
         )
 
     def _in_scope(self, tracked: _App, peer: Peer) -> bool:

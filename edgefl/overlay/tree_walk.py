@@ -58,6 +58,8 @@ class _Walk:
 class TreeWalks:
     """Walks of one device, by application. `place` tells what it says of itself."""
 
+    __slots__ = ("_device", "_liveness", "_place", "_requests", "_walks")
+
     def __init__(
         self, device: Device, requests: Requests, liveness: Liveness, place: Callable[[int], TreeTold]
     ) -> None:

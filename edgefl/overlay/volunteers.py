@@ -47,6 +47,8 @@ class _Call:
 class Volunteers:
     """All three sides of it on one device: helping, calling for help, keeping the zone's register."""
 
+    __slots__ = ("_calls", "_device", "_forest", "_router", "_tracker", "_wanted")
+
     def __init__(
         self,
         device: Device,

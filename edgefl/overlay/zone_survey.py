@@ -29,6 +29,20 @@ class Survey:
     `enough_s`: a zone whose median is within this needs no more pings; further ones could only lower it.
     """
 
+    __slots__ = (
+        "_anchors",
+        "_device",
+        "_enough_s",
+        "_liveness",
+        "_on_done",
+        "_open",
+        "_over",
+        "_query",
+        "_requests",
+        "_views",
+        "_waiting",
+    )
+
     def __init__(
         self,
         device: Device,

@@ -49,11 +49,16 @@ class Zone:
 class ZoneTable:
     """Zones by label."""
 
+    __slots__ = ("_by_label", "_device", "_gone", "_liveness", "_oldest", "_zones")
+
     def __init__(self, device: Device, liveness: Liveness) -> None:
         self._device = device
         self._liveness = liveness
         self._zones: dict[int, Zone] = {}
         self._gone: dict[int, float] = {}
+        self._by_label: list[Zone] | None = None
+        self._oldest = float("inf")
+        """No zone was last heard before that (or it is forgotten already)."""
 
     def __len__(self) -> int:
         return max(len(self._zones), len(self._gone))
@@ -66,8 +71,10 @@ class ZoneTable:
             self._hear(label, heard_at, None if place is None else coarse_of(place))
         gone = self._gone
         forget_s = self._device.profile.zone_forget_s
-        for label in [label for label, zone in self._zones.items() if now - zone.heard_at > forget_s]:
-            del self._zones[label]
+        if now - self._oldest > forget_s:
+            self._zones = {label: zone for label, zone in self._zones.items() if now - zone.heard_at <= forget_s}
+            self._by_label = None
+            self._oldest = min((zone.heard_at for zone in self._zones.values()), default=float("inf"))
         if gone:
             self._gone = {label: at for label, at in gone.items() if now - at <= forget_s}
 
@@ -78,8 +85,10 @@ class ZoneTable:
         return label in self._zones or label in self._gone
 
     def zones(self) -> list[Zone]:
-        """By label."""
-        return sorted(self._zones.values(), key=lambda zone: zone.label)
+        """By label; not to be changed by the caller."""
+        if self._by_label is None:
+            self._by_label = sorted(self._zones.values(), key=lambda zone: zone.label)
+        return self._by_label
 
     def others(self, limit: int, count: int) -> list[int]:
         """Zones to look at: all but our own, or the `count` that seem nearest if there are more than `limit`."""
@@ -99,7 +108,8 @@ class ZoneTable:
     def saw(self, view: ZoneView, anchors: tuple[Contact, ...], now: float) -> None:
         """A zone has been looked at. One without members is no more."""
         if view.members == 0 and not any(p.contact.zone == view.zone for p in self._liveness.peers.values()):
-            self._zones.pop(view.zone, None)
+            if self._zones.pop(view.zone, None) is not None:
+                self._by_label = None
             if view.zone != self._device.contact.zone:
                 self._gone[view.zone] = now
                 if len(self._gone) > MAX_ZONES:
@@ -111,14 +121,17 @@ class ZoneTable:
             zone.view, zone.anchors = view, anchors
 
     def _hear(self, label: int, at: float, coordinate: bytes | None) -> None:
-        if label == NO_ZONE or self._gone.get(label, float("-inf")) >= at:
+        if label == NO_ZONE or (label in self._gone and self._gone[label] >= at):
             return
         zone = self._zones.get(label)
         if zone is None:
             if len(self._zones) >= MAX_ZONES and not self._make_room():
                 return
             zone = self._zones[label] = Zone(label, at)
-        zone.heard_at = max(zone.heard_at, at)
+            self._by_label = None
+            self._oldest = min(self._oldest, at)
+        if at > zone.heard_at:
+            zone.heard_at = at
         zone.coordinate = coordinate or zone.coordinate
 
     def _make_room(self) -> bool:
@@ -128,6 +141,7 @@ class ZoneTable:
         if not hearsay:
             return False
         del self._zones[self._device.random.choice(hearsay)]
+        self._by_label = None
         return True
 
     # On the wire

@@ -67,6 +67,24 @@ class ZoneReport:
 class Zones:
     """The zone of one device."""
 
+    __slots__ = (
+        "_chosen",
+        "_device",
+        "_landmark_rtts_s",
+        "_landmarks",
+        "_liveness",
+        "_looks",
+        "_method",
+        "_requests",
+        "_router",
+        "_since",
+        "_survey",
+        "_wish",
+        "fleet_estimate",
+        "on_zone",
+        "table",
+    )
+
     def __init__(
         self, device: Device, requests: Requests, liveness: Liveness, router: Router, method: ZoneMethod
     ) -> None:

@@ -111,7 +111,7 @@ def run_fleet(
     fleet.clock.run(start + SETTLE_S)
     load = load_document(fleet, sent_before, METER_S)
     tree_bytes_s = (fleet.network.bytes - bytes_before) / nodes / METER_S
-    settled = [fleet.tree(app) for app in app_ids]
+    settled = fleet.trees(app_ids)
     progress("lookups")
     correct = {"before": fleet.lookups(lookups)}
     whole = {"before": sum(tree.whole for tree in settled)}
@@ -127,14 +127,14 @@ def run_fleet(
     for after_s in AFTER_S:
         progress(f"{after_s:.0f} s after the failure")
         fleet.clock.run(failed_at + after_s)
-        whole[f"after_{after_s:.0f}s"] = sum(fleet.tree(app).whole for app in app_ids)
+        whole[f"after_{after_s:.0f}s"] = sum(tree.whole for tree in fleet.trees(app_ids))
         correct[f"after_{after_s:.0f}s"] = fleet.lookups(lookups)
     progress("judging")
     fleet.clock.run(failed_at + END_S)
     while rounds and not _all_finished(fleet, learners) and fleet.clock.now < failed_at + TRAINING_LIMIT_S:
         progress("training")
         fleet.run(5.0)
-    final = [fleet.tree(app).as_dict() for app in app_ids]
+    final = [tree.as_dict() for tree in fleet.trees(app_ids)]
     for document in final if rounds else ():
         document.update(_learned(int(document["app"], 16), fleet, learners))
     hops = [hops for m in fleet.members.values() for owner, hops in m.log.lookups.values() if owner is not None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from random import Random
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -31,19 +31,23 @@ PEER_BYTES = COORDINATE_BYTES + 2 + 4
 _NOT_OURS = (type, FunctionType, BuiltinFunctionType, ModuleType, Random, Enum, Profile)
 
 
-def object_bytes(overlays: Sequence[Overlay], not_ours: Iterable[Any]) -> int:
-    """Bytes of all objects that these overlays consist of, beside those of `not_ours`."""
+def objects(overlays: Sequence[Overlay], not_ours: Iterable[Any]) -> Iterator[Any]:
+    """All objects that these overlays consist of, beside `not_ours` and what only they refer to; each once."""
     seen = {id(thing) for thing in not_ours}
     waiting: list[Any] = list(overlays)
-    total = 0
     while waiting:
         thing = waiting.pop()
         if id(thing) in seen or isinstance(thing, _NOT_OURS):
             continue
         seen.add(id(thing))
-        total += sys.getsizeof(thing)
+        yield thing
         waiting += gc.get_referents(thing)
-    return total
+
+
+def object_bytes(overlays: Sequence[Overlay], not_ours: Iterable[Any]) -> int:
+    """Bytes of all objects that these overlays consist of, beside those of `not_ours`. Their classes have slots: the
+    interpreter does not count the attributes of others until somebody looks at their dictionary."""
+    return sum(map(sys.getsizeof, objects(overlays, not_ours)))
 
 
 def packed_bytes(overlay: Overlay) -> int:

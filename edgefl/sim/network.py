@@ -91,7 +91,7 @@ class Network:
         self.by_type[type(message).__name__] += size_bytes
         clock, sender = self.clock, origin.contact
         now, sender_id, to_id = clock.now, sender.node_id, to.node_id
-        self.digest = crc32(data, crc32(_SEND.pack(now, sender_id, to_id), self.digest))
+        self.digest = crc32(_SEND.pack(now, sender_id, to_id) + data, self.digest)
         origin.sent_bytes += size_bytes
         if sender.role is Role.LEAF:
             origin.dialled.add(to_id)
@@ -135,7 +135,7 @@ class Network:
         return max(0.0, up_at - now)
 
     def _arrive(self, origin: SimNode, node: SimNode, sender: Contact, message: Message) -> None:
-        if node.alive and (self.sides is None or self.sides(origin) == self.sides(node)):
+        if self.sides is None or self.sides(origin) == self.sides(node):
             node.receive(sender, message)
 
 

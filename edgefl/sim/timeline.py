@@ -48,7 +48,7 @@ class Timeline:
         fleet = self._fleet
         fleet.clock.at(fleet.clock.now + STEP_S, self._sample)
         alive = fleet.alive()
-        trees = [fleet.tree(app) for app in self._apps]
+        trees = fleet.trees(self._apps)
         members = sum(tree.members for tree in trees)
         depths = [depth for tree in trees for depth in tree.depths]
         row = {

@@ -182,7 +182,8 @@ class World:
             member.overlay.on_link_lost(node_id, member.now)
 
     def restart(self, member: Member) -> Member:
-        """A killed device comes back: same id and address, higher incarnation; of what it knew, contacts alone."""
+        """A killed device comes back: same id and address, higher incarnation; of what it knew, contacts alone, those
+        that it had lost included."""
         old = member.overlay.contact
         contact = Contact(old.node_id, old.host, old.port, old.zone, old.incarnation + 1, old.capacity, old.role)
         return self._start_again(member, contact)
@@ -197,6 +198,7 @@ class World:
         again.node.place = member.node.place
         if again.node_id == member.node_id:
             again.overlay.bootstrap(member.overlay.contacts()[:REMEMBERED_CONTACTS], again.now)
+            again.overlay.remember([*member.overlay.contacts(), *member.overlay.lost()])
         self.start(again)
         return again
 
@@ -273,8 +275,21 @@ class World:
     def tree(self, app: int, among: Sequence[Member] | None = None) -> TreeReport:
         """Follow every member's parents up to a root, along edges that both ends know, helpers included. `among` spares
         looking for the members in the whole fleet."""
+        return self._trace(app, self.alive() if among is None else among)
+
+    def trees(self, apps: Sequence[int]) -> list[TreeReport]:
+        """The same for many applications, with one look at each device."""
+        taking_part: dict[int, list[Member]] = {app: [] for app in apps}
+        for member in self.alive():
+            for app in member.overlay.trees():
+                if app in taking_part:
+                    taking_part[app].append(member)
+        return [self._trace(app, members) for app, members in taking_part.items()]
+
+    @staticmethod
+    def _trace(app: int, among: Iterable[Member]) -> TreeReport:
         views = {}
-        for member in self.alive() if among is None else among:
+        for member in among:
             view = member.overlay.tree(app)
             if view is not None and not view.observer:
                 views[member.node_id] = view

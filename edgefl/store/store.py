@@ -48,6 +48,7 @@ MAX_CONTACTS = 64
 SCHEMA = """
 create table if not exists settings (key text primary key, value blob not null) without rowid;
 create table if not exists contacts (node_id blob primary key, contact blob not null) without rowid;
+create table if not exists lost (node_id blob primary key, contact blob not null) without rowid;
 create table if not exists applications (
     app_id blob primary key, advert blob not null, observer integer not null, owner integer not null) without rowid;
 create table if not exists progress (
@@ -147,16 +148,25 @@ class Store:
         self.write_setting("incarnation", number.to_bytes(4, "big"))
         return number
 
-    def save_contacts(self, contacts: Iterable[Contact]) -> None:
-        """Replace the remembered contacts by the first MAX_CONTACTS of these."""
-        rows = [(_id(contact.node_id), pack_contact(contact)) for contact in list(contacts)[:MAX_CONTACTS]]
+    def save_contacts(self, contacts: Iterable[Contact], lost: Iterable[Contact] = ()) -> None:
+        """Replace the remembered contacts by the first MAX_CONTACTS of these, and those that are lost likewise."""
         with self._commit() as db:
             db.execute("delete from contacts")
-            db.executemany("insert into contacts values (?, ?)", rows)
+            db.executemany("insert into contacts values (?, ?)", _contact_rows(contacts))
+            db.execute("delete from lost")
+            db.executemany("insert into lost values (?, ?)", _contact_rows(lost))
 
     def contacts(self) -> list[Contact]:
+        """Who stood in our tables."""
+        return self._read_contacts("select contact from contacts")
+
+    def lost_contacts(self) -> list[Contact]:
+        """Who had fallen silent, and may only be cut off."""
+        return self._read_contacts("select contact from lost")
+
+    def _read_contacts(self, query: str) -> list[Contact]:
         with disk_errors(self.directory):
-            rows = self._db.execute("select contact from contacts").fetchall()
+            rows = self._db.execute(query).fetchall()
         found = []
         for (packed,) in rows:
             with contextlib.suppress(EdgeflError):
@@ -330,6 +340,10 @@ def remembered_settings(directory: Path) -> bytes | None:
     except (sqlite3.Error, OSError):
         return None
     return bytes(row[0]) if row else None
+
+
+def _contact_rows(contacts: Iterable[Contact]) -> list[tuple[bytes, bytes]]:
+    return [(_id(contact.node_id), pack_contact(contact)) for contact in list(contacts)[:MAX_CONTACTS]]
 
 
 def _id(number: int) -> bytes:

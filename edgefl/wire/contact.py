@@ -53,6 +53,10 @@ class Contact:
     def dialable(self) -> bool:
         return self.role is not Role.LEAF
 
+    def __hash__(self) -> int:
+        """Ids are hashes already; that of all fields would cost as much as packing them."""
+        return hash(self.node_id)
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{node_name(self.node_id)}@{host}:{self.port}"

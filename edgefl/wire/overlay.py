@@ -17,6 +17,9 @@ from edgefl.wire.game import EpsilonSum
 MAX_ROWS_CONTACTS = 128
 """Contacts in one answer to FindRows: five rows of eight digits with three each, plus the leaf sets."""
 
+MAX_LOST_CONTACTS = 8
+"""Lost contacts in one answer to FindRows; two are sent today."""
+
 MAX_RING_CONTACTS = 16
 """A leaf set: 8 + 8 in the largest profile."""
 
@@ -78,12 +81,14 @@ class FindRows(Message):
 @message(11)
 @dataclass(frozen=True, slots=True)
 class Rows(Message):
-    """Answer to FindRows. A device that has not joined itself says so and names nobody."""
+    """Answer to FindRows. A device that has not joined itself says so and names nobody. `lost`: devices that have
+    fallen silent and may be cut off; a newcomer hears of some."""
 
     request: Annotated[int, 1, U32]
     joined: Annotated[bool, 2, BOOL]
     contacts: Annotated[tuple[Contact, ...], 3, many(CONTACT, MAX_ROWS_CONTACTS)] = ()
     zones: Annotated[bytes, 4, raw(MAX_ZONE_LABELS * ZONE_LABEL_BYTES)] = b""
+    lost: Annotated[tuple[Contact, ...], 5, many(CONTACT, MAX_LOST_CONTACTS)] = ()
 
 
 @message(12)
@@ -168,6 +173,10 @@ class Route(Message):
     body: Annotated[bytes, 4, raw(MAX_BODY_BYTES)]
     hops: Annotated[int, 5, U8] = 0
     scope: Annotated[Scope, 6, choice(Scope)] = Scope.GLOBAL
+
+    def onward(self) -> Route:
+        """The same one hop further."""
+        return Route(self.request, self.key, self.origin, self.body, self.hops + 1, self.scope)
 
 
 @message(21)

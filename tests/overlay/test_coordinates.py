@@ -46,10 +46,10 @@ def test_a_coordinate_survives_its_packing_and_what_does_not_fit_is_clamped(coor
     again = unpack_coordinate(data)
     assert again.pack() == data
     for axis, packed in ((coordinate.x, again.x), (coordinate.y, again.y), (coordinate.z, again.z)):
-        assert abs(max(-3.2767, min(3.2767, axis)) - packed) <= 0.51e-4
+        assert abs(max(-3.2768, min(3.2767, axis)) - packed) <= 0.51e-4
     coarse = coordinate.coarse()
     assert len(coarse) == COARSE_BYTES
-    assert abs(max(-0.254, min(0.254, coordinate.x)) - unpack_coarse(coarse).x) <= 1.01e-3
+    assert abs(max(-0.256, min(0.254, coordinate.x)) - unpack_coarse(coarse).x) <= 1.01e-3
 
 
 @given(st.binary(min_size=8, max_size=8), st.binary(min_size=3, max_size=3), st.floats(0, 10), st.integers(0, 99))

@@ -7,6 +7,7 @@ import pytest
 from support.overlay_contacts import advert, contact, is_valid, manifest
 from support.solo import SoloOverlay
 
+from edgefl.overlay.assembly import COST, MESSAGE_SHARE
 from edgefl.overlay.directory import (
     HANDOVER_ADVERTS,
     MAX_ADVERTS,
@@ -16,7 +17,6 @@ from edgefl.overlay.directory import (
     MAX_PAGES,
 )
 from edgefl.overlay.ids import directory_key
-from edgefl.overlay.node import COST, MESSAGE_SHARE
 from edgefl.overlay.profile import WAN
 from edgefl.sim.world import World
 from edgefl.wire import encode

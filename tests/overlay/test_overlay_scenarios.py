@@ -416,6 +416,44 @@ def test_partitions_go_on_alone_and_merge() -> None:
     assert world.cycles == 0
 
 
+def test_a_part_whose_devices_were_all_replaced_during_the_cut_finds_the_other_one() -> None:
+    """Nobody of this part has ever spoken to the other one: whom its predecessors had lost is handed on."""
+    world = settled(16, members=10, seed=26)
+    side = {m.overlay.contact.host: index % 2 for index, m in enumerate(world.alive())}
+    world.network.sides = lambda node: side[node.contact.host]
+    world.run(90)
+    for old in [member for member in world.alive() if side[member.overlay.contact.host] == 0]:
+        others = [m for m in world.alive() if m is not old and side[m.overlay.contact.host] == 0]
+        contact = replace(old.overlay.contact, node_id=world.random.getrandbits(64), incarnation=0)
+        world.kill([old])
+        new = world.add(contact)
+        new.overlay.bootstrap([m.overlay.contact for m in others[:3]], new.now)
+        new.overlay.start(new.now)
+        world.run(20)
+        assert new.overlay.joined
+    world.run(90)
+    world.network.sides = None
+    assert not world.is_torn()
+    world.run(200)
+    assert world.lookups(100) == 1.0
+
+
+def test_a_restart_during_a_cut_forgets_nobody() -> None:
+    world = settled(12, members=6, seed=27)
+    side = {m.overlay.contact.host: index % 2 for index, m in enumerate(world.alive())}
+    world.network.sides = lambda node: side[node.contact.host]
+    world.run(90)
+    for member in [m for m in world.alive() if side[m.overlay.contact.host] == 0]:
+        cut_off = {m.node_id for m in world.alive() if side[m.overlay.contact.host] == 1}
+        assert cut_off & {contact.node_id for contact in member.overlay.lost()}
+        world.kill([member])
+        assert cut_off & {contact.node_id for contact in world.restart(member).overlay.lost()}
+    world.run(60)
+    world.network.sides = None
+    world.run(200)
+    assert world.lookups(60) == 1.0
+
+
 def test_after_a_total_outage_the_fleet_finds_itself_again() -> None:
     world = settled(30, members=15, seed=23)
     world.network.sides = lambda node: node.contact.node_id

@@ -18,7 +18,7 @@ from edgefl.overlay.ids import digit, rows_of, shared_bits, shared_digits
 from edgefl.overlay.leaf_set import LeafSet
 from edgefl.overlay.liveness import Peer
 from edgefl.overlay.routing_table import RoutingTable
-from edgefl.sim.footprint import footprint, object_bytes, packed_bytes
+from edgefl.sim.footprint import footprint, object_bytes, objects, packed_bytes
 from edgefl.sim.world import World
 from edgefl.wire import Contact, Role
 
@@ -190,3 +190,18 @@ def test_the_footprint_is_that_of_the_objects() -> None:
     overlay._liveness.peers[1] = Peer(Contact(1, "10.99.0.1", 7000), 5.5)
     assert 200 <= object_bytes([overlay], outside) - bytes_before <= 3000  # a peer, its contact; perhaps a larger table
     assert packed_bytes(overlay) == 35 * len(overlay.contacts())
+
+
+def test_no_part_of_a_device_has_attributes_that_the_footprint_does_not_see() -> None:
+    world = World(devices=40, seed=77)
+    world.grow(40, 10)
+    for member in world.alive():
+        member.overlay.join_tree(APP, member.now)
+    world.run(60)
+    members = world.alive()
+    outside = [thing for m in members for thing in (m, m.node, m.log)] + [world]
+    parts = {type(thing) for thing in objects([m.overlay for m in members], outside)}
+    ours = {part for part in parts if part.__module__.startswith("edgefl.")}
+    assert {"RankTree", "Liveness", "Peer", "Membership", "LeafSet"} <= {part.__name__ for part in ours}
+    assert [part.__qualname__ for part in ours if part.__dictoffset__] == []
+    assert footprint(members)["objects_bytes"] < 30_000

@@ -10,9 +10,10 @@ from support.overlay_contacts import contact, is_valid
 from support.solo import SoloOverlay
 
 from edgefl.overlay import Overlay, ZoneMethod
+from edgefl.overlay.ids import zone_key
 from edgefl.overlay.landmarks import LANDMARKS, landmark_bin, landmark_key, zone_of_bin
 from edgefl.wire import Contact, Message
-from edgefl.wire.overlay import Ping, Pong, ZoneInfo
+from edgefl.wire.overlay import Ping, Pong, ZoneInfo, ZoneQuery
 
 OWN = 1 << 63
 TRACKER = contact(7)
@@ -32,12 +33,13 @@ class Seeker(SoloOverlay):
         self.fleet = 50
         self.moves: list[int] = []
         self.queries: list[int] = []
+        self.asked: list[int] = []
         self.landmarks: dict[int, Contact] = {}
         self._due: dict[tuple[str, int], tuple[Contact, Message]] = {}
         self._numbers = 0
         self.overlay = Overlay(contact(OWN, zone=zone), self, self.log, verify=is_valid, zones=method)
         self.handlers = [self, self.overlay]  # type: ignore[list-item]
-        self.overlay._zones._query = self.query  # type: ignore[method-assign]
+        self.overlay._zones._router = self  # type: ignore[assignment]
         self.log.on_zone_change = self.on_zone_change
 
     def on_zone_change(self, zone: int) -> None:
@@ -52,10 +54,18 @@ class Seeker(SoloOverlay):
             return
         super().send(to, message)
 
-    def query(self, zone: int, now: float) -> None:
-        self.queries.append(zone)
-        anchors, members = self.zones.get(zone, ((), 0))
-        self.later(0.05, TRACKER, ZoneInfo(zone, anchors, members, self.fleet))
+    def route(self, key: int, body: Message, now: float) -> None:
+        """Plays the router: what the device asks of the trackers of zones."""
+        assert isinstance(body, ZoneQuery)
+        assert key == zone_key(body.zone)
+        self.queries.append(body.zone)
+        anchors, members = self.zones.get(body.zone, ((), 0))
+        self.later(0.05, TRACKER, ZoneInfo(body.zone, anchors, members, self.fleet))
+
+    def lookup(self, key: int, now: float) -> int:
+        """The router's, too; tests answer by hand."""
+        self.asked.append(key)
+        return len(self.asked)
 
     def later(self, after_s: float, sender: Contact, message: Message) -> None:
         self._numbers += 1
@@ -261,16 +271,9 @@ def test_leaving_in_the_middle_of_a_look() -> None:
 def test_landmarks_bin_a_device() -> None:
     seeker = Seeker(ZoneMethod.LANDMARKS)
     seeker.begin()
-    asked: list[int] = []
-
-    def lookup(key: int, now: float) -> int:
-        asked.append(key)
-        return len(asked)
-
     zones = seeker.overlay._zones
-    zones._router.lookup = lookup  # type: ignore[method-assign]
     seeker.advance(LOOK_S)
-    assert asked == [landmark_key(index) for index in range(LANDMARKS)]
+    assert seeker.asked == [landmark_key(index) for index in range(LANDMARKS)]
     rtts_s = (0.150, 0.020, 0.300)
     owners = [contact(n + 1) for n in range(3)]
     seeker.rtts_s = {owner.node_id: rtt_s for owner, rtt_s in zip(owners, rtts_s, strict=True)}
@@ -286,13 +289,11 @@ def test_landmarks_bin_a_device() -> None:
 def test_a_landmark_that_does_not_answer_is_asked_again_soon() -> None:
     seeker = Seeker(ZoneMethod.LANDMARKS)
     seeker.begin()
-    asked: list[int] = []
     zones = seeker.overlay._zones
-    zones._router.lookup = lambda key, now: asked.append(key) or len(asked)  # type: ignore[method-assign,func-returns-value]
     seeker.advance(LOOK_S)
     for number in range(1, 4):
         zones.on_lookup(number, seeker.overlay.contact, seeker.now)
     zones.on_lookup(4, None, seeker.now)
     seeker.advance(25.0)
-    assert len(asked) == 2 * LANDMARKS
+    assert len(seeker.asked) == 2 * LANDMARKS
     assert seeker.moves == []

@@ -63,6 +63,10 @@ def test_contacts_are_replaced_and_bounded(store: Store) -> None:
     many = [Contact(n, "10.0.0.1", 5) for n in range(2, 2 * MAX_CONTACTS)]
     store.save_contacts(many)
     assert {contact.node_id for contact in store.contacts()} == {c.node_id for c in many[:MAX_CONTACTS]}
+    assert store.lost_contacts() == []
+    store.save_contacts(many[:2], many[2:])
+    assert {contact.node_id for contact in store.contacts()} == {c.node_id for c in many[:2]}
+    assert {contact.node_id for contact in store.lost_contacts()} == {c.node_id for c in many[2 : MAX_CONTACTS + 2]}
 
 
 def test_an_application_with_its_progress_comes_back(store: Store) -> None:

@@ -85,6 +85,31 @@ class Seat(Protocol):
 class Player:
     """`size_bytes`: what this device sends to its parent in a round."""
 
+    __slots__ = (
+        "_asked_at",
+        "_bandit",
+        "_candidates",
+        "_device",
+        "_epoch",
+        "_in_round",
+        "_liveness",
+        "_own_s",
+        "_parameters",
+        "_requests",
+        "_residuals",
+        "_rule",
+        "_seat",
+        "_target",
+        "_told",
+        "_waiting",
+        "_zones",
+        "cost_s",
+        "delay_s",
+        "epsilon",
+        "size_bytes",
+        "stage",
+    )
+
     def __init__(
         self,
         seat: Seat,
