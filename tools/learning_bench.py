@@ -17,7 +17,7 @@ from pathlib import Path
 from learning_rows.averaging import measure_averaging
 from learning_rows.many import measure_many
 from learning_rows.neighbours import measure_p2pl
-from learning_rows.plexus import CONTESTS, measure_plexus
+from learning_rows.plexus import CONTESTS, measure_plexus, measure_server
 from learning_rows.report import Report, Settings
 from learning_rows.silence import measure_modest, measure_silence
 from learning_rows.waiting import measure_waiting
@@ -25,7 +25,8 @@ from learning_rows.waiting import measure_waiting
 Row = Callable[[Settings, Report], None]
 
 ROWS: dict[str, Row] = {
-    **{name: partial(measure_plexus, contest) for name, contest in CONTESTS.items()},
+    **{f"plexus-{name}": partial(measure_plexus, contest) for name, contest in CONTESTS.items()},
+    **{f"server-{name}": partial(measure_server, contest) for name, contest in CONTESTS.items()},
     "modest": measure_modest,
     "averaging": measure_averaging,
     "silence": measure_silence,

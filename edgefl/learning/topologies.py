@@ -43,7 +43,12 @@ def check_topology(manifest: Manifest) -> None:
     if manifest.topology is Topology.SAMPLED:
         parse_options(SampledOptions, manifest.topology_options, name)
     else:
-        parse_options(ConsensusOptions, manifest.topology_options, name)
+        consensus = parse_options(ConsensusOptions, manifest.topology_options, name)
+        if 0 < manifest.rounds <= consensus.settle:
+            raise UsageError(
+                f"settle is {consensus.settle}, but there are {manifest.rounds} rounds: none of them would train",
+                hint="more rounds, or fewer that settle",
+            )
     strategy = parse_strategy(manifest.strategy)
     if strategy.name not in AVERAGING or strategy.options["lr"] != 1:
         raise UsageError(

@@ -7,7 +7,8 @@ overwrite what a device said about itself.
 *Suspect, verify, then drop*: one lost packet drops nobody.
 
     unknown --ping answered / speaks to us--> ALIVE --probe, hop or beat missing, link lost--> SUSPECT
-    SUSPECT --anything that it sent later--> ALIVE       SUSPECT --two pings unanswered--> dropped, with a tombstone
+    SUSPECT --anything that it sent later, a newer incarnation--> ALIVE
+    SUSPECT --two pings unanswered--> dropped, with a tombstone
     ALIVE --says Leaving, or answers as not joined--> dropped
 
 A tombstone (tombstones.py) makes us deaf to hearsay about that device for a minute; the device itself is always heard,
@@ -16,7 +17,7 @@ unless it has left on purpose. (SWIM's suspicion, simplified: there is no need t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -140,6 +141,11 @@ class Liveness:
         peer = self.peers.get(node_id)
         return peer is not None and peer.suspect
 
+    def has_spoken_since(self, node_id: int, at: float) -> bool:
+        """Heard first-hand after that time, and not silent again."""
+        peer = self.peers.get(node_id)
+        return peer is not None and peer.heard_at > at and not peer.suspect
+
     def timeout_s(self, node_id: int, now: float) -> float:
         """How long to wait for this device to answer; longer if the link to it may have to be dialled first."""
         peer, profile = self.peers.get(node_id), self._device.profile
@@ -153,6 +159,11 @@ class Liveness:
     def is_in_doubt(self, peer: Peer) -> bool:
         """Being asked, or found silent: another probe would tell nothing new."""
         return peer.suspect or peer.node_id in self._probing
+
+    def without_doubt(self, peers: Iterable[Peer]) -> list[Peer]:
+        """Those of them that are neither suspect nor being asked."""
+        probing = self._probing
+        return [peer for peer in peers if not peer.suspect and peer.node_id not in probing]
 
     def is_buried(self, contact: Contact, now: float) -> bool:
         """Known to be dead at this incarnation or a later one."""
@@ -227,6 +238,8 @@ class Liveness:
         if sender.incarnation > before.incarnation:
             peer.contact = sender
             self._hear_zone(sender.zone, now)
+            if peer.suspect:
+                self._clear(peer)  # it was what it was before that fell silent: it has moved, or restarted
             self.hooks.changed(peer, before, now)
         return peer
 

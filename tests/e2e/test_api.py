@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.real_fleet import Task, edgefl, wait_for
+from support.real_fleet import WAIT_S, Task, edgefl, wait_ended, wait_for
 
 from edgefl.demo import digits
 
@@ -71,7 +71,7 @@ def test_the_program_of_the_guide(programs: Programs) -> None:
     here = programs.directory
     edgefl("fleet", "new", "--out", "fleet", cwd=here)
     programs.start("a", 21.0)
-    wait_for(lambda: edgefl("wait", "ready", "--state", "a", cwd=here).returncode == 0, "the first device")
+    assert edgefl("wait", "ready", "--timeout", str(WAIT_S), "--state", "a", cwd=here).returncode == 0
     invited = edgefl("fleet", "invite", "--fleet", "fleet", "--state", "a", cwd=here)
     assert invited.returncode == 0, invited.stderr
     (here / "token").write_text(invited.stdout)
@@ -103,7 +103,7 @@ def test_the_program_of_the_guide(programs: Programs) -> None:
     for process in programs.running.values():  # Ctrl-C says goodbye
         process.send_signal(signal.SIGINT)
     for name, process in programs.running.items():
-        assert process.wait(20.0) == 0, (here / f"{name}.err").read_text()
+        assert wait_ended(process, 20.0) == 0, (here / f"{name}.err").read_text()
         assert "Task was destroyed" not in (here / f"{name}.err").read_text()
 
 

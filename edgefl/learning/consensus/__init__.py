@@ -10,6 +10,7 @@ shown.py           own models that neighbours may fetch
 patience.py        for whom a step waits
 mixing.py          the weights of an average
 averaging.py       the average itself, slice by slice
+momentum.py        a round goes on where the last one went
 push_sum.py        masses instead of weights: the exact mean, whatever is lost
 surroundings.py    what a device asks of whoever runs it
 

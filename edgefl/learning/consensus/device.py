@@ -3,9 +3,10 @@
     WAITING  has not begun. Asks its neighbours how far they are: copies the model of one that is (who starts late must
              not bring an untrained model in), or goes to SYNC with them when they begin
     SYNC     `sync_slots` exchanges of (norm, seed) with the neighbours: see start.py
-    TRAIN    local steps from the own model
+    TRAIN    local steps from the own model; in the last `settle` rounds it is only evaluated
     MIX      `steps` times: tell the neighbours of this round of the own model, wait for theirs, at most `slot_s`,
-             average with weights over those that were heard; then TRAIN of the next round
+             average with weights over those that were heard, the last time with momentum (momentum.py); then TRAIN of
+             the next round
     PAUSED   between two rounds, for as long as the owner wants
     DONE     after the last round; whoever asks gets the model
 
@@ -32,6 +33,7 @@ from edgefl.learning.consensus.averaging import Averaging
 from edgefl.learning.consensus.beginning import MAX_AGE, Beginning
 from edgefl.learning.consensus.heard import Announced, Heard, HeardModels, Key, read_model
 from edgefl.learning.consensus.mixing import PUSH_SUM, weighted
+from edgefl.learning.consensus.momentum import Momentum
 from edgefl.learning.consensus.options import ConsensusOptions
 from edgefl.learning.consensus.patience import Patience
 from edgefl.learning.consensus.push_sum import Mass
@@ -86,6 +88,7 @@ class ConsensusDevice:
         self.samples = 1
         self.counters: dict[str, int] = {}
         self.mass = Mass()
+        self.momentum = Momentum(options.momentum)
         self.trains = trains
         self.paused = False
         self.last_round = manifest.rounds
@@ -119,6 +122,7 @@ class ConsensusDevice:
     def resume(self, round_: int, vector: Vector, now: float) -> None:
         """Go on after `round_` rounds, from the own model of then."""
         self.vector, self.round = vector, round_
+        self.momentum.forget()
         self.train(now)
 
     # Ending
@@ -249,7 +253,11 @@ class ConsensusDevice:
                 self._share(0)
                 return
             seed = (self._seed * 0x9E3779B97F4A7C15 ^ self.round) & (2**63 - 1)
-            self.effects.train(self.app, TrainJob((0, self.round, 0), RoundKind.TRAIN, blob, seed))
+            kind = RoundKind.TRAIN
+            if self.round > self.manifest.rounds - self.options.settle:
+                kind = RoundKind.EVALUATE
+                self.mass.gain(self.samples)
+            self.effects.train(self.app, TrainJob((0, self.round, 0), kind, blob, seed))
         elif token == ("end", self.round) and self.stage is Stage.DONE:
             self.shown.show(self.round, self.options.steps - 1, blob, base=True)
             self._listener.on_model(self.round, blob, now)
@@ -331,6 +339,7 @@ class ConsensusDevice:
         else:
             self.stage = Stage.TRAIN
             self.round += 1
+            self.momentum.on_start(self.vector)
             self._round_began = now
             self.shown.name(("base", self.round), self.vector)
 
@@ -399,6 +408,10 @@ class ConsensusDevice:
             self._mixed_rounds = [key[0] for key, _ in taken.values()]
             degree, used = len(self.neighbours.outgoing(self.round)), [heard for _, heard in taken.values()]
             shares = weighted(self.options.mixing, Heard(self.vector, self.samples, degree), used)
+            if used:
+                self.momentum.on_heard()
+            if self.step == self.options.steps - 1:
+                shares += self.momentum.terms()
         self._fetch(self._heard.waiting())
         self._averaging = Averaging(shares)
         self._average(now)
@@ -428,6 +441,7 @@ class ConsensusDevice:
         if middle > self.round + MAX_AGE:
             self.count("caught_up")
             self.round = middle
+            self.momentum.forget()
 
     def is_neighbour(self, node_id: int, round_: int) -> bool:
         """Whether models of that round may come from this device."""

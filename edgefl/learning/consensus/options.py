@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgefl.learning.consensus.mixing import RULES
+from edgefl.learning.consensus.mixing import PUSH_SUM, RULES
 
 MAX_STEPS = 64
 """Consensus steps of one round. A step costs a model to every neighbour; a long ring wants many."""
@@ -15,6 +15,11 @@ MAX_SYNC_SLOTS = 256
 MAX_SLOT_S = 24 * 3600.0
 MAX_DEGREE = 16
 
+MAX_SETTLE = 100_000
+"""Rounds: a ring of n devices wants about n squared over ten averages until it agrees."""
+
+MAX_MOMENTUM = 0.99
+
 STARTS = ("shared", "own")
 
 
@@ -24,7 +29,8 @@ class ConsensusOptions:
     for none; `slot_s`: longest wait for neighbours; `sync_slot_s`: seconds between two exchanges at the start;
     `pace_s`: shortest length of a round (gossip); `merge`: after the last round all models are averaged once;
     `degree`: neighbours that a device looks for in the overlay; `start`: `shared`, the artifacts' weights, or `own`,
-    drawn by each device, of which the one with the largest norm wins."""
+    drawn by each device, of which the one with the largest norm wins; `settle`: so many of the rounds, the last ones,
+    only average; `momentum`: see momentum.py."""
 
     steps: int = 1
     mixing: str = "samples"
@@ -35,6 +41,8 @@ class ConsensusOptions:
     merge: bool = False
     degree: int = 4
     start: str = "shared"
+    settle: int = 0
+    momentum: float = 0.0
 
     def objection(self) -> str | None:
         """Why no device could run this, or None."""
@@ -51,6 +59,12 @@ class ConsensusOptions:
             return f"pace_s is {self.pace_s:g}, but must be 0 to {MAX_SLOT_S:g} seconds"
         if not 2 <= self.degree <= MAX_DEGREE:
             return f"degree is {self.degree}, but must be 2 to {MAX_DEGREE}"
+        if not 0 <= self.settle <= MAX_SETTLE:
+            return f"settle is {self.settle}, but must be 0 to {MAX_SETTLE}"
+        if not 0 <= self.momentum <= MAX_MOMENTUM:
+            return f"momentum is {self.momentum:g}, but must be 0 to {MAX_MOMENTUM:g}"
+        if self.momentum and self.mixing == PUSH_SUM:
+            return "momentum does not go with mixing=push-sum, whose mean it would shift"
         if self.start not in STARTS:
             return f"start is {self.start!r}, but must be one of {', '.join(STARTS)}"
         return None

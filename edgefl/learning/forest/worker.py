@@ -85,6 +85,7 @@ class Worker:
         if parent is None or sender.node_id != parent.node_id:
             app.count("round_not_from_parent")
             self._early = (sender, message)
+            app.forest.disown(app.id, sender, now)
             return
         if message.round < 1 or not app.credible(message.epoch, message.round - 1, message.model):
             app.count("round_invalid")
@@ -208,10 +209,16 @@ class Worker:
         round_ = self.open
         tag = (message.epoch, message.round, message.attempt)
         is_child = any(child.contact.node_id == sender.node_id for child in self.app.children())
-        if round_ is None or tag != round_.tag or not (is_child or admit_guest(self.app, round_, sender)):
+        if round_ is None or tag != round_.tag:
             self.inflow.acknowledge(sender, message, Verdict.LATE)
-        else:
+        elif is_child or admit_guest(self.app, round_, sender):
             self.inflow.on_update(round_, sender, message, now)
+        elif round_.root is None or sender.zone == self.app.me.zone:
+            # It was taken for dead, or its edge was lost: it asks for its place again, and then offers this again.
+            self.app.count("update_not_from_child")
+            self.app.forest.disown(self.app.id, sender, now)
+        else:
+            self.inflow.acknowledge(sender, message, Verdict.LATE)
 
     def on_chunk(self, sender: Contact, message: UpdateChunk, data: Any, now: float) -> None:
         round_ = self.open

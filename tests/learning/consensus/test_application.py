@@ -390,6 +390,16 @@ def test_words_of_those_who_may_not_speak_are_refused() -> None:
     assert parent.reports.total(5).participants <= 3
 
 
+def test_in_the_rounds_that_settle_nobody_trains_and_the_history_goes_on() -> None:
+    world = world_of(7, options=f"{OPTIONS},settle=2")
+    world.run(lambda: all_finished(world), 400)
+    for device in world.devices.values():
+        kinds = {job.tag[1]: job.kind for job in device.jobs if job.tag[0] == 0}
+        assert [kinds[round_] for round_ in range(1, 7)] == [RoundKind.TRAIN] * 4 + [RoundKind.EVALUATE] * 2
+    rounds = {record.round for record in app_of(world.devices[1]).ledger.history.all()}
+    assert rounds >= set(range(1, 7))
+
+
 def test_what_no_device_could_run_is_refused_at_once() -> None:
     def manifest(options: str, **changes: Any) -> Any:
         return make_manifest(topology=Topology.CONSENSUS, topology_options=options, **changes)
@@ -398,6 +408,7 @@ def test_what_no_device_could_run_is_refused_at_once() -> None:
     check_manifest(manifest("", strategy="fedprox:mu=0.1"))
     for wrong in (
         manifest("steps=99"),
+        manifest("settle=3"),
         manifest("sample=3"),
         manifest("", strategy="fedadam"),
         manifest("", compress="int8"),

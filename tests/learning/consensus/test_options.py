@@ -15,8 +15,9 @@ def test_nothing_means_the_defaults() -> None:
 
 def test_every_option_by_name() -> None:
     text = "steps=2,mixing=metropolis,sync_slots=5,slot_s=7.5,sync_slot_s=1,pace_s=60,merge=1,degree=6,start=own"
+    text += ",settle=9,momentum=0.5"
     assert parse_options(ConsensusOptions, text, "consensus") == ConsensusOptions(
-        2, "metropolis", 5, 7.5, 1.0, 60.0, True, 6, "own"
+        2, "metropolis", 5, 7.5, 1.0, 60.0, True, 6, "own", 9, 0.5
     )
 
 
@@ -35,6 +36,11 @@ def test_every_option_by_name() -> None:
         ("pace_s=-1", "must be 0 to"),
         ("sync_slots=1000", "must be 0 to"),
         ("degree=1", "must be 2 to"),
+        ("momentum=1", "must be 0 to 0.99"),
+        ("momentum=-0.1", "must be 0 to"),
+        ("momentum=nan", "must be 0 to"),
+        ("momentum=0.5,mixing=push-sum", "does not go with"),
+        ("settle=-1", "must be 0 to"),
         ("start=random", "must be one of shared, own"),
         ("steps=" + "1" * 200, "bytes"),
     ],

@@ -19,10 +19,12 @@ from edgefl.wire import Contact, Message
 from edgefl.wire.consensus import NeighbourModel
 
 
-def fleet(nodes: int, rounds: int, options: ConsensusOptions, degree: int = 6) -> tuple[World, list[ConsensusDevice]]:
+def fleet(
+    nodes: int, rounds: int, options: ConsensusOptions, degree: int = 6, lr: float = 0.3
+) -> tuple[World, list[ConsensusDevice]]:
     x, y = digits()
     learner = Learner(64, 10)
-    world = World(synthetic(nodes, 1), learner, Recipe(lr=0.3), 1)
+    world = World(synthetic(nodes, 1), learner, Recipe(lr=lr), 1)
     parts = np.array_split(np.random.default_rng(1).permutation(len(y)), nodes)
     for part, device in zip(parts, world.devices, strict=True):
         device.x, device.y = x[part], y[part]
@@ -47,6 +49,35 @@ def test_the_start_with_the_largest_norm_is_everybodys() -> None:
     starts = [world.learner.initial(1 + index) for index in range(20)]
     largest = max(starts, key=lambda start: float(np.linalg.norm(start)))
     assert all(np.array_equal(machine.vector, largest) for machine in machines if machine.vector is not None)
+
+
+@pytest.mark.parametrize("mixing", ["samples", "push-sum"])
+def test_in_the_last_rounds_devices_only_come_together(mixing: str) -> None:
+    """A ring without any settling ends with models as far apart as training drives them."""
+
+    def apart(settle: int) -> tuple[float, float]:
+        options = ConsensusOptions(mixing=mixing, settle=settle, slot_s=20.0)
+        world, machines = fleet(12, 20 + settle, options, degree=0)
+        world.clock.run(4000)
+        assert all(machine.stage is Stage.DONE for machine in machines)
+        models = np.array([machine.vector for machine in machines])
+        return float(np.linalg.norm(models - models.mean(0), axis=1).max()), world.device_seconds
+
+    (before, trained), (after, still) = apart(0), apart(30)
+    assert after < before / 5
+    assert still == pytest.approx(trained)
+
+
+def test_momentum_between_rounds_learns_more_in_as_many() -> None:
+    x, y = digits()
+
+    def accuracy(momentum: float) -> float:
+        world, machines = fleet(16, 12, ConsensusOptions(momentum=momentum), lr=0.05)
+        world.clock.run(1000)
+        assert all(machine.stage is Stage.DONE for machine in machines)
+        return float(np.mean([world.learner.accuracy(m.vector, x, y) for m in machines if m.vector is not None]))
+
+    assert accuracy(0.8) > accuracy(0.0) + 0.05
 
 
 def test_silent_neighbours_cost_a_slot_and_no_more() -> None:
