@@ -12,7 +12,7 @@ that never leaves the device. The rooms, from the wire upwards:
     telemetry/  the device's load, the daemon's counters
     store/      everything on disk, crash-safe
     daemon.py   builds the parts and hands them to each other
-    api/        what programs call: edgefl.Node, a program as a device of the fleet
+    api/        what programs call: edgefl.App, an application; edgefl.Node, a program as a device of the fleet
     cli/        what people type
     sim/        overlay/ and learning/ under a virtual clock and a faulty network
     datasets/   the digits that the demonstration trains on
@@ -25,6 +25,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgefl.api import App as App
     from edgefl.api import Node as Node
 
 __version__ = "0.1.0"
@@ -36,7 +37,7 @@ os.environ.setdefault("ORT_TELEMETRY_DISABLED", "1")
 
 
 def __getattr__(name: str) -> Any:
-    """`edgefl.Node`, which brings the whole daemon with it: not before a program asks for it."""
-    if name == "Node":
-        return importlib.import_module("edgefl.api").Node
+    """`edgefl.App` and `edgefl.Node`, which brings the whole daemon with it: not before a program asks for it."""
+    if name in ("App", "Node"):
+        return getattr(importlib.import_module("edgefl.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,11 +14,13 @@ import contextlib
 import json
 import os
 import socket
+import struct
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgefl.errors import EdgeflError, RemoteError, UnreachableError
+from edgefl.errors import EdgeflError, RemoteError, UnreachableError, UsageError
 
 SOCKET_NAME = "edgefl.sock"
 
@@ -47,13 +49,14 @@ def short_path(path: Path) -> Iterator[str]:
 
 
 class ControlClient:
-    """Asks the daemon whose control socket is at `path`. Blocking; for the command line."""
+    """Asks the daemon whose control socket is at `path`. Blocking; for the command line, and for programs."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def call(self, verb: str, **arguments: Any) -> Any:
-        """The result of a verb. Raises UnreachableError when no daemon listens, ControlError when it refuses."""
+        """The result of a verb. Raises UnreachableError when no daemon listens, ControlError when it refuses, and
+        UsageError on the event loop that the daemon itself runs on."""
         stream = self.stream(verb, **arguments)
         while True:
             try:
@@ -91,6 +94,12 @@ class ControlClient:
         try:
             with short_path(self.path) as path:
                 connection.connect(path)
+            if _peer(connection) == os.getpid() and _on_a_loop():
+                connection.close()
+                raise UsageError(
+                    "the daemon runs on this program's event loop, and could not answer while this call waits",
+                    hint="call it from another thread: await asyncio.to_thread(…)",
+                )
         except OSError as error:
             connection.close()
             raise UnreachableError(
@@ -98,6 +107,18 @@ class ControlClient:
                 hint="start it with `edgefl join`, or name its state directory with --state",
             ) from None
         return connection
+
+
+def _peer(connection: socket.socket) -> int:
+    """The process at the other end."""
+    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(pid)
+
+
+def _on_a_loop() -> bool:
+    """Whether this thread runs an event loop. Where nobody has imported asyncio, nobody does."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 def error_report(error: EdgeflError) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from learning_rows.averaging import measure_averaging
+from learning_rows.many import measure_many
 from learning_rows.neighbours import measure_p2pl
 from learning_rows.plexus import CONTESTS, measure_plexus, measure_server
 from learning_rows.report import Report, Settings
@@ -31,6 +32,7 @@ ROWS: dict[str, Row] = {
     "silence": measure_silence,
     "fedbuff": measure_waiting,
     "p2pl": measure_p2pl,
+    "apps": measure_many,
 }
 """A row judges its figures with the report; others go into modules of learning_rows, and here."""
 

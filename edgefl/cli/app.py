@@ -36,7 +36,7 @@ app.add_command(history)
     default="fedavg",
     metavar="NAME[:KEY=VALUE,…]",
     help="How updates become the next model: fedavg, fedprox, fedavgm, fedadagrad, fedadam, fedyogi, scaffold, "
-    "fednova, qfedavg or trimmed, for example fedadam:lr=0.1,tau=0.01.",
+    "fednova, qfedavg, trimmed or trimmed-zones, for example fedadam:lr=0.1,tau=0.01.",
 )
 @click.option(
     "--personal",
@@ -87,6 +87,13 @@ app.add_command(history)
     metavar="HOW",
     help="Whom a round waits for: sync (all), quantile:q=0.9, or buffered:goal=0.8 (late work enters a later round).",
 )
+@click.option(
+    "--together",
+    default="",
+    metavar="NAME[:share=W]",
+    help="Share the devices' training with your other applications of this NAME: each device works for one at a time, "
+    "for each of them as it needs (or by fixed shares). With --pace buffered.",
+)
 @click.option("--zone-rounds", default=1, metavar="N", help="Rounds inside each zone between two of the whole fleet.")
 @click.option("--held-back", default=0.2, help="Share of the local data kept for evaluation.")
 @click.option("--min-members", default=1, help="Devices that must be there before the first round.")
@@ -99,6 +106,8 @@ app.add_command(history)
 @report_errors
 def create(directory: Path, state: Path | None, as_json: bool, target: str | None, **options: Any) -> None:
     """Train the artifacts in DIRECTORY (edgefl artifacts build) on the devices that have the data."""
+    from edgefl.api.app import parse_target
+
     found = client(state).call(
         "app.create", directory=str(directory.absolute()), target=parse_target(target), **options
     )
@@ -107,21 +116,6 @@ def create(directory: Path, state: Path | None, as_json: bool, target: str | Non
     else:
         click.echo(f"application {found['name']} ({found['id']}) is announced")
         note(f"next: edgefl app watch {found['name']}")
-
-
-def parse_target(text: str | None) -> tuple[str, float] | None:
-    """(metric, value) of METRIC>=VALUE. Raises UsageError."""
-    from edgefl.errors import UsageError
-
-    if text is None:
-        return None
-    metric, sign, value = text.partition(">=")
-    try:
-        if not sign or not metric.strip():
-            raise ValueError
-        return metric.strip(), float(value)
-    except ValueError:
-        raise UsageError(f"{text!r} is no target", hint="for example --target 'accuracy>=0.95'") from None
 
 
 @app.command("list")

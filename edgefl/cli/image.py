@@ -164,6 +164,8 @@ def customize(
     from edgefl.image.customize import write_copies, write_settings
 
     texts = [read_token(text).strip() for text in tokens]
+    if not all(texts):
+        raise UsageError("the token is empty", hint="write what edgefl fleet invite prints into that file")
     if fleet is not None:
         texts += _invite(fleet, bootstrap, site, count)
     if len(texts) not in (0, 1, count):
@@ -286,15 +288,16 @@ def flash(file: Path, device: Path, yes: bool) -> None:
 @click.option("--board", type=click.Choice(["raspi3b"]), help="Start it as QEMU's model of this board.")
 @click.option(
     "--what",
-    type=click.Choice(["train", "mistakes", "cuts", "updates", "idle"]),
+    type=click.Choice(["train", "mistakes", "cuts", "updates", "idle", "boot"]),
     default="train",
     show_default=True,
     help="Join, train and survive a power cut; mistakes on the card; power cuts in first boot; ill and healthy "
-    "updates; memory and writes when idle.",
+    "updates; memory and writes when idle; what edgefl adds to a boot.",
 )
 @click.option("--cuts", default=12, show_default=True, type=click.IntRange(1), help="How many power cuts.")
 @click.option("--seed", default=0, show_default=True, help="Draws the instants of the cuts.")
 @click.option("--minutes", default=20.0, show_default=True, help="How long idle writes are counted.")
+@click.option("--boots", default=3, show_default=True, type=click.IntRange(1), help="How many of each kind, for boot.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("image-test"), help="A new folder for logs."
 )
@@ -308,6 +311,7 @@ def test(
     cuts: int,
     seed: int,
     minutes: float,
+    boots: int,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -319,6 +323,7 @@ def test(
     import time
 
     from edgefl.errors import UsageError
+    from edgefl.image.boot_trial import run_boots
     from edgefl.image.bundle import target_of
     from edgefl.image.check import check_image
     from edgefl.image.cut_trial import run_cuts
@@ -347,6 +352,7 @@ def test(
         "cuts": lambda: run_cuts(guest, cuts, seed),
         "updates": lambda: run_updates(guest),
         "idle": lambda: run_idle(guest, minutes),
+        "boot": lambda: run_boots(guest, boots),
     }
     measured = trials[what]()
     if as_json:

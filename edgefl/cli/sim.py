@@ -13,6 +13,7 @@ from edgefl.cli.sim_apps import apps as apps_command
 from edgefl.cli.sim_fleet import show_fleet
 from edgefl.cli.sim_game import game
 from edgefl.cli.sim_repair import repair_run
+from edgefl.cli.sim_together import together
 from edgefl.cli.sim_train import train
 
 rtt_option = click.option(
@@ -29,6 +30,7 @@ def sim() -> None:
 
 sim.add_command(apps_command)
 sim.add_command(game)
+sim.add_command(together)
 sim.add_command(train)
 
 

@@ -257,6 +257,10 @@ def tree(app: str, plot: Path | None, state: Path | None, as_json: bool) -> None
         )
 
 
+APPEAR_S = 0.1
+"""Between two looks for a daemon that was started a moment ago."""
+
+
 @click.command()
 @click.argument("until", type=click.Choice(["ready", "round", "done"]))
 @click.argument("number", type=int, required=False, default=0)
@@ -266,7 +270,21 @@ def tree(app: str, plot: Path | None, state: Path | None, as_json: bool) -> None
 @json_option
 @report_errors
 def wait(until: str, number: int, app: str | None, timeout_s: float, state: Path | None, as_json: bool) -> None:
-    """Wait until the daemon is `ready`, until `round N` is done, or until the applications are `done`."""
-    found = client(state).call("wait", until=until, app=app, round=number, timeout_s=timeout_s)
+    """Wait until the daemon is `ready` (it may have to be started yet), until `round N` is done, or until the
+    applications are `done`."""
+    import time
+
+    from edgefl.errors import UnreachableError
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left_s = max(0.0, deadline - time.monotonic())
+        try:
+            found = client(state).call("wait", until=until, app=app, round=number, timeout_s=left_s)
+            break
+        except UnreachableError:
+            if until != "ready" or not left_s:
+                raise
+            time.sleep(APPEAR_S)
     if as_json:
         emit_json(found)

@@ -47,6 +47,7 @@ OPTIONS = frozenset(
         "select",
         "over_select",
         "pace",
+        "together",
         "zone_rounds",
         "personal",
         "lr_schedule",

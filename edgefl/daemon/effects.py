@@ -25,11 +25,11 @@ from edgefl.errors import EdgeflError, StorageError
 from edgefl.learning.border import is_inside
 from edgefl.learning.effects import DECLINED, Prepared, Progress, Token, TrainJob
 from edgefl.learning.encoding import check_extra
-from edgefl.learning.fit import FLOAT_BYTES, check_fits
+from edgefl.learning.fit import check_fits
 from edgefl.learning.manifest import travelling
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Manifest
-from edgefl.wire.blob import BlobRef
+from edgefl.wire.blob import FLOAT_BYTES, BlobRef
 from edgefl.wire.learning import RoundKind
 from edgefl.wire.overlay import Scope
 
@@ -146,6 +146,9 @@ class LoopEffects:
                 await self._disk.run(
                     lambda store, ref=artifact.blob, data=data: store.save_artifact(app, ref, data)  # type: ignore[misc]
                 )
+                if not self._users.get(artifact.blob.id):
+                    # It is kept now, and served from there: neither memory nor a second file is needed.
+                    self._transport.discard_blob(artifact.blob)
         return await self._disk.run(lambda store: store.artifact_directory(app, manifest.artifacts))
 
     def release(self, app: int) -> None:

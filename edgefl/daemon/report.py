@@ -101,6 +101,7 @@ def application_document(app: Application, overlay: Overlay) -> dict[str, Any]:
         "owner": app.manifest.owner.hex(),
         "data": app.manifest.data,
         "policies": app.manifest.policies,
+        "together": app.manifest.together,
         "wanted": app.advert.state.name.lower(),
         "stage": app.stage.value,
         "phase": app.phase,

@@ -19,6 +19,7 @@ from edgefl.learning.manifest import travelling
 from edgefl.learning.strategies.rates import learning_rate
 from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.wire.application import Manifest
+from edgefl.wire.blob import FLOAT_BYTES
 from edgefl.wire.learning import Metric, RoundKind
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float32]
 
 EVALUATION_BATCH = 256
-FLOAT_BYTES = 4
 
 
 def split_of(artifacts: Artifacts, manifest: Manifest) -> Split:

@@ -129,7 +129,7 @@ class LocalFleet:
                 stderr=log,
                 env={**kept, **ENVIRONMENT},
                 start_new_session=True,  # Ctrl-C is ours to handle
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     def wait_ready(self, number: int, timeout_s: float = START_S) -> None:
@@ -195,7 +195,7 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         return process.poll() is not None
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the child: be terminated by the kernel when the parent dies, even by SIGKILL (prctl(2), Linux)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

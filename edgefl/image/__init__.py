@@ -15,6 +15,7 @@ flash.py       onto a card: only onto what is removable, and read back
 machine.py     QEMU: boot an image, reset it, keep its serial console
 guest.py       an emulated device beside a fleet of this machine, with its card and its ssh
 trial.py       the proof: an image joins the fleet, trains, loses its power, is back
-mistake_trial.py, cut_trial.py, update_trial.py, idle_trial.py
-               mistakes on the card; power cuts in first boot; updates that are ill; memory and writes of an idle device
+mistake_trial.py, cut_trial.py, update_trial.py, idle_trial.py, boot_trial.py
+               mistakes on the card; power cuts in first boot; updates that are ill; memory and writes of an idle
+               device; what edgefl adds to a boot
 """

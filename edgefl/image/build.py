@@ -70,6 +70,8 @@ def build_image(
     say("checksum and bill of materials")
     made = [raw]
     if out.suffix == ".zst":
-        run("zstd", "--quiet", "--force", "-T0", COMPRESSION_LEVEL, str(raw), "-o", str(out))
+        part = out.with_suffix(".part")
+        run("zstd", "--quiet", "--force", "-T0", COMPRESSION_LEVEL, str(raw), "-o", str(part))
+        part.replace(out)
         made.append(out)
     return [*made, *write_companions(recipe, raw, out, base)]

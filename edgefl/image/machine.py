@@ -16,6 +16,7 @@ import subprocess
 from pathlib import Path
 from types import TracebackType
 
+from edgefl.demo.local_fleet import die_with_parent
 from edgefl.errors import UsageError
 from edgefl.image.disk import partitions
 from edgefl.image.payload import PACKAGE_OF, BuildError, run
@@ -42,7 +43,8 @@ PI3_WORDS = "console=ttyS1,115200 systemd.watchdog_sec=0 modprobe.blacklist=vc4,
 
 
 class Machine:
-    """One emulated machine with `image` as its disk. Use as a context: its power is cut at the end."""
+    """One emulated machine with `image` as its disk. Use as a context: its power is cut at the end, and when this
+    program dies."""
 
     def __init__(self, image: Path, target: str, console: Path, *, ssh_port: int = 0, board: str = "") -> None:
         """`ssh_port`: on this machine's loopback, to the guest's ssh. Raises UsageError for what QEMU cannot start."""
@@ -81,7 +83,12 @@ class Machine:
         ]
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.console.open("ab")
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self.console.open("ab"),
+                start_new_session=True,  # Ctrl-C is ours to handle
+                preexec_fn=die_with_parent,
             )
         except FileNotFoundError:
             name = command[0]
@@ -89,7 +96,8 @@ class Machine:
 
     def _pc(self) -> list[str]:
         return [
-            *("qemu-system-x86_64", "-cpu", "max", "-device", "i6300esb", *CLOCK),
+            # No floppy and no CD: the firmware tries the one, and the kernel waits for the other.
+            *("qemu-system-x86_64", "-nodefaults", "-cpu", "max", "-device", "i6300esb", *CLOCK),
             *_flash(PC_FIRMWARE, PC_VARIABLES, "ovmf"),
         ]
 

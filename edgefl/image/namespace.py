@@ -21,13 +21,15 @@ def run_inside(*command: str, log: Path, environment: dict[str, str] | None = No
 
     Raises BuildError with its last words.
     """
-    options = ["unshare", "--user", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
+    # Set once inside, because a new user namespace forgets it: who ends the build ends all in there.
+    inner = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
+    inner += ["--propagation", "private", *command]
     surroundings = {**os.environ, **(environment or {})}
     with log.open("ab") as output:
         if os.geteuid() == 0:
             # unshare(1) would ask newuidmap, which knows no range for root. Wait inside until the maps are written.
             process = subprocess.Popen(
-                ["unshare", "--user", "sh", "-c", 'read go && exec "$@"', "sh", *options[:1], *options[2:], *command],
+                ["unshare", "--user", "sh", "-c", 'read go && exec "$@"', "sh", *inner],
                 stdin=subprocess.PIPE, stdout=output, stderr=output, env=surroundings,
             )  # fmt: skip
             _wait_for_namespace(process.pid)
@@ -36,7 +38,7 @@ def run_inside(*command: str, log: Path, environment: dict[str, str] | None = No
             process.communicate(b"go\n")
         else:
             process = subprocess.Popen(
-                [*options, "--map-auto", "--map-root-user", *command],
+                ["unshare", "--user", "--map-auto", "--map-root-user", *inner],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=surroundings,
             )  # fmt: skip
             process.wait()

@@ -96,7 +96,9 @@ def build_package(
         out.mkdir(parents=True, exist_ok=True)
         package = out / f"edgefl_{version_of(lock)}_{architecture}.deb"
         os.environ.setdefault("SOURCE_DATE_EPOCH", str(epoch()))
-        run("dpkg-deb", "--root-owner-group", f"-Z{compression}", "--build", str(tree), str(package))
+        part = package.with_suffix(".part")  # a build that is ended leaves no package that is half one
+        run("dpkg-deb", "--root-owner-group", f"-Z{compression}", "--build", str(tree), str(part))
+        part.replace(package)
     return package
 
 

@@ -11,8 +11,13 @@
     strategies/     how the mean delta becomes the next model
     history.py      one record per round
     metrics.py      weighted sums on their way up
-    manifest.py     what a manifest must fulfil
+    manifest.py     what a manifest must fulfil; with topologies.py and compatible.py, what goes with what
+    options.py      NAME:key=value,… as people write it
+    policies.py     which policies of the devices' owners an application asks for
+    fit.py          whether a model fits into this device
     pace.py         how rounds follow each other, as a manifest says it
+    together.py     applications that share one fleet's training: whose turn it is on this device (FedAST)
+    turns.py        whose turn it is between two steps, whatever the applications
     sampled/        samples chosen by a hash, rotating aggregators (MoDeST, Plexus)
     consensus/      averaging with neighbours alone (P2PL, D-PSGD, gossip)
     program/        broadcasts and small sums of a program's own tree (edgefl/api)

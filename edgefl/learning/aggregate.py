@@ -26,18 +26,20 @@ from edgefl.wire.learning import CHUNK_PARAMETERS, MAX_CONTRIBUTORS, Metric
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FLOAT_BYTES = 4
-
 
 class DuplicateError(WireError):
     """A chunk that would count a device twice."""
 
 
-def is_finite(vector: NDArray[np.float32]) -> bool:
-    """Whether all values are finite and none is far too large. One pass, no temporary: a NaN or infinity anywhere
-    makes the dot product so."""
+def squared_length(vector: NDArray[np.float32]) -> float:
+    """Of a vector; not finite when one of its values is not, or is far too large. One pass, no temporary."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.dot(vector, vector)))
+        return float(np.dot(vector, vector))
+
+
+def is_finite(vector: NDArray[np.float32]) -> bool:
+    """Whether all values are finite and none is far too large."""
+    return bool(np.isfinite(squared_length(vector)))
 
 
 class Accumulator:
@@ -163,7 +165,7 @@ class Accumulator:
         """
         if not 0 < samples <= participants * self.max_samples:
             raise WireError(f"{samples} samples from {participants} devices: more than {self.max_samples} each")
-        if mask & (self._masks[index] | self._own_bit):
+        if mask & (self._named(index, group) | self._own_bit):
             raise DuplicateError("devices of this chunk are in the sum already")
         if values.shape != (self.chunk_size(index),):
             raise WireError(f"a chunk of shape {values.shape} where {self.chunk_size(index)} parameters belong")
@@ -173,6 +175,10 @@ class Accumulator:
         self._samples[index] += samples
         self._participants[index] += participants
         self._masks[index] |= mask
+
+    def _named(self, index: int, group: int) -> int:
+        """Those whose part of a chunk is in already."""
+        return self._masks[index]
 
     def _put(self, index: int, values: NDArray[np.float32], samples: int, group: int) -> None:
         if self._raw:

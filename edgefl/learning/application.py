@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from edgefl.learning.effects import Tag, Token
+    from edgefl.learning.together import Together
 
 RETRY_PREPARE_S = 5.0
 """How long a device waits before it asks again for artifacts that nobody could give it."""
@@ -128,6 +129,8 @@ class Application(ABC):
         self.counters: dict[str, int] = {}
         self.trained = 0
         """Values of the model that are trained, 0 for all: see Prepared."""
+        self.together: Together | None = None
+        """The applications with which this one shares the device's training, if any."""
         self.ledger = Ledger()
         if progress is not None:
             self.ledger = Ledger(
@@ -171,6 +174,10 @@ class Application(ABC):
     def trains(self) -> bool:
         """Whether this device is a member: it adds a part of its own to every round, and may hold replicas."""
         return not self.observer and not self.helper
+
+    def share_with(self, together: Together) -> None:
+        """The device trains for one of a group of applications at a time, and this is one of them. Before `start`."""
+        self.together = together
 
     def has_artifact(self, blob_id: bytes) -> bool:
         """Whether the blob is one of the trainer's files."""
@@ -260,6 +267,9 @@ class Application(ABC):
         self.forest.leave_tree(self.id, now)
         self.effects.unsubscribe(self.id)
         self.effects.release(self.id)
+        if self.together is not None:
+            self.together.leave(self.id)
+            self.together.on_idle(now)
 
     def on_root(self, now: float) -> None:
         self.effects.unsubscribe(self.id)

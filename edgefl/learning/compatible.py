@@ -21,6 +21,21 @@ def check_compatible(manifest: Manifest) -> None:
             f"pace: {strategy.name} needs deltas of the newest model, and a buffered round takes older ones",
             hint="use another --strategy, or --pace quantile",
         )
+    if manifest.together and not parse_pace(manifest.pace).buffered:
+        raise UsageError(
+            f"together: rounds of the pace {manifest.pace} wait for devices that work for another application",
+            hint="add --pace buffered, or leave out --together",
+        )
+    if manifest.together and manifest.select:
+        raise UsageError(
+            f"together: who trains is whose turn it is, and {manifest.select} devices are to be selected",
+            hint="leave out --select, or --together",
+        )
+    if strategy.by_zone and manifest.scope is Scope.ZONE:
+        raise UsageError(
+            f"strategy: {strategy.name} compares zones, and the application has one alone",
+            hint="use the strategy trimmed, or --scope global",
+        )
     if manifest.zone_rounds <= 1:
         return
     exact = parse_spec(manifest.compress).family in EXACT

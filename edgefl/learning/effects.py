@@ -48,23 +48,28 @@ class TrainResult:
     """What local training gave. `delta`: float32 [parameters], trained minus given, or what the strategy sends in its
     place; handed over for good (the sum is built in it); None when only evaluated. `samples`: how many the delta was
     trained on. `metrics`: weighted sums over local data. `kept`: what stays here for the next training (a buffer of
-    float32, or None). `diverged`: the delta is not finite, or far too large; found out where the result is made, which
-    is not on the loop. `declined`: the device may not train now, so there is nothing else in it."""
+    float32, or None). `square`: the delta's squared length, worked out where the result is made, which is not on the
+    loop. `diverged`: the delta is not finite, or far too large. `declined`: the device may not train now, so there is
+    nothing else in it."""
 
     delta: NDArray[np.float32] | None
     samples: int
     metrics: tuple[Metric, ...]
     kept: Any = None
     declined: bool = False
-    diverged: bool = field(init=False)
+    square: float = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.delta is None:
-            object.__setattr__(self, "diverged", False)
-            return
-        from edgefl.learning.aggregate import is_finite  # numpy comes with it
+        square = 0.0
+        if self.delta is not None:
+            from edgefl.learning.aggregate import squared_length  # numpy comes with it
 
-        object.__setattr__(self, "diverged", not is_finite(self.delta))
+            square = squared_length(self.delta)
+        object.__setattr__(self, "square", square)
+
+    @property
+    def diverged(self) -> bool:
+        return not math.isfinite(self.square)
 
 
 DECLINED = TrainResult(None, 0, (), declined=True)

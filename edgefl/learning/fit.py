@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from edgefl.learning.manifest import ManifestError, travelling
 from edgefl.wire.application import Manifest
-
-FLOAT_BYTES = 4
+from edgefl.wire.blob import FLOAT_BYTES
 
 TRAINING_COPIES = 8
 """Weights, gradient, two moments of the optimiser, the round's beginning, the delta, the model as it came, the next."""

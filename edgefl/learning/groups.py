@@ -1,7 +1,8 @@
 """The sum of one round at a root that does not trust every subtree: one sum for each of its children, and a trimmed
 mean of their means in place of the weighted mean.
 
-A child of the root stands for a whole subtree (in a large fleet for a zone, of which it is the head). Of G groups, the
+A child of the root stands for a whole subtree; or, with the strategy `trimmed-zones`, a group is a zone (forest/
+direct.py). Of G groups, the
 share at either end is cut off in every coordinate: k = floor(share G), at least 1 from three groups on. If no more than
 k groups are wrong in any way, every coordinate of the result lies within the range of the others. Of those that are
 left a weighted mean is taken; a group weighs what its samples are, but no more than the median group, since a liar says
@@ -69,22 +70,40 @@ def _ends(values: NDArray[np.float32], cut: int) -> tuple[NDArray[np.float32], N
 class GroupedSum(Accumulator):
     """An Accumulator whose chunks are sealed to trimmed means."""
 
-    __slots__ = ("_groups", "_parts", "_share")
+    __slots__ = ("_groups", "_names", "_own_group", "_parts", "_share")
 
     AT_ONCE: ClassVar[int] = 1
     """Cutting off the ends of sixteen groups takes about as long as encoding four chunks."""
 
-    def __init__(self, parameters: int, max_samples: int, share: float) -> None:
+    def __init__(self, parameters: int, max_samples: int, share: float, own_group: int | None = None) -> None:
+        """`own_group`: groups are zones, and this device's own part belongs to that one; None: it is one by itself."""
         super().__init__(parameters, max_samples)
         self._share = share
+        self._own_group = own_group
         self._groups: dict[int, int] = {}
         self._parts: list[dict[int, tuple[NDArray[np.float32], int]]] = [{} for _ in range(self.chunks)]
+        self._names: list[dict[int, int]] = [{} for _ in range(self.chunks)]
+        if own_group is not None:
+            self._slot(own_group)
+
+    def add_chunk(
+        self, index: int, values: NDArray[np.float32], samples: int, participants: int, mask: int, group: int = 0
+    ) -> None:
+        super().add_chunk(index, values, samples, participants, mask, group)
+        names, slot = self._names[index], self._slot(group)
+        names[slot] = names.get(slot, 0) | mask
+
+    def _named(self, index: int, group: int) -> int:
+        """Who names devices of another zone must not keep their part out of that zone's sum."""
+        if self._own_group is None:
+            return super()._named(index, group)
+        return self._names[index].get(self._slot(group), 0)
 
     def _take_own(self, delta: NDArray[np.float32]) -> None:
         """It waits to be a group of its own."""
 
     def _put(self, index: int, values: NDArray[np.float32], samples: int, group: int) -> None:
-        known = self._groups.setdefault(group, min(len(self._groups), MAX_GROUPS - 2))
+        known = self._slot(group)
         parts = self._parts[index]
         before = parts.get(known)
         if before is None:
@@ -93,12 +112,20 @@ class GroupedSum(Accumulator):
             np.add(before[0], values, out=before[0])
             parts[known] = before[0], before[1] + samples
 
+    def _slot(self, group: int) -> int:
+        """One is left for this device's own part, which may be a group by itself."""
+        return self._groups.setdefault(group, min(len(self._groups), MAX_GROUPS - 2))
+
     def seal_mean(self) -> NDArray[np.float32] | None:
         index = self.sealed
+        own = self._own_part(index)
+        if own is not None and self._own_group is not None:
+            delta, samples = own
+            self._put(index, np.multiply(delta, np.float32(samples)), samples, self._own_group)
+            own = None
         parts, self._parts[index] = list(self._parts[index].values()), {}
         values = [np.divide(part, np.float32(samples), out=part) for part, samples in parts]
         weights = [samples for _, samples in parts]
-        own = self._own_part(index)
         if own is not None:
             values.append(own[0])
             weights.append(own[1])

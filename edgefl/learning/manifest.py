@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from edgefl.errors import ConfigError, UsageError
 from edgefl.learning.compatible import check_compatible
@@ -11,12 +12,13 @@ from edgefl.learning.pace import parse_pace
 from edgefl.learning.policies import parse_policies
 from edgefl.learning.strategies.rates import parse_rates
 from edgefl.learning.strategies.spec import parse_strategy
+from edgefl.learning.together import parse_together
 from edgefl.learning.topologies import check_topology
 from edgefl.wire.application import MAX_MANIFEST_BYTES, Manifest, Topology
-from edgefl.wire.blob import MAX_BLOB_BYTES
+from edgefl.wire.blob import FLOAT_BYTES, MAX_BLOB_BYTES
 from edgefl.wire.codec import encode_record
 
-MAX_PARAMETERS = MAX_BLOB_BYTES // 4
+MAX_PARAMETERS = MAX_BLOB_BYTES // FLOAT_BYTES
 """float32 values in one blob."""
 
 MAX_ROUNDS = 1_000_000
@@ -60,7 +62,13 @@ class ManifestError(ConfigError):
 
 def check_choices(manifest: Manifest) -> None:
     """Raises ManifestError for a text in the manifest that names nothing that there is."""
-    kinds = (("compress", parse_spec), ("strategy", parse_strategy), ("lr_schedule", parse_rates), ("pace", parse_pace))
+    kinds: tuple[tuple[str, Callable[[str], object]], ...] = (
+        ("compress", parse_spec),
+        ("strategy", parse_strategy),
+        ("lr_schedule", parse_rates),
+        ("pace", parse_pace),
+        ("together", parse_together),
+    )
     for field, parse in kinds:
         try:
             parse(getattr(manifest, field))

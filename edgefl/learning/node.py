@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgefl.errors import EdgeflError
 from edgefl.learning.effects import LearningEffects, Prepared, Progress, Tag, Token, TrainResult
 from edgefl.learning.manifest import check_manifest
+from edgefl.learning.together import Together, parse_together
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Advert, AppState, Manifest
 from edgefl.wire.blob import BlobRef
@@ -53,6 +54,7 @@ class Learning:
         self.policy = policy
         self.applications: dict[int, Application] = {}
         self.ignored: dict[int, str] = {}
+        self._together: dict[tuple[bytes, str], Together] = {}  # by owner and name, while there is one on this device
         self.unknown_messages = 0
 
     def on_advert(self, advert: Advert, now: float) -> None:
@@ -105,6 +107,7 @@ class Learning:
             return None
         self.ignored.pop(app.id, None)
         self.applications[app.id] = app
+        self._share(app)
         self.effects.set_timer(("learning", app.id, "publish"), now + PUBLISH_S)
         app.start(now)
         return app
@@ -115,6 +118,14 @@ class Learning:
         if app is not None:
             self.effects.cancel_timer(("learning", app_id, "publish"))
             app.stop(now)
+            self._together = {key: group for key, group in self._together.items() if len(group)}
+
+    def _share(self, app: Application) -> None:
+        """Let it train in turn with those applications of its owner that it names."""
+        group = parse_together(app.manifest.together)
+        if group is not None and app.trains:
+            key = (app.manifest.owner, group[0])
+            app.share_with(self._together.setdefault(key, Together(self.forest.contact.node_id)))
 
     def on_help_wanted(self, app_id: int, now: float) -> None:
         """This device volunteers, and the application's members do not have places enough in their tree."""

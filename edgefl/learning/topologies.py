@@ -60,7 +60,8 @@ def check_topology(manifest: Manifest) -> None:
             f"the topology {name} has no root that could select devices, set a pace, or leave rounds to zones",
             hint="leave out --select, --pace and --zone-rounds, or use the topology forest",
         )
-    for given, option in ((manifest.personal, "--personal"), (manifest.patience, "--patience")):
+    without = ((manifest.personal, "--personal"), (manifest.patience, "--patience"), (manifest.together, "--together"))
+    for given, option in without:
         if given:
             raise UsageError(
                 f"the topology {name} has no {option[2:]}", hint=f"leave out {option}, or use the topology forest"

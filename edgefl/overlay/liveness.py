@@ -16,7 +16,7 @@ unless it has left on purpose. (SWIM's suspicion, simplified: there is no need t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -153,6 +153,11 @@ class Liveness:
     def is_in_doubt(self, peer: Peer) -> bool:
         """Being asked, or found silent: another probe would tell nothing new."""
         return peer.suspect or peer.node_id in self._probing
+
+    def without_doubt(self, peers: Iterable[Peer]) -> list[Peer]:
+        """Those of them that are neither suspect nor being asked."""
+        probing = self._probing
+        return [peer for peer in peers if not peer.suspect and peer.node_id not in probing]
 
     def is_buried(self, contact: Contact, now: float) -> bool:
         """Known to be dead at this incarnation or a later one."""

@@ -33,8 +33,7 @@ class ProbeQueue:
         return self._first() or self._look(contacts, now)
 
     def _look(self, contacts: Iterable[Peer], now: float) -> Peer | None:
-        in_doubt = self._liveness.is_in_doubt
-        sure = [peer for peer in contacts if not in_doubt(peer)]
+        sure = self._liveness.without_doubt(contacts)
         sure.sort(key=_quiet_since)
         self._queue, self._looked_at = sure[:QUEUED][::-1], now
         return self._first()

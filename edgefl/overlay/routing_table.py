@@ -107,8 +107,9 @@ class RoutingTable:
         else:
             del self._slots[at]
         prefix = ((at >> self.digit_bits) + 1) * self.digit_bits  # what all of the slot have in common
+        rest = max(0, ID_BITS - prefix)
         for peer in pool:
-            if shared_bits(peer.node_id, node_id) >= prefix and peer.node_id != node_id and peer.contact.dialable:
+            if (peer.node_id ^ node_id) >> rest == 0 and peer.node_id != node_id and peer.contact.dialable:
                 self.offer(peer)
         return True
 

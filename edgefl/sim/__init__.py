@@ -12,6 +12,8 @@
     repair.py      the run of `edgefl sim fleet --repair`: trees after a share of each has vanished
     fault_schedules.py  random scenarios for small rings, and what must never happen
     training.py    the learning layer on simulated devices, with a stand-in for the trainer
+    stand_in.py    that stand-in: training whose right answer is known
+    footprint.py   what the state of the protocols costs in memory
     unequal.py     devices whose links differ: the routing game on the shipped code
     scale/         no protocol code: a vectorised model of the overlay, for a million devices (`edgefl sim scale`)
     game/          the routing game as arrays (`edgefl sim game`)

@@ -58,6 +58,7 @@ def make_application(
     pace: str = "sync",
     select: int = 0,
     zone_rounds: int = 1,
+    together: str = "",
 ) -> Manifest:
     """A manifest for simulated devices: artifacts in name only. With `zone`, it is of that zone alone."""
     artifacts = tuple(Artifact(file, ref_of(file.encode())) for file in sorted(REQUIRED_ARTIFACTS))
@@ -73,6 +74,7 @@ def make_application(
         pace=pace,
         select=select,
         zone_rounds=zone_rounds,
+        together=together,
         quorum=quorum,
         deadline_s=deadline_s,
         min_members=min_members,

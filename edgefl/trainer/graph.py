@@ -98,12 +98,15 @@ class Value:
 
 @dataclass(slots=True)
 class Graph:
-    """Nodes in order, constants, and the names taken so far. `portable`: ai.onnx operators alone."""
+    """Nodes in order, constants, and the names taken so far. `portable`: ai.onnx operators alone. `factors`: of some
+    tensors [batch, channels, …], another tensor and the number per channel [channels] that it was multiplied with: who
+    can multiply something smaller takes these."""
 
     portable: bool = False
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
+    factors: dict[str, tuple[Value, Value]] = field(default_factory=dict)
     _own: set[str] = field(default_factory=set)
     _shared: dict[tuple[str, tuple[int, ...], bytes], Value] = field(default_factory=dict)
     _count: int = 0

@@ -19,6 +19,7 @@
     inbound.py        who is connected to a bound socket, and how to cut one off
     tcp_info.py       what the kernel knows about ZeroMQ's connections
     penalties.py      peers that send nonsense
+    revoking.py       the list of revocations, passed on
 
     blobs.py          blobs at hand: cache, files, what is arriving
     assembly.py       one arriving blob, checked chunk by chunk

@@ -127,7 +127,7 @@ class Broadcast:
                 return
             self._end(stream, complete=False)
         self._children.check(app)
-        if not self.subscribers(app):
+        if not self._children.any(app):
             return  # whoever comes later asks for it
         recent = self._recent(app)
         stream = self._streams[app] = _Stream(self, app, source, self._known(app, source), late)
@@ -141,7 +141,7 @@ class Broadcast:
 
     def relay(self, app: int, ref: BlobRef) -> None:
         """Push on what a parent pushes to us, once: should parents ever form a circle, nothing goes round in it."""
-        if ref.id not in self._recent(app):
+        if self._children.any(app) and ref.id not in self._recent(app):
             # Children that come in the middle had another parent, which has pushed them some of it.
             assembly = self._blobs.assembly(ref.id)
             self.publish(app, ref, late=assembly is not None and len(assembly.missing) < ref.chunks)
@@ -164,6 +164,7 @@ class Broadcast:
     def sweep(self) -> None:
         """Look after connections and memory. Call about once a second."""
         self._children.inbound.sweep()
+        self._children.give_chances(self._streams)
         self._flight.collect()
 
     async def close(self, linger_s: float) -> None:

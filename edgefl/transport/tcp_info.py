@@ -1,8 +1,8 @@
 """What the kernel knows about ZeroMQ's TCP connections, and the one thing that ZeroMQ cannot do: end one of them.
 
 ZeroMQ reports the descriptors of its connections (monitor events, ZMQ_SRCFD on frames). They are its own: here they are
-only ever duplicated for a moment, to read TCP_INFO or to shut the connection down, after which ZeroMQ's I/O thread sees
-the end of the stream and releases everything that was queued.
+never closed, only read (TCP_INFO) or shut down, after which ZeroMQ's I/O thread sees the end of the stream and releases
+everything that was queued.
 
 A descriptor can be reused between ZeroMQ's close and our hearing of it. Callers drain the events first, which leaves
 microseconds, in which the worst that happens is that another connection is cut, and opened again.
@@ -14,6 +14,7 @@ import contextlib
 import ipaddress
 import socket
 import struct
+from typing import NamedTuple
 
 MAX_UNDELIVERED_BYTES = 24 * 1024 * 1024
 """Received by ZeroMQ and not delivered to us: what a fast line brings in while our loop is busy for a moment. Anything
@@ -25,8 +26,19 @@ FRAME_OVERHEAD_BYTES = 256
 KEEPALIVE_BYTES_S = 1024
 """Allowed per second of a connection's age for heartbeats in both directions."""
 
-_BYTES_ACKED_OFFSET = 120
-_BYTES = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received (linux/tcp.h, since Linux 4.1)
+_COUNTS_OFFSET = 120
+_COUNTS = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received (linux/tcp.h, since Linux 4.1)
+_MIN_RTT_OFFSET = 148
+_MIN_RTT = struct.Struct("=I")  # tcpi_min_rtt in microseconds, all ones before there is one (since Linux 4.6)
+
+
+class Counts(NamedTuple):
+    """What a connection has done: bytes that the peer has acknowledged, and that came from it; its shortest round trip
+    in seconds, 0.0 where it is not known."""
+
+    acknowledged: int
+    received: int
+    rtt_s: float
 
 
 def shut_down(descriptor: int) -> None:
@@ -48,21 +60,26 @@ def local_address(descriptor: int) -> str | None:
     return str(mapped or address)
 
 
-def acknowledged_and_received(descriptor: int) -> tuple[int, int] | None:
-    """Bytes that the peer has acknowledged, and bytes received from it; None where the kernel does not tell."""
+def counts(descriptor: int) -> Counts | None:
+    """What the connection has done so far; None where the kernel does not tell."""
     try:
-        with _borrow(descriptor) as tcp:
+        # Not duplicated: this is called for every child with every few chunks.
+        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=descriptor)
+        try:
             info = tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        acked, received = _BYTES.unpack_from(info, _BYTES_ACKED_OFFSET)
+        finally:
+            tcp.detach()
+        acked, received = _COUNTS.unpack_from(info, _COUNTS_OFFSET)
     except (OSError, struct.error):
         return None
-    return acked, received
+    rtt_us = _MIN_RTT.unpack_from(info, _MIN_RTT_OFFSET)[0] if len(info) >= _MIN_RTT_OFFSET + _MIN_RTT.size else 0
+    return Counts(acked, received, rtt_us / 1e6 if rtt_us != 0xFFFFFFFF else 0.0)
 
 
 def endless(descriptor: int, delivered: int, age_s: float) -> bool:
     """Whether far more has come in through this connection than it has delivered in whole messages."""
-    counts = acknowledged_and_received(descriptor)
-    return counts is not None and counts[1] - delivered - KEEPALIVE_BYTES_S * (age_s + 1) > MAX_UNDELIVERED_BYTES
+    known = counts(descriptor)
+    return known is not None and known.received - delivered - KEEPALIVE_BYTES_S * (age_s + 1) > MAX_UNDELIVERED_BYTES
 
 
 def _is_ipv6(descriptor: int) -> bool:

@@ -54,7 +54,7 @@ class Timing:
     pull_retry: float = 0.5
     """Pause after every source has been asked in vain; doubled each time."""
 
-    write_after: float = 1.0
+    write_after: float = 2.0
     """A fetch that takes longer is written to disk as it arrives; it is also what a kill may cost of one."""
 
     release_poll: float = 0.02

@@ -21,10 +21,9 @@ from typing import Protocol
 
 import zmq
 
-from edgefl.errors import ConfigError, EdgeflError
+from edgefl.errors import ConfigError
 from edgefl.identity.admission import Admission
 from edgefl.identity.keys import DeviceKeys
-from edgefl.identity.revocation import RevocationList, pack_revocations
 from edgefl.transport.blame import Blame
 from edgefl.transport.blobs import BlobFiles, Blobs, NoFiles
 from edgefl.transport.broadcast import Broadcast
@@ -40,6 +39,7 @@ from edgefl.transport.limits import Limits
 from edgefl.transport.links import Links
 from edgefl.transport.penalties import Penalties
 from edgefl.transport.pull import Pulls
+from edgefl.transport.revoking import Revoking
 from edgefl.transport.serve import Serving
 from edgefl.transport.timing import Timing
 from edgefl.transport.uplink import Uplink
@@ -48,7 +48,7 @@ from edgefl.transport.zap import Zap
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.codec import Message
 from edgefl.wire.contact import Contact
-from edgefl.wire.link import BlobChunk, BlobGet, BlobHeader, BlobMissing, Revoked
+from edgefl.wire.link import BlobChunk, BlobGet, BlobHeader, BlobMissing
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +136,6 @@ class Transport:
         self.may_have: Callable[[Contact, bytes], bool] = lambda peer, blob_id: True
         self.may_subscribe: Callable[[Contact | None, int], bool] = lambda peer, app: True
         self.members_of: Callable[[int], Sequence[Contact]] = lambda app: ()
-        self._revoked_by: int | None = None
-        self._packed: tuple[RevocationList | None, bytes] = (None, b"")
         self._started = False
         self._on_change_before = admission.on_change
 
@@ -171,7 +169,7 @@ class Transport:
         self._links.set_contact(self.contact)
         self._on_change_before = self._admission.on_change
         self._admission.on_change = self._on_admission_change
-        self._admission.on_revoked = self._on_revoked
+        self._admission.on_revoked = self._revoking.on_revoked
         self._housekeeping = loop.call_later(self._timing.housekeeping, self._sweep)
         log.info("listening on %s, ports %d, %d and %d", address, door_port, link_port, broadcast_port)
         return self.contact.host, self.contact.port
@@ -196,6 +194,13 @@ class Transport:
         self._penalties = Penalties(clock, self._timing.penalty)
         self._penalties.on_excess = self._cut
         self._zap = Zap(self._context, self._allowed, self.counters)
+        self._revoking = Revoking(
+            self._admission,
+            self._penalties,
+            self.counters,
+            self._cut,
+            lambda message, but: self._links.broadcast(message, but=but),
+        )
         self._links = Links(station, self._penalties, self.contact, _LinkEvents(self))
         self._uplink = Uplink(clock, self._timing.release_poll, self._uplink_bytes_s)
         self._blobs = Blobs(self._files, self._executor, self.counters, self._blame, self.limits, self._timing)
@@ -370,14 +375,6 @@ class Transport:
         self._change_reported = False
         self._listener.on_admission_changed()
 
-    def _on_revoked(self, lost: frozenset[int]) -> None:
-        revocations = self._admission.revocations
-        if revocations is None:
-            return
-        for node_id in lost.union(revocations.nodes):
-            self._cut(node_id)
-        self._links.broadcast(Revoked(self._revocations()[1]), but=self._revoked_by)
-
     def _cut(self, node_id: int) -> None:
         """End every connection with a peer: revoked, or kept out for a while."""
         self._cards.forget(node_id)
@@ -406,23 +403,6 @@ class Transport:
         elif isinstance(message, BlobHeader | BlobChunk | BlobMissing):
             self._pulls.on_message(node_id, message, bulk)
 
-    def _on_revocations(self, node_id: int, data: bytes) -> None:
-        self._revoked_by = node_id
-        try:
-            self._admission.merge_revocations(data)
-        except EdgeflError as error:
-            log.debug("revocations from %016x: %s", node_id, error.cause)
-            self.counters["dropped.revocations"] += 1
-            self._penalties.garbage(node_id)
-        finally:
-            self._revoked_by = None
-
-    def _revocations(self) -> tuple[int, bytes]:
-        known = self._admission.revocations
-        if known is not self._packed[0]:
-            self._packed = (known, b"" if known is None else pack_revocations(known))
-        return 0 if known is None else known.version, self._packed[1]
-
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         self._housekeeping = loop.call_later(self._timing.housekeeping, self._sweep)
@@ -442,9 +422,9 @@ class _LinkEvents:
         self.on_message = transport._listener.on_message
         self.on_bulk = transport._listener.on_bulk
         self.on_blob_message = transport._on_blob_message
-        self.on_revocations = transport._on_revocations
+        self.on_revocations = transport._revoking.on_received
         self.on_link_lost = transport._on_link_lost
-        self.revocations = transport._revocations
+        self.revocations = transport._revoking.packed
 
 
 def _literal(host: str) -> str:

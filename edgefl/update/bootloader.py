@@ -6,7 +6,7 @@ it to `edgefl-b+0-1.conf` before it starts it, and then prefers any other. Kept 
 
 Raspberry Pi: its firmware reads config.txt and counts nothing. The system on trial itself puts `config.good` back, as
 the first act of its initramfs (firmware-images/base/etc/initramfs-tools). Kept means that both files name it. A kernel
-that dies before its initramfs is not recovered from; `tryboot` would be, but Debian's kernel cannot ask for it.
+that dies before its initramfs is not recovered from (firmware-images/README.md has what was looked at).
 """
 
 from __future__ import annotations

@@ -101,6 +101,7 @@ class Manifest(Record):
     zone_rounds: Annotated[int, 30, U16] = 1
     policies: Annotated[str, 31, text(128)] = ""
     topology_options: Annotated[str, 32, text(128)] = ""
+    together: Annotated[str, 33, text(96)] = ""
 
     @property
     def app_id(self) -> int:

@@ -18,6 +18,9 @@ CHUNK_BYTES = 256 * 1024
 """Cut-through relaying stays within 1.2 x of the line time on 100 Mbit/s links; larger chunks cost latency per hop,
 smaller ones processor time per byte."""
 
+FLOAT_BYTES = 4
+"""What a model is made of: float32, little-endian."""
+
 HASH_BYTES = 32
 
 MAX_BLOB_BYTES = CHUNK_BYTES // HASH_BYTES * CHUNK_BYTES

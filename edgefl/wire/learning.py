@@ -19,6 +19,9 @@ from edgefl.wire.fields import BOOL, F64, U16, U32, U64, choice, many, optional,
 MAX_CONTRIBUTORS = 4096
 """Devices named in one update, 9 bytes each. A larger subtree names none and is trusted with its count."""
 
+MAX_HEADS = 64
+"""Heads of zones that deliver straight to a root."""
+
 MAX_METRICS = 16
 MAX_RECORDS = 64
 """History rows in one message."""
@@ -120,6 +123,11 @@ class RoundStart(Message):
     threshold: Annotated[int, 9, U64] = EVERYBODY
     own_s: Annotated[float, 10, F64] = 0.0
     best: Annotated[Best | None, 16, optional(nested(Best))] = None
+    need: Annotated[float, 17, F64] = 0.0
+    """Of applications that share a fleet (edgefl/learning/together.py): what this one needs, relative to the others. 0:
+    not said."""
+    root: Annotated[Contact | None, 18, optional(CONTACT)] = None
+    """Where the heads of zones deliver (edgefl/learning/forest/direct.py); None: to their parents."""
 
 
 CHUNK_PARAMETERS = 64 * 1024
@@ -161,6 +169,8 @@ class Update(Message):
     first: Annotated[int, 11, U32] = 0
     final: Annotated[bool, 12, BOOL] = False
     report: Annotated[PaceReport | None, 13, optional(nested(PaceReport))] = None
+    direct: Annotated[tuple[int, ...], 14, many(U64, MAX_HEADS)] = ()
+    """Heads of zones in the sender's subtree that deliver straight to the root (edgefl/learning/forest/direct.py)."""
 
 
 @message(66)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from edgefl.wire.blob import FLOAT_BYTES
 from edgefl.wire.codec import Message, message
 from edgefl.wire.fields import BOOL, U32, U64, many, raw
 from edgefl.wire.learning import MAX_CONTRIBUTORS
@@ -17,8 +18,6 @@ MAX_PAYLOAD_BYTES = 32 * 1024
 
 MAX_VALUES = 6 * 1024
 """float32 values in one sum: 24 KiB, which leaves room for the names of MAX_CONTRIBUTORS devices in one message."""
-
-FLOAT_BYTES = 4
 
 MAX_CLOSED = 16
 """Rounds that one Standing says are over."""

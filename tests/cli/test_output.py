@@ -89,7 +89,7 @@ def test_paths_and_versions(tmp_path: Path) -> None:
 
 
 def test_targets_are_parsed() -> None:
-    from edgefl.cli.app import parse_target
+    from edgefl.api.app import parse_target
 
     assert parse_target("accuracy>=0.95") == ("accuracy", 0.95)
     assert parse_target(None) is None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from support.learning_world import World, make_contact, make_manifest
 
+from edgefl.daemon.disk import Disk
 from edgefl.daemon.effects import LoopEffects
 from edgefl.errors import UnreachableError
+from edgefl.store import Store
 from edgefl.wire.application import Artifact
 from edgefl.wire.blob import BlobRef, ref_of
 from edgefl.wire.overlay import Scope
@@ -112,6 +115,27 @@ def test_what_nobody_could_give_leaves_nothing_behind() -> None:
         await settle()
         assert shelf.discarded == [BLOB.id]
         assert (effects._users, effects._awaited) == ({}, {})
+
+    run(test)
+
+
+def test_artifacts_that_were_fetched_are_kept_on_disk_and_nowhere_else(tmp_path: Path) -> None:
+    async def test(effects: LoopEffects, shelf: Shelf, heard: Heard) -> None:
+        effects._disk = disk = Disk(Store(tmp_path))
+        artifacts = tuple(Artifact(name, ref_of(name.encode())) for name in ("checkpoint", "training_model.onnx"))
+        manifest = replace(make_manifest(), artifacts=artifacts)
+        contents = {one.blob: one.name.encode() for one in artifacts}
+
+        async def fetch(blob: BlobRef, sources: Any, **options: Any) -> bytes:
+            return contents[blob]
+
+        shelf.fetch = fetch  # type: ignore[method-assign]
+        directory = await effects._fetch_artifacts(7, manifest, ())
+        assert {path.name: path.read_text() for path in directory.iterdir()} == {
+            one.name: one.name for one in artifacts
+        }
+        assert shelf.discarded == [one.blob for one in artifacts]
+        await disk.close()
 
     run(test)
 

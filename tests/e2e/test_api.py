@@ -1,9 +1,11 @@
-"""docs/api.md as it stands: its program on three real devices, which agree on the mean, also without their root."""
+"""docs/api.md as it stands: its first program on three real devices, which agree on the mean, also without their root;
+its second beside three daemons."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.real_fleet import edgefl, wait_for
+from support.real_fleet import WAIT_S, Task, edgefl, wait_for
+
+from edgefl.demo import digits
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+
+
+def program(number: int) -> str:
+    """A program of the guide."""
+    found: list[str] = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    return found[number]
 
 
 class Programs:
@@ -24,9 +34,7 @@ class Programs:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        code = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-        assert code is not None
-        (directory / "temperature.py").write_text(code[1])
+        (directory / "temperature.py").write_text(program(0))
         (directory / "edgefl.toml").write_text('listen = "127.0.0.1:0"\n')
 
     def start(self, name: str, degrees: float, *token: str) -> None:
@@ -63,7 +71,7 @@ def test_the_program_of_the_guide(programs: Programs) -> None:
     here = programs.directory
     edgefl("fleet", "new", "--out", "fleet", cwd=here)
     programs.start("a", 21.0)
-    wait_for(lambda: edgefl("wait", "ready", "--state", "a", cwd=here).returncode == 0, "the first device")
+    assert edgefl("wait", "ready", "--timeout", str(WAIT_S), "--state", "a", cwd=here).returncode == 0
     invited = edgefl("fleet", "invite", "--fleet", "fleet", "--state", "a", cwd=here)
     assert invited.returncode == 0, invited.stderr
     (here / "token").write_text(invited.stdout)
@@ -97,3 +105,22 @@ def test_the_program_of_the_guide(programs: Programs) -> None:
     for name, process in programs.running.items():
         assert process.wait(20.0) == 0, (here / f"{name}.err").read_text()
         assert "Task was destroyed" not in (here / f"{name}.err").read_text()
+
+
+def test_the_program_that_trains(tmp_path: Path) -> None:
+    task = Task(tmp_path, 3)
+    (tmp_path / "mlp.onnx").write_bytes(digits.make_model("mlp", 0))
+    (tmp_path / "train.py").write_text(program(1))
+    shutil.rmtree(tmp_path / "artifacts")  # the program makes them itself
+    with task.fleet:
+        task.fleet.start()
+        command = [sys.executable, "train.py", str(task.fleet.state(0)), "mlp.onnx", "3"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120.0)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    models = [line for line in lines if line.startswith("model ")]
+    assert lines[0].startswith("round 0 ")
+    assert 2 <= len(models) <= 21
+    assert float(models[-1].split()[-1]) >= 0.9 or len(models) == 21
+    assert "'finished': True" in lines[-1]
+    assert digits.accuracy_of_file(tmp_path / "trained.onnx", task.division.test) >= 0.85

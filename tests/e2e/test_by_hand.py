@@ -53,8 +53,7 @@ class Hands:
         return daemon
 
     def wait_ready(self, state: str) -> None:
-        wait_for(lambda: (self.directory / state / "edgefl.sock").exists(), f"the daemon of {state}")
-        self.type("wait", "ready", "--state", state)
+        self.type("wait", "ready", "--timeout", str(WAIT_S), "--state", state)
 
     def log(self, state: str) -> str:
         return (self.directory / f"{state}.log").read_text()

@@ -77,6 +77,7 @@ def test_each_copy_has_its_own_token(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--token", "edgefl1-abc"], "cut off"),
+        (["--token", "file:/dev/null"], "the token is empty"),
         (["--data", "digits"], "NAME=SOURCE"),
         (["--hostname", "Not A Name"], "hostname"),
         (["--fleet", "/nowhere"], "--bootstrap"),

@@ -59,7 +59,7 @@ def walk(text: str, model: np.ndarray, deltas: list[np.ndarray]) -> np.ndarray:
 
 
 CASES = [
-    *(name for name in STRATEGY_OPTIONS if name not in ("scaffold", "fednova", "qfedavg", "trimmed")),
+    *(name for name in STRATEGY_OPTIONS if name not in ("scaffold", "fednova", "qfedavg", "trimmed", "trimmed-zones")),
     "fedavg:lr=0.5",
     "fedavgm:lr=0.3,momentum=0.7",
     "fedadagrad:lr=0.1,beta1=0.5,tau=0.1",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.learning_world import World, make_manifest
+from support.learning_world import World, lying, make_manifest
 
 from edgefl.errors import WireError
 from edgefl.learning.aggregate import Accumulator, DuplicateError
-from edgefl.learning.effects import TrainResult
 from edgefl.learning.groups import MAX_GROUPS, GroupedSum, trimmed_mean
 from edgefl.wire.learning import CHUNK_PARAMETERS
 
@@ -120,20 +117,6 @@ def test_memory_is_bounded_by_the_number_of_groups_and_given_back() -> None:
 
 def test_an_empty_sum_has_no_mean() -> None:
     assert GroupedSum(3, 100, 0.3).seal_mean() is None
-
-
-def lying(world: World, *numbers: int, factor: float = -1000.0) -> None:
-    """These devices send their delta many times over, the wrong way."""
-    for number in numbers:
-        device = world.devices[number]
-        trained = device.learning.on_trained
-
-        def lie(app: int, tag: Any, result: TrainResult | None, now: float, trained: Any = trained) -> None:
-            if result is not None and result.delta is not None:
-                result = TrainResult(result.delta * np.float32(factor), result.samples, result.metrics)
-            trained(app, tag, result, now)
-
-        device.learning.on_trained = lie  # type: ignore[method-assign]
 
 
 def range_of(world: World, honest: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -29,8 +29,9 @@ def assert_adjoint(
     y = forward(inputs)
     dy = rng.normal(size=y.shape).astype(np.float32)
     for i, (name, x) in enumerate(inputs.items()):
-        graph = Graph(taken={*inputs, "dy"})
+        graph = Graph(taken={*inputs, "dy", "y"})
         arguments = _arguments(graph, inputs, constants)
+        graph.op(operator, *arguments, names=["y"], **attributes)
         node = Node(graph, operator, "node", arguments, (Value(graph, "y", (None, *y.shape[1:])),), attributes)
         dx = RULES[operator].gradient(node, Value(graph, "dy"))[i]
         assert dx is not None

@@ -492,3 +492,17 @@ class World:
         self.devices[number] = fresh
         fresh.learning.take_part(self.advert, self.now, progress=progress)
         self.run_for(0.01)
+
+
+def lying(world: World, *numbers: int, factor: float = -1000.0) -> None:
+    """These devices send their delta many times over, the wrong way."""
+    for number in numbers:
+        device = world.devices[number]
+        trained = device.learning.on_trained
+
+        def lie(app: int, tag: Any, result: TrainResult | None, now: float, trained: Any = trained) -> None:
+            if result is not None and result.delta is not None:
+                result = TrainResult(result.delta * np.float32(factor), result.samples, result.metrics)
+            trained(app, tag, result, now)
+
+        device.learning.on_trained = lie  # type: ignore[method-assign]

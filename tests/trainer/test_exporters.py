@@ -14,6 +14,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from edgefl.trainer import Session
+from edgefl.trainer.building import divisible
 from edgefl.trainer.reading.source_model import read_model
 
 EXPORTED = Path(__file__).parent / "exported"
@@ -88,6 +90,23 @@ def test_gradients_are_those_of_the_framework(name: str, kind: str, portable: bo
         assert max(worst.values()) <= TOLERANCE, (size, worst)
         if kind != "train":
             np.testing.assert_allclose(s.evaluate(batch)["loss"], reference[f"{kind}/{size}/loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_parts_of_a_batch_add_up(name: str, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three threads, each with a part of the batch, find the gradient and the loss that one finds with all of it."""
+    monkeypatch.setattr(divisible, "MIN_USES", 0)
+    spec = INDEX[name]["spec"]
+    whole = session(EXPORTED / f"{name}.onnx", loss=spec["loss"])
+    if not whole.manifest.divisible:
+        pytest.skip("its samples are not known to keep to themselves")
+    parts = Session(whole.directory, threads=3)
+    for size in (2, 7, 32):
+        batch = batch_of(whole, spec, size)
+        expected, found = whole.gradients(batch), parts.gradients(batch)
+        scale = max(float(np.abs(array).max()) for array in expected.values())
+        assert max(float(np.abs(found[key] - expected[key]).max()) for key in expected) <= TOLERANCE * scale
+        assert parts.training_loss(batch) == pytest.approx(whole.training_loss(batch), rel=1e-5)
 
 
 @pytest.mark.parametrize(("name", "kind"), DESCENTS, ids=[f"{name}/{kind}" for name, kind in DESCENTS])

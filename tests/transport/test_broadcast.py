@@ -585,8 +585,10 @@ async def test_what_did_not_change_since_the_last_blob_is_not_pushed_again(fleet
 
 
 def test_a_slow_child_is_told_of_blobs_and_asks_for_them_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a child that fell far behind, when it has come back, then it gets headers alone and fetches the chunks."""
+    """Given a child that fell far behind, when it has come back, then it gets headers alone and fetches the chunks;
+    after a time it gets another chance."""
     monkeypatch.setattr(subscribers_module, "LAGGING_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr(subscribers_module, "LAG_S", 0.0)
 
     async def test(fleet: Fleet) -> None:
         root, good, slow = await fleet.some(3)
@@ -594,7 +596,7 @@ def test_a_slow_child_is_told_of_blobs_and_asks_for_them_from_then_on(monkeypatc
         behind = next(child for child in root.transport._broadcast.subscribers(APP) if child.node_id == slow.node_id)
         behind.pushed += LIMIT
         for child in root.transport._broadcast.subscribers(APP):
-            child.rate_bytes_s = 1e3 if child is behind else 1e9
+            child._bytes, child._seconds = 1e3 if child is behind else 1e9, 1.0
         first = await root.transport.add_blob(MEGABYTES_2)
         root.transport.publish(APP, first)
         assert await good.transport.fetch(first, [], app=APP, max_bytes=LIMIT) == MEGABYTES_2
@@ -609,7 +611,25 @@ def test_a_slow_child_is_told_of_blobs_and_asks_for_them_from_then_on(monkeypatc
         assert slow.count("blobs.pulled") - pulled == second.chunks
         assert good.count("blobs.pulled") == 0
 
+        monkeypatch.setattr(subscribers_module, "SLOW_S", 0.1)
+        monkeypatch.setattr(subscribers_module, "LAGGING_BYTES", LIMIT)
+        subscribers = root.transport._broadcast.subscribers
+        await until(lambda: [child.slow for child in subscribers(APP)] == [False, False], "another chance")
+        pulled, third = slow.count("blobs.pulled"), await root.transport.add_blob(data[::-1])
+        root.transport.publish(APP, third)
+        assert await slow.transport.fetch(third, [], app=APP, max_bytes=LIMIT) == data[::-1]
+        assert slow.count("blobs.pulled") == pulled
+
     run(test)
+
+
+def test_who_is_cut_off_again_waits_longer_for_the_next_chance() -> None:
+    slow = subscribers_module._Slow()
+    waits = []
+    for _ in range(9):
+        slow.times += 1
+        waits.append(slow.seconds)
+    assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
 
 
 @asynchronous

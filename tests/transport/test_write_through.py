@@ -340,7 +340,7 @@ def test_what_waits_on_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.e2e
-def test_kill_9_in_mid_transfer_costs_a_second_of_it(tmp_path: Path) -> None:
+def test_kill_9_in_mid_transfer_costs_no_more_than_was_not_yet_written(tmp_path: Path) -> None:
     """Real processes: the child is killed, and killed again, and has the model in the end without a byte twice."""
 
     async def test(fleet: Fleet) -> None:

@@ -1,6 +1,7 @@
 """One training loop in a process of its own, told over standard input how many steps to take: worker.py KIND PLACE …
 
-kinds: torch NAME | edgefl DIRECTORY | ort-training DIRECTORY; then batch size, threads, optimiser.
+kinds: torch NAME | edgefl DIRECTORY | ort-training DIRECTORY; then batch size, threads, optimiser, clock (wall, or
+processor: the time that all threads of the process have computed).
 Each line of input is a number of steps; each line of output the seconds that each of them took, as JSON. The loop is
 what a user writes: forward, loss, backward, step, and the loss read as a number.
 """
@@ -85,7 +86,8 @@ def resident_mb() -> float:
 
 
 def main() -> None:
-    kind, place, batch, threads, optimizer = sys.argv[1:]
+    kind, place, batch, threads, optimizer, clock = sys.argv[1:]
+    now = {"wall": time.perf_counter, "processor": time.process_time}[clock]
     cores = sorted(os.sched_getaffinity(0))[: int(threads)]
     os.sched_setaffinity(0, cores)
     makers = {"torch": torch_step, "edgefl": edgefl_step, "ort-training": ort_training_step}
@@ -93,9 +95,9 @@ def main() -> None:
     for line in sys.stdin:
         seconds = []
         for _ in range(int(line)):
-            start = time.perf_counter()
+            start = now()
             step()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(now() - start)
         print(json.dumps({"seconds": seconds, "resident_mb": resident_mb()}), flush=True)
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from edgefl.learning.aggregate import FLOAT_BYTES
 from edgefl.learning.application import Forest
 from edgefl.learning.consensus.device import ConsensusDevice
 from edgefl.learning.consensus.ending import Ending
@@ -32,7 +31,7 @@ from edgefl.learning.metrics import TRAIN_PREFIX, merge
 from edgefl.learning.options import parse_options
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Advert, AppState
-from edgefl.wire.blob import BlobRef
+from edgefl.wire.blob import FLOAT_BYTES, BlobRef
 from edgefl.wire.consensus import Introduction, Mass, NeighbourModel, NormShare
 from edgefl.wire.learning import Best, Metric, RoundKind, RoundRecord, Standing, Update
 

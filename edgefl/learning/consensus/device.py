@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgefl.learning.aggregate import FLOAT_BYTES
 from edgefl.learning.consensus.averaging import Averaging
 from edgefl.learning.consensus.beginning import MAX_AGE, Beginning
 from edgefl.learning.consensus.heard import Announced, Heard, HeardModels, Key, read_model
@@ -43,7 +42,7 @@ from edgefl.learning.consensus.surroundings import Listener, Neighbours, Stage
 from edgefl.learning.effects import LearningEffects, TrainJob, TrainResult
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Manifest
-from edgefl.wire.blob import BlobRef
+from edgefl.wire.blob import FLOAT_BYTES, BlobRef
 from edgefl.wire.consensus import Mass as MassMessage
 from edgefl.wire.consensus import NeighbourModel, NormShare
 from edgefl.wire.learning import RoundKind

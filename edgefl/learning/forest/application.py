@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgefl.learning.aggregate import FLOAT_BYTES
 from edgefl.learning.application import Application, Forest
 from edgefl.learning.effects import LearningEffects, Progress, TrainResult
 from edgefl.learning.encoding import open_encoding
@@ -19,14 +18,16 @@ from edgefl.learning.forest.epoch import plausible
 from edgefl.learning.forest.feedback import Feedback
 from edgefl.learning.forest.gaps import Gaps
 from edgefl.learning.forest.kept import KEPT, Kept
+from edgefl.learning.forest.need import Need
 from edgefl.learning.forest.objections import Objections
+from edgefl.learning.forest.partner import HOLD, ForestPartner
 from edgefl.learning.forest.replicas import Replicas
 from edgefl.learning.forest.worker import Worker
 from edgefl.learning.forest.zones import STEPS, ZonePart, ZoneRounds
 from edgefl.learning.manifest import travelling
 from edgefl.wire import Contact, Message
 from edgefl.wire.application import Advert
-from edgefl.wire.blob import BlobRef
+from edgefl.wire.blob import FLOAT_BYTES, BlobRef
 from edgefl.wire.learning import (
     Replica,
     ReplicaAck,
@@ -40,12 +41,13 @@ from edgefl.wire.learning import (
 
 if TYPE_CHECKING:
     from edgefl.learning.effects import Tag, Token
+    from edgefl.learning.together import Together
 
 
 class ForestApplication(Application):
     """The topology `forest`."""
 
-    TIMERS: ClassVar[tuple[str, ...]] = (*Worker.TIMERS, *Coordinator.TIMERS, *ZoneRounds.TIMERS)
+    TIMERS: ClassVar[tuple[str, ...]] = (*Worker.TIMERS, *Coordinator.TIMERS, *ZoneRounds.TIMERS, HOLD)
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class ForestApplication(Application):
         self.kept = Kept(self)
         self.objections = Objections(self)
         self.best = BestModel(self)
+        self.need = Need(self)
         self.worker = Worker(self)
         self.gaps = Gaps(self)
         self.replicas = Replicas(self)
@@ -160,8 +163,15 @@ class ForestApplication(Application):
         if isinstance(message, UpdateChunk) and self.effects.admits(sender):
             self._worker_of(message.attempt).on_chunk(sender, message, data, now)
 
+    def share_with(self, together: Together) -> None:
+        super().share_with(together)
+        together.enter(ForestPartner(self))
+
     def on_alarm(self, name: str, now: float) -> None:
-        if name in Worker.TIMERS:
+        if name == HOLD:
+            if self.together is not None:
+                self.together.on_hold_over(self.id, now)
+        elif name in Worker.TIMERS:
             self.worker.on_timer(name, now)
         elif name in ZoneRounds.TIMERS:
             if self.zones is not None:

@@ -278,6 +278,8 @@ class Coordinator:
         self._pacing.observe(round_.report)
         self._selection.recount()
         participants, quorum, expected = round_.participants, self._selection.quorum, self._selection.expected
+        self._selection.observe(participants)
+        self.app.need.observe(round_)
         if participants >= quorum:
             self.app.best.on_evaluated(round_.sum.metrics)
         if round_.kind is RoundKind.EVALUATE:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgefl.learning.aggregate import FLOAT_BYTES, is_finite
+from edgefl.learning.aggregate import is_finite
+from edgefl.wire.blob import FLOAT_BYTES
 from edgefl.wire.learning import CHUNK_PARAMETERS
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from edgefl.learning.forest.round import OpenRound, RoundState
 from edgefl.wire import Contact
 from edgefl.wire.learning import (
     MAX_CONTRIBUTORS,
+    MAX_HEADS,
     RoundKind,
     Update,
     UpdateAck,
@@ -49,10 +50,12 @@ CREDIT_BYTES = 1024 * 1024
 @dataclass(slots=True)
 class Stream:
     """One child's update. Every chunk before `next` is done with, and those in `ahead`; `until` is the end of the
-    credit given, `taken` how many chunks are in the sum. `bits` are this device's bits for the child's names."""
+    credit given, `taken` how many chunks are in the sum. `group`: which sum it belongs to where a root keeps several.
+    `bits` are this device's bits for the child's names."""
 
     sender: Contact
     next: int
+    group: int = 0
     until: int = 0
     taken: int = 0
     ahead: set[int] = field(default_factory=set)
@@ -134,7 +137,8 @@ class Inflow:
             return
         stream = round_.streams.get(sender.node_id)
         if stream is None:
-            stream = round_.streams[sender.node_id] = Stream(sender, round_.sum.sealed)
+            group = sender.zone if round_.root is not None else sender.node_id
+            stream = round_.streams[sender.node_id] = Stream(sender, round_.sum.sealed, group)
         if message.contributors[: len(stream.names)] != stream.names or len(set(message.contributors)) != len(
             message.contributors
         ):
@@ -175,7 +179,7 @@ class Inflow:
                     return
                 size = round_.sum.chunk_size(message.index)
                 values = self.app.encoding.decode(data, size, round_.tag, message.index)
-                part = (message.samples, message.participants, mask, sender.node_id)
+                part = (message.samples, message.participants, mask, stream.group)
                 round_.sum.add_chunk(message.index, values, *part)
                 stream.taken += 1
             except DuplicateError:
@@ -218,6 +222,7 @@ class Inflow:
     def _delivered(self, round_: OpenRound, sender: Contact, message: Update, now: float) -> None:
         round_.delivered.add(sender.node_id)
         round_.waiting.discard(sender.node_id)
+        round_.direct.update(message.direct[: MAX_HEADS - len(round_.direct)])
         self._take_report(round_, sender, message)
         self.acknowledge(sender, message, Verdict.ACCEPTED)
         self._advance(round_, now)

@@ -61,5 +61,7 @@ class Invitations:
             round_.threshold,
             round_.own_s,
             round_.best,
+            round_.need,
+            round_.root,
         )
         self._app.effects.send(child, message)

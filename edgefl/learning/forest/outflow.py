@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgefl.learning.forest.direct import upstream
 from edgefl.learning.forest.round import OpenRound, RoundState
 from edgefl.wire.learning import MAX_CONTRIBUTORS, Metric, PaceReport, Update, UpdateChunk, UpdateGet
 
@@ -92,7 +93,7 @@ class Outflow:
 
     def offer(self, now: float) -> None:
         """Tell the parent what there is, from where it goes on; again later if nothing comes back."""
-        round_, parent = self.round, self.app.parent
+        round_, parent = self.round, upstream(self.app, self.round)
         if parent is None or round_.state is RoundState.CLOSED:
             return
         names = round_.sum.names
@@ -115,6 +116,7 @@ class Outflow:
             self.acked if vector else 0,
             final,
             round_.report if final and round_.report != PaceReport() else None,
+            tuple(sorted(round_.direct)) if final else (),
         )
         self._offered_names = len(names)
         self.app.effects.send(parent, update)
@@ -172,7 +174,7 @@ class Outflow:
         self._until = 0
 
     def _pump(self) -> None:
-        parent = self.app.parent
+        parent = upstream(self.app, self.round)
         if parent is None:
             return
         epoch, number, attempt = self.round.tag

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 EPSILON_METRIC = "train_epsilon"
 """What devices could still gain by other parents, as a share of what their uplinks cost (edgefl/overlay/game)."""
 
+NEED_METRIC = "train_need"
+"""What the application needs of the fleet that it shares (edgefl/learning/together.py)."""
+
 
 def record_evaluation(app: ForestApplication, metrics: tuple[Metric, ...]) -> bool:
     """Complete the record of the model that the round began with. True when the target is reached."""
@@ -39,6 +42,8 @@ def record_training(
     when it began, and the time that it was given."""
     training = [m for m in round_.sum.metrics if m.name.startswith(TRAIN_PREFIX)]
     training.append(Metric(EPSILON_METRIC, *app.forest.epsilon_sums(app.id)))
+    if app.manifest.together:
+        training.append(Metric(NEED_METRIC, app.need.value, 1.0))
     received = sum(m.total for m in round_.sum.metrics if m.name == BYTES_METRIC)
     record = RoundRecord(
         app.ledger.round + 1,

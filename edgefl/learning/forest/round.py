@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edgefl.learning.aggregate import Accumulator
     from edgefl.learning.effects import Tag
     from edgefl.learning.forest.inflow import Stream
+    from edgefl.wire import Contact
     from edgefl.wire.blob import BlobRef
 
 REMIND_S, REMIND_MAX_S = 3.0, 60.0
@@ -34,6 +35,10 @@ class OpenRound:
     mine         started by this device as the root
     waiting      children that have been invited and have not delivered
     streams      what comes, or came, from each child
+    need         what the application needs of a fleet that it shares; 0: not said
+    root         where the heads of zones deliver; None: to their parents
+    direct       heads of zones that will deliver to the root itself, as this subtree has said
+    guests       those that have come, at the root
     enough       the root waits no longer for anybody once so many devices are in; 0: for all
     own_s        how long a device's own part is waited for; 0: as long as the round is open here
     pushed       the model comes down the tree by itself
@@ -55,6 +60,10 @@ class OpenRound:
     threshold: int = EVERYBODY
     own_s: float = 0.0
     pushed: bool = True
+    need: float = 0.0
+    root: Contact | None = None
+    direct: set[int] = field(default_factory=set)
+    guests: set[int] = field(default_factory=set)
     enough: int = 0
     own_pending: bool = False
     own_to_come: bool = False
@@ -87,7 +96,9 @@ class OpenRound:
     def complete(self) -> bool:
         if not self.begun:
             return False
-        return not (self.own_pending or self.waiting) or 0 < self.enough <= self.participants
+        if 0 < self.enough <= self.participants:
+            return True
+        return not (self.own_pending or self.waiting or (self.mine and self.direct - self.guests))
 
     def add_metrics(self, *metrics: Metric) -> None:
         self.sum.metrics = merge(self.sum.metrics, metrics)

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from edgefl.learning.forest.application import ForestApplication
 
 
+SCATTER = 0.5
+"""Of applications that share a fleet, how many devices work for one at a moment is left to chance: this share of the
+usual number is a full round."""
+
+KEPT = 0.5
+"""What the number so far counts for in the usual one."""
+
+
 def threshold_for(wanted: int, over: float, members: int) -> int:
     """The threshold below which about wanted * (1 + over) of `members` devices lie. 0 wanted: everybody."""
     share = wanted * (1 + over) / max(1, members)
@@ -49,6 +57,8 @@ class Selection:
         self._app = app
         self.members = 1
         self._wanted = 0
+        self._shared = False
+        self._usual = 0.0  # devices in a round that is shared, of late
 
     def begin(self) -> None:
         """A round, or an attempt, is about to start."""
@@ -56,17 +66,25 @@ class Selection:
 
     def draw(self, kind: RoundKind) -> int:
         """The threshold of a round; everybody evaluates the final model."""
-        manifest = self._app.manifest
-        self._wanted = manifest.select if kind is RoundKind.TRAIN else 0
+        manifest, training = self._app.manifest, kind is RoundKind.TRAIN
+        self._wanted = manifest.select if training else 0
+        self._shared = bool(manifest.together) and training
         return threshold_for(self._wanted, manifest.over_select, self.members)
 
     def recount(self) -> None:
         """A subtree that moved as the round began was counted at both its parents for a moment."""
         self.members = min(self.members, self._count())
 
+    def observe(self, participants: int) -> None:
+        """A round, or an attempt, is over."""
+        if self._shared:
+            self._usual = KEPT * self._usual + (1 - KEPT) * participants
+
     @property
     def expected(self) -> int:
         """Devices that would be a full round."""
+        if self._shared:
+            return max(1, min(round(SCATTER * self._usual), self.members))
         return min(self._wanted, self.members) or self.members
 
     @property
@@ -87,7 +105,9 @@ class Selection:
     def _count(self) -> int:
         ledger = self._app.ledger
         record = ledger.history.get(ledger.round)
-        before = 0 if record is None else record.members if self._app.manifest.select else record.participants
+        manifest = self._app.manifest
+        some = manifest.select or manifest.together
+        before = 0 if record is None else record.members if some else record.participants
         return max(self._in_tree(), before)
 
     def _in_tree(self) -> int:

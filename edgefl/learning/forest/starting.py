@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgefl.learning.forest.replication import ROUND_RECORDS
 from edgefl.learning.forest.zones import STEPS
+from edgefl.learning.strategies.spec import parse_strategy
 from edgefl.wire.learning import RoundKind, RoundStart
 
 if TYPE_CHECKING:
@@ -35,4 +36,6 @@ def round_start(
         selection.draw(kind),
         pacing.own_s if training else 0.0,
         ledger.best if kind is RoundKind.DONE else None,
+        app.need.said if training else 0.0,
+        app.me if training and parse_strategy(app.manifest.strategy).by_zone else None,
     )

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefl.learning.aggregate import Accumulator
 from edgefl.learning.effects import Tag, Token, TrainResult
+from edgefl.learning.forest.direct import admit_guest, delivers_to_root, excuse, upstream
 from edgefl.learning.forest.inflow import Inflow
 from edgefl.learning.forest.invitations import Invitations
 from edgefl.learning.forest.local import LocalTraining
@@ -124,6 +125,8 @@ class Worker:
             threshold=start.threshold,
             own_s=start.own_s,
             pushed=app.pushes(self.newest),
+            need=start.need,
+            root=start.root,
             enough=enough,
         )
         self.open = round_
@@ -137,18 +140,22 @@ class Worker:
             round_.memory_pending = app.feedback.recall(round_.tag)
         if app.trains:
             round_.kept_pending = app.kept.begin(round_.tag)
+        if delivers_to_root(app, round_):
+            excuse(app, round_)
         if round_.pushed:
             self._invitations.send_all(round_, now)
         if not app.observer or kind is not RoundKind.TRAIN:  # an observer waits for the final model
             self._models.fetch(round_, (source,) if source is not None else ())
         self._advance(round_, now)
+        self._look_for_work(now)
         return round_
 
     def _new_sum(self, mine: bool) -> Accumulator:
         app = self.app
-        max_samples, trim = app.manifest.max_samples * self.local.unit, parse_strategy(app.manifest.strategy).trim
-        if mine and trim:
-            return GroupedSum(app.travelling, max_samples, trim)
+        max_samples, strategy = app.manifest.max_samples * self.local.unit, parse_strategy(app.manifest.strategy)
+        if mine and strategy.trim:
+            own_group = app.me.zone if strategy.by_zone else None
+            return GroupedSum(app.travelling, max_samples, strategy.trim, own_group)
         return Accumulator(app.travelling, max_samples)
 
     def close_silently(self) -> None:
@@ -167,6 +174,12 @@ class Worker:
         round_ = self.open
         if self.local.on_trained(round_, tag, result, now) and round_ is not None:
             self._advance(round_, now)
+        self._look_for_work(now)
+
+    def _look_for_work(self, now: float) -> None:
+        """If this device has nothing to do for the application any more, another one may have its turn."""
+        if self.app.together is not None:
+            self.app.together.on_idle(now)
 
     def on_own_done(self, round_: OpenRound, now: float) -> None:
         """This device's own part of the open round is in, or will not come."""
@@ -195,7 +208,7 @@ class Worker:
         round_ = self.open
         tag = (message.epoch, message.round, message.attempt)
         is_child = any(child.contact.node_id == sender.node_id for child in self.app.children())
-        if round_ is None or tag != round_.tag or not is_child:
+        if round_ is None or tag != round_.tag or not (is_child or admit_guest(self.app, round_, sender)):
             self.inflow.acknowledge(sender, message, Verdict.LATE)
         else:
             self.inflow.on_update(round_, sender, message, now)
@@ -248,7 +261,7 @@ class Worker:
             return 0
         if round_.state is RoundState.SEALING:
             return round_.sum.chunks
-        if round_.own_pending or not round_.begun:
+        if round_.own_pending or not round_.begun or (round_.mine and round_.root is not None):
             return 0
         streams = (round_.streams.get(child) for child in round_.waiting)
         return min((0 if stream is None else stream.next for stream in streams), default=round_.sum.chunks)
@@ -288,13 +301,17 @@ class Worker:
 
     # The parent
 
-    def _report(self, now: float) -> None:
-        """Tell the parent of this moment what it has to know of this round."""
+    def _report(self, now: float, *, moved: bool = False) -> None:
+        """Tell the parent of this moment what it has to know of this round. `moved`: it is another one."""
         round_, outflow, parent = self.open, self._outflow, self.app.parent
         if round_ is None or parent is None or outflow is None or round_.mine:
             return
         ended = round_.ended if round_.kind is RoundKind.DONE else round_.state is RoundState.CLOSED
-        if ended:
+        if delivers_to_root(self.app, round_):
+            excuse(self.app, round_)
+            if moved and not ended:
+                outflow.on_parent(now)
+        elif ended:
             epoch, number, attempt = round_.tag
             self.app.effects.send(parent, Update(self.app.id, epoch, number, attempt, final=True))
         elif round_.kind is not RoundKind.DONE:
@@ -306,7 +323,7 @@ class Worker:
         if early is not None and parent is not None and early[0].node_id == parent.node_id:
             self.on_round_start(*early, now)
         elif round_ is not None and round_.state is not RoundState.CLOSED:
-            self._report(now)
+            self._report(now, moved=True)
 
     def on_update_get(self, sender: Contact, message: UpdateGet, now: float) -> None:
         if self._outflow is not None and self._is_answer(sender, message):
@@ -334,15 +351,16 @@ class Worker:
 
     def _tell_game(self, now: float) -> None:
         """The round is over for this device: it may change its parent now."""
-        outflow = self._outflow
-        if outflow is not None and outflow.ready:
+        outflow, round_ = self._outflow, self.open
+        if outflow is not None and outflow.ready and round_ is not None and not delivers_to_root(self.app, round_):
             self.app.forest.on_round_over(self.app.id, outflow.sent_bytes, outflow.waited_s(now), now)
 
     def _is_answer(self, sender: Contact, message: UpdateGet | UpdateAck) -> bool:
-        round_, parent = self.open, self.app.parent
+        round_ = self.open
         tag = (message.epoch, message.round, message.attempt)
         if round_ is None or round_.mine or tag != round_.tag or round_.state is RoundState.CLOSED:
             return False
+        parent = upstream(self.app, round_)
         return parent is not None and sender.node_id == parent.node_id
 
     # Events that have names
@@ -358,6 +376,7 @@ class Worker:
                 self.app.count("round_out_of_time")
             self._stop_collecting(round_)
             self._advance(round_, now)
+            self._look_for_work(now)
         elif name == "seal":
             self._advance(round_, now)
         elif name == "resend":
@@ -369,6 +388,7 @@ class Worker:
         elif name == "own" and round_.state is RoundState.COLLECTING:
             self.local.on_time_over(round_)
             self._advance(round_, now)
+            self._look_for_work(now)
         elif name == "refetch":
             self._models.fetch_again(round_)
 

@@ -28,8 +28,9 @@ from edgefl.errors import UsageError, WireError
 from edgefl.learning.aggregate import Accumulator, DuplicateError, is_finite
 from edgefl.learning.program.root_sum import MAX_WEIGHT, Batch, OpenRound, Sum
 from edgefl.wire import Contact
+from edgefl.wire.blob import FLOAT_BYTES
 from edgefl.wire.learning import MAX_CONTRIBUTORS
-from edgefl.wire.program import FLOAT_BYTES, MAX_CLOSED, ProgramSum, ProgramSumAck
+from edgefl.wire.program import MAX_CLOSED, ProgramSum, ProgramSumAck
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

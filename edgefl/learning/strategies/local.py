@@ -5,7 +5,8 @@ the length of the model that travels, of which the first `trained` are trained a
 statistics). What a strategy sends of the trained part differs; of the buffers it is always the plain change, and the
 root takes their mean.
 
-    fedavg, fedavgm, fedadagrad, fedadam, fedyogi, trimmed     delta
+    fedavg, fedavgm, fedadagrad, fedadam, fedyogi,
+    trimmed, trimmed-zones                                     delta
     fedprox                                                    delta; a proximal term in training
     scaffold                                                   [delta | change of the control variate]
     fednova                                                    delta / tau, with tau as a metric

@@ -50,8 +50,8 @@ class FedAvg:
     """x ← x + lr Δ. With lr 1, the average of the devices' models, weighted by their samples.
 
     Source: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017. FedProx
-    (T. Li et al., 2020) is the same at the root: its proximal term is the devices' part. For `trimmed`, Δ is a trimmed
-    mean (groups.py).
+    (T. Li et al., 2020) is the same at the root: its proximal term is the devices' part. For `trimmed` and
+    `trimmed-zones`, Δ is a trimmed mean (groups.py).
     """
 
     lr: float
@@ -177,6 +177,7 @@ PLAIN: dict[str, Callable[[float], Strategy]] = {
     "fednova": FedNova,
     "qfedavg": QFedAvg,
     "trimmed": FedAvg,
+    "trimmed-zones": FedAvg,
 }
 """Those that remember nothing and have a rate alone."""
 

@@ -38,6 +38,8 @@ BETA2 = Option(0.99, 0, MAX_DECAY, closed=True)
 TAU = Option(1e-3, 1e-8, 1, closed=True)
 """Below 1e-8, tau squared vanishes beside any delta in float32."""
 
+TRIM = Option(0.1, 0, 0.49)
+
 STRATEGY_OPTIONS: dict[str, dict[str, Option]] = {
     "fedavg": {"lr": RATE},
     "fedprox": {"mu": Option(0.01, 0, 100), "lr": RATE},
@@ -48,7 +50,8 @@ STRATEGY_OPTIONS: dict[str, dict[str, Option]] = {
     "scaffold": {"lr": RATE},
     "fednova": {"lr": RATE},
     "qfedavg": {"q": Option(1.0, 0, 5, closed=True), "lr": RATE},
-    "trimmed": {"share": Option(0.1, 0, 0.49), "lr": RATE},
+    "trimmed": {"share": TRIM, "lr": RATE},
+    "trimmed-zones": {"share": TRIM, "lr": RATE},
 }
 
 
@@ -73,7 +76,12 @@ class StrategySpec:
     @property
     def trim(self) -> float:
         """The share that the root cuts off at either end (edgefl/learning/groups.py); 0 for the other strategies."""
-        return self.options["share"] if self.name == "trimmed" else 0.0
+        return self.options["share"] if self.name in ("trimmed", "trimmed-zones") else 0.0
+
+    @property
+    def by_zone(self) -> bool:
+        """Whether it is cut off from zones, not from the root's children."""
+        return self.name == "trimmed-zones"
 
     @property
     def controls(self) -> bool:

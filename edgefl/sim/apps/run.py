@@ -61,6 +61,8 @@ class Setting:
 class Fleet:
     """Devices and applications that are ready and paused; with `central`, below a server."""
 
+    kind: type[AppDevice] = AppDevice
+
     def __init__(self, setting: Setting, traces: list[Trace], *, central: bool) -> None:
         self.setting = setting
         self.devices: dict[int, LearningDevice] = {}
@@ -92,7 +94,7 @@ class Fleet:
 
     def _equip(self, member: Member) -> list[Handler]:
         self._equipped += 1
-        kind = Server if self._central and self._equipped == self._nodes else AppDevice
+        kind = Server if self._central and self._equipped == self._nodes else self.kind
         trace = next(self._traces)
         return [kind(member, self.devices, self.transfers, trace, steps=self.setting.steps, ended=self._on_end)]
 
@@ -103,9 +105,9 @@ class Fleet:
         holder = self.learners[0].member.overlay.contact
         return Advert(encode_record(manifest), version, state, bytes(64), holder)
 
-    def _create(self, index: int, group: list[int]) -> Manifest:
+    def _manifest(self, index: int) -> Manifest:
         setting, name = self.setting, f"application-{index}"
-        manifest = make_application(
+        return make_application(
             name,
             name,
             rounds=setting.rounds,
@@ -115,12 +117,15 @@ class Fleet:
             parameters=setting.parameters,
             deadline_s=setting.deadline_s,
         )
+
+    def _create(self, index: int, group: list[int]) -> Manifest:
+        manifest = self._manifest(index)
         members = [self.learners[number] for number in group]
         if self.star is not None:
             members = [self.star.server, *members]
         advert = self._advert(manifest, 1, AppState.PAUSED)
         for device in members:
-            device.data.add(name)
+            device.data.add(manifest.data)
             device.learning.on_advert(advert, self.world.clock.now)
         return manifest
 
@@ -139,13 +144,16 @@ class Fleet:
         return tree.whole and tree.members == tree.counted == self.setting.members
 
     def start(self, manifest: Manifest) -> None:
+        """Its rounds begin."""
+        self.started[manifest.app_id] = self.world.clock.now
+        self.say(manifest, 2, AppState.RUNNING)
+
+    def say(self, manifest: Manifest, version: int, state: AppState) -> None:
         """The owner's wish reaches all members at this moment."""
-        now = self.world.clock.now
-        self.started[manifest.app_id] = now
-        advert = self._advert(manifest, 2, AppState.RUNNING)
+        advert = self._advert(manifest, version, state)
         for device in self.devices.values():
             if manifest.app_id in device.learning.applications:
-                device.learning.on_advert(advert, now)
+                device.learning.on_advert(advert, self.world.clock.now)
 
     def finish(self) -> None:
         """Let time pass until everything that was started has ended. Raises TryAgainError."""

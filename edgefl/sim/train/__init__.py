@@ -9,6 +9,7 @@ overlay_graph.py  neighbours in the tree that the shipped overlay builds
 consensus.py runs of the topology `consensus`: P2PL, D-PSGD, gossip
 forest.py    a run of the topology `forest`, on the ideal tree of tree.py
 server.py    a baseline: federated averaging with a server that costs nothing
+pace.py      the forest's paces, with devices that are slow
 curve.py     how a run becomes a curve; failures
 p2pl.py      P2PL's claims, against central training
 run.py       one curve for each topology and strategy, on the same devices, data and seeds

@@ -6,6 +6,8 @@ strip what the loss has   a final Softmax or Sigmoid: losses are taken on the lo
 forms that cost less      simplify.py
 adapters, if wanted       lora.py
 training form             training_form.py
+convolution before a pool phases.py
+may batches be divided?   divisible.py
 loss                      losses.py, own_loss.py
 differentiate             gradients/differentiate.py
 optimiser                 optimizers.py
@@ -28,12 +30,14 @@ from onnx import numpy_helper
 
 from edgefl.durable import write_atomically
 from edgefl.errors import EdgeflError, ModelError, StorageError
+from edgefl.trainer.building.divisible import is_divisible
 from edgefl.trainer.building.lora import adapt
 from edgefl.trainer.building.losses import LOSSES, shown
 from edgefl.trainer.building.losses import Loss as AnyLoss
 from edgefl.trainer.building.low_rank import LowRank
 from edgefl.trainer.building.optimizers import optimizer_model
 from edgefl.trainer.building.own_loss import read_loss
+from edgefl.trainer.building.phases import in_phases
 from edgefl.trainer.building.simplify import simplify
 from edgefl.trainer.building.training_form import append_training_form, moving_statistics
 from edgefl.trainer.files import checkpoint
@@ -45,6 +49,7 @@ from edgefl.trainer.files.manifest import (
     MANIFEST,
     MAX_MODEL_BYTES,
     OPTIMIZER,
+    OWN_LOSS,
     TRAINING,
     Adapter,
     File,
@@ -159,6 +164,7 @@ def _build(source: SourceModel, recipe: Recipe) -> tuple[Manifest, dict[str, byt
     graph.constants.update(constants)
     dropouts = {site.output: site.ratio for site in getattr(source, "dropouts", ())}
     form = append_training_form(graph, model.nodes, model.shapes, moving, dropouts)
+    in_phases(graph, form.shapes, model.trained, goal)
     path = reachable(graph.nodes, model.trained, goal)
     require_rules(path)
     scale = Tensor(graph.fresh("scale"), "float32", ())
@@ -173,6 +179,11 @@ def _build(source: SourceModel, recipe: Recipe) -> tuple[Manifest, dict[str, byt
     seed = [Tensor(form.seed, "int64", ())] if form.seed else []
     training = graph.model("training", [*inputs, scale, *seed], results)
     size = sum(parameter.size for parameter in parameters)
+    names_in = [tensor.name for tensor in source.inputs]
+    divisible = (
+        not (buffers or seed or loss.name == OWN_LOSS)  # of one's own loss it is not known
+        and is_divisible(model.nodes, model.shapes, constants, names_in, model.trained, goal)
+    )
     stepping, record = optimizer_model(recipe.optimizer, recipe.optimizer_options, size)
 
     files = {
@@ -196,6 +207,7 @@ def _build(source: SourceModel, recipe: Recipe) -> tuple[Manifest, dict[str, byt
             for name, (left, right, transposed) in model.sides.items()
         ),
         seeded=bool(seed),
+        divisible=divisible,
         loss=Loss(loss.name, options, loss.classes(prediction, options)),
         stripped=stripped,
         optimizer=record,

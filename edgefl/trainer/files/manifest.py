@@ -141,7 +141,8 @@ class File:
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """One artifact directory. `stripped` names a final Softmax, LogSoftmax or Sigmoid that the loss absorbed ("" if
-    none), `seeded` says that training draws at random (dropout), from a seed that is fed at every step."""
+    none), `seeded` says that training draws at random (dropout), from a seed that is fed at every step. `divisible`:
+    the gradient of a batch is the sum over its parts, weighed as the loss weighs samples (building/divisible.py)."""
 
     inputs: tuple[Tensor, ...]
     target: Tensor
@@ -156,6 +157,7 @@ class Manifest:
     opset: int
     operators: tuple[str, ...]
     files: Mapping[str, File] = field(default_factory=dict)
+    divisible: bool = False
     format: int = FORMAT
 
     @property
@@ -238,6 +240,7 @@ def _manifest(document: Any) -> Manifest:
             f"artifact format {document.get('format')!r:.40}, this edgefl reads {FORMAT}",
             hint="update edgefl, or build the artifacts again with this version",
         )
+    document.setdefault("divisible", False)  # which artifacts do not say that were built before it was known
     _keys(document, names, "manifest")
     return Manifest(
         inputs=tuple(_tensor(entry) for entry in _list(document["inputs"])),
@@ -247,6 +250,7 @@ def _manifest(document: Any) -> Manifest:
         buffers=tuple(_parameter(entry) for entry in _list(document["buffers"])),
         adapters=tuple(_adapter(entry) for entry in _list(document["adapters"])),
         seeded=_truth(document["seeded"]),
+        divisible=_truth(document["divisible"]),
         loss=_loss(document["loss"]),
         stripped=_text(document["stripped"]),
         optimizer=_optimizer(document["optimizer"]),

@@ -89,7 +89,9 @@ def _affine(x: Value, scale: Value, shift: Value, mean: Value, var: Value, epsil
 def _scaled(x: Value, factor: Value) -> Value:
     """x times one number per channel."""
     zero = factor * 0.0
-    return _affine(x, factor, zero, zero, zero, epsilon=1.0)
+    scaled = _affine(x, factor, zero, zero, zero, epsilon=1.0)
+    x.graph.factors[scaled.name] = x, factor
+    return scaled
 
 
 def _inverse_root(var: Value, epsilon: float) -> Value:
@@ -116,8 +118,8 @@ def _batch_norm(n: Node, dy: Value) -> list[Value]:
     factor = scale * inverse
     if not training:
         return [_scaled(dy, factor), dscale, dbias]
-    share = factor / _count_per_channel(n)
-    return [_scaled(dy, factor) - _affine(x, share * dscale, share * dbias, mean, var, epsilon), dscale, dbias]
+    count = _count_per_channel(n)
+    return [_scaled(dy - _affine(x, dscale / count, dbias / count, mean, var, epsilon), factor), dscale, dbias]
 
 
 def _count_per_channel(n: Node) -> Value:

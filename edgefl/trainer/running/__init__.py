@@ -3,6 +3,7 @@
 session.py           Session: step, evaluate, vector, export
 runtime.py           ONNX Runtime's own sessions, as a device wants them
 providers.py         what they may run on
+beside.py            parts of a batch on threads of their own
 batch.py             a batch of the user's, checked and brought into shape
 metrics.py           what is counted beside the loss
 correction.py        FedProx and SCAFFOLD, as inputs of the step

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from edgefl.trainer.files.manifest import (
     read_manifest,
 )
 from edgefl.trainer.running.batch import Batch, fit_batch
+from edgefl.trainer.running.beside import Beside
 from edgefl.trainer.running.cancelled import TrainingCancelledError
 from edgefl.trainer.running.correction import Correction
 from edgefl.trainer.running.metrics import metrics, weight
@@ -52,10 +55,27 @@ MAX_BINDINGS = 4
 """Batch sizes whose input memory is kept: the full one, the last of an epoch, and a spare for each."""
 
 
+MAX_DIVIDED = 1 << 22
+"""Parameters up to which threads take parts of a batch: each beyond the first has a gradient of its own, 16 MB. The
+products of larger matrices keep ONNX Runtime's threads busy by themselves."""
+
+
+class Part:
+    """What one thread has to itself: the gradient and the loss of its samples, their share of the whole loss, the
+    batches bound."""
+
+    def __init__(self, gradient: Vector) -> None:
+        self.gradient = gradient
+        self.loss, self.scale = np.zeros((), np.float32), np.ones((), np.float32)
+        self.share = 1.0
+        self.bound: dict[int, tuple[Batch, Any]] = {}
+
+
 class Session:
     """Train, evaluate and export the model of an artifact directory.
 
-    threads: of ONNX Runtime; by default one core is left to the daemon. provider: "cpu", or "cuda" where this device's
+    threads: to compute on; by default one core is left to the daemon. Where samples keep to themselves (the manifest's
+    `divisible`), each thread differentiates a part of the batch. provider: "cpu", or "cuda" where this device's
     onnxruntime has it. Raises ModelError for a directory that is incomplete, altered, or not of this version.
     """
 
@@ -70,21 +90,24 @@ class Session:
         self._trained = self._vector[: m.trained_size]
         self._gradient = np.zeros(m.trained_size, np.float32)
         self._moved = np.zeros(m.vector_size - m.trained_size, np.float32)
+        divided = m.divisible and provider == "cpu" and m.trained_size <= MAX_DIVIDED
+        self._parts = [Part(self._gradient)]
+        self._parts += [Part(np.zeros_like(self._gradient)) for _ in range(self._threads - 1 if divided else 0)]
+        self._beside = Beside()
         self._state = {name: np.zeros(m.trained_size, np.float32) for name in m.optimizer.state}
-        self._loss, self._scale = np.zeros((), np.float32), np.ones((), np.float32)
         self._lr, self._step = np.zeros((), np.float32), np.zeros((), np.float32)
         self._seed = np.zeros((), np.int64)
 
         carried = [Tensor(p.name, "float32", p.shape) for p in m.carried]
         scale, seed = Tensor("scale", "float32", ()), Tensor("seed", "int64", ())
         inputs = [*m.inputs, m.target, *carried]
-        self._training = self._open(
-            TRAINING, [*inputs, scale, *([seed] if m.seeded else [])], 1 + len(carried), by_name=len(inputs)
-        )
+        given = [*inputs, scale, *([seed] if m.seeded else [])]
+        alone = len(self._parts) == 1
+        threads = self._threads if alone else 1
+        self._training = self._open(TRAINING, given, 1 + len(carried), by_name=len(inputs), threads=threads)
         self._stepping = None if m.optimizer.takes_step else self._open_optimizer()
         self._evaluation: ort.InferenceSession | None = None
         self._evaluating: dict[int, tuple[Batch, Any]] = {}
-        self._differentiating: dict[int, tuple[Batch, Any]] = {}
         self.load(checkpoint.parse(read_file(self.directory, m, CHECKPOINT)))
 
     # Training
@@ -235,10 +258,39 @@ class Session:
         return loss
 
     def _differentiate_part(self, batch: Mapping[str, Any], scale: float) -> float:
-        _, binding = self._bound(self._differentiating, batch, self._bind_training)
-        self._scale[...] = scale
-        self._run(self._training, binding, self._options)
-        return float(self._loss)
+        """Fill the gradient with scale · that of the mean loss; the mean loss. Every thread takes a part."""
+        m, divided = self.manifest, self._divided(batch)
+        taking = self._parts[: len(divided)]
+        bound = [
+            self._bound(part.bound, given, partial(self._bind_training, part))
+            for part, given in zip(taking, divided, strict=True)
+        ]
+        weights = [1.0]
+        if len(taking) > 1:
+            weights = [weight(m.loss.name, m.loss.options, given[m.target.name]) for given, _ in bound]
+        whole = sum(weights) or 1.0
+        for part, own in zip(taking, weights, strict=True):
+            part.share = own / whole
+            part.scale[...] = scale * part.share
+        self._require_no(self._beside.run([partial(self._train_on, binding) for _, binding in bound]))
+        for part in taking[1:]:
+            self._gradient += part.gradient
+        return sum(part.share * float(part.loss) for part in taking)
+
+    def _train_on(self, binding: Any) -> None:
+        """On any thread; what it works on lives until it has ended."""
+        self._training.run_with_iobinding(binding, self._options)
+
+    def _divided(self, batch: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Parts of the batch of the same size, but for one sample, as many as can be computed side by side."""
+        arrays = list(batch.values())
+        sizes = {len(array) if type(array) is np.ndarray and array.ndim else 0 for array in arrays}
+        samples = sizes.pop() if len(sizes) == 1 else 0  # what is wrong with others is found where they are bound
+        count = min(samples, len(self._parts))
+        if count < 2:
+            return [batch]
+        edges = [samples * i // count for i in range(count + 1)]
+        return [{name: array[a:b] for name, array in batch.items()} for a, b in pairwise(edges)]
 
     def _bound(self, known: dict[int, tuple[Batch, Any]], batch: Mapping[str, Any], bind: Any) -> tuple[Batch, Any]:
         """The batch in memory that is bound to the graph already, or is from now on."""
@@ -254,16 +306,16 @@ class Session:
         known[given.samples] = given, bind(given)
         return known[given.samples]
 
-    def _bind_training(self, given: Batch) -> Any:
+    def _bind_training(self, part: Part, given: Batch) -> Any:
         m, binding = self.manifest, self._training.io_binding()
         _bind_inputs(binding, given, _views(self._vector, m.carried))
         names = [argument.name for argument in self._training.get_inputs()]
-        scalars: list[Array] = [self._scale, self._seed]
+        scalars: list[Array] = [part.scale, self._seed]
         for name, array in zip(names[len(given) + len(m.carried) :], scalars, strict=False):
             binding.bind_ortvalue_input(name, _shared(array))
-        gradients = [view for _, view in _views(self._gradient, m.parameters)]
+        gradients = [view for _, view in _views(part.gradient, m.parameters)]
         moved = [view for _, view in _views(self._moved, m.buffers)]
-        results: list[Array] = [self._loss, *gradients, *moved]
+        results: list[Array] = [part.loss, *gradients, *moved]
         for output, array in zip(self._training.get_outputs(), results, strict=True):
             binding.bind_ortvalue_output(output.name, _shared(array))
         return binding
@@ -295,12 +347,20 @@ class Session:
         try:
             session.run_with_iobinding(binding, options)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            if self._options.terminate:
-                self._options.terminate = False
-                raise TrainingCancelledError("training was cancelled") from None
-            raise ModelError(f"ONNX Runtime failed: {str(error).strip()[:300]}") from error
+            self._require_no([error])
 
-    def _open(self, name: str, inputs: Sequence[Tensor], outputs: int, *, by_name: int) -> ort.InferenceSession:
+    def _require_no(self, errors: Sequence[BaseException]) -> None:
+        """Raises TrainingCancelledError or ModelError for what ONNX Runtime has raised, if anything."""
+        if not errors:
+            return
+        if self._options.terminate:
+            self._options.terminate = False
+            raise TrainingCancelledError("training was cancelled") from None
+        raise ModelError(f"ONNX Runtime failed: {str(errors[0]).strip()[:300]}") from errors[0]
+
+    def _open(
+        self, name: str, inputs: Sequence[Tensor], outputs: int, *, by_name: int, threads: int | None = None
+    ) -> ort.InferenceSession:
         content = read_file(self.directory, self.manifest, name)
         return open_graph(
             content,
@@ -309,7 +369,7 @@ class Session:
             inputs,
             outputs,
             by_name=by_name,
-            threads=self._threads,
+            threads=threads or self._threads,
             provider=self._provider,
         )
 

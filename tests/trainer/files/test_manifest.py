@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -60,6 +61,14 @@ def test_round_trip() -> None:
     assert (manifest.trained_size, manifest.vector_size) == (20, 23)
 
 
+def test_a_manifest_that_does_not_say_whether_batches_may_be_divided_is_read() -> None:
+    """As they were written before it was known."""
+    document = json.loads(dataclasses.replace(valid(), divisible=True).serialise())
+    assert Manifest.parse(json.dumps(document).encode()).divisible
+    del document["divisible"]
+    assert not Manifest.parse(json.dumps(document).encode()).divisible
+
+
 @given(st.binary(max_size=100))
 def test_arbitrary_bytes_are_a_model_error(content: bytes) -> None:
     with pytest.raises(ModelError):
@@ -108,6 +117,7 @@ def test_one_altered_value_is_refused_or_still_a_valid_manifest(data: st.DataObj
         (["adapters", 0, "scale"], float("inf"), "finite"),
         (["adapters", 0, "transposed"], 1, "true or false"),
         (["seeded"], None, "true or false"),
+        (["divisible"], 1, "true or false"),
         (["parameters", 0, "name"], "b", "twice"),
         (["parameters"], [], "must not be empty"),
         (["inputs", 0, "name"], "target", "named 'target'"),

@@ -26,6 +26,8 @@ CASES = [
     pool("MaxPool", (2, 7), kernel_shape=[3], strides=[2], pads=[1, 1]),
     pool("MaxPool", (2, 4, 6), kernel_shape=[2, 3], strides=[2, 3]),
     pool("MaxPool", (2, 5, 7), kernel_shape=[2, 2], strides=[2, 2]),
+    pool("MaxPool", (2, 4, 6), kernel_shape=[4, 1], strides=[4, 1]),
+    pool("MaxPool", (2, 2, 3), kernel_shape=[2, 3], strides=[2, 3]),
     pool("MaxPool", (1, 5, 5), kernel_shape=[3, 3], strides=[1, 1]),
     pool("MaxPool", (2, 6, 6), kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     pool("MaxPool", (2, 5, 5), kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),

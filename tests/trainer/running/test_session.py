@@ -20,6 +20,7 @@ from support.building import build
 from edgefl import trainer
 from edgefl.datasets import digits, models
 from edgefl.errors import DataError, ModelError
+from edgefl.trainer.building import divisible
 from edgefl.trainer.files.manifest import CHECKPOINT, FILES, INFERENCE, MANIFEST, OPTIMIZER, TRAINING, File
 from edgefl.trainer.running.cancelled import TrainingCancelledError
 
@@ -81,6 +82,71 @@ def test_a_step_is_the_same_every_time(built: Path) -> None:
         s = trainer.Session(built, threads=1)
         results.append(([s.step(batch(seed=i), 0.05) for i in range(5)], s.vector().tobytes()))
     assert results[0] == results[1]
+
+
+@pytest.fixture
+def divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model whose batches are taken apart, and a loss that weighs samples."""
+    monkeypatch.setattr(divisible, "MIN_USES", 0)
+    options: Any = {"class_weights": [1.0 + i for i in range(10)], "ignore_index": 3}
+    manifest = build(
+        models.mlp(hidden=16), loss="cross-entropy", loss_options=options, optimizer="momentum", out=tmp_path
+    )
+    assert manifest.divisible
+    return tmp_path
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+def test_threads_that_share_a_batch_take_the_step_of_one(divided: Path, micro_batch: int | None) -> None:
+    """Also where a part holds no sample that counts, and where there are fewer samples than threads."""
+    one, three = trainer.Session(divided, threads=1), trainer.Session(divided, threads=3)
+    for samples in (32, 7, 2, 1, 32):
+        data = batch(samples, seed=samples)
+        data["target"][: samples // 2] = 3
+        losses = [s.step(data, 0.05, micro_batch=micro_batch) for s in (one, three)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+        np.testing.assert_allclose(three.vector(), one.vector(), atol=1e-6)
+    nothing = {**batch(8), "target": np.full(8, 3)}
+    assert three.training_loss(nothing) == 0.0
+
+
+def test_threads_that_share_a_batch_do_the_same_every_time(divided: Path) -> None:
+    vectors = []
+    for _ in range(2):
+        s = trainer.Session(divided, threads=3)
+        for seed in range(5):
+            s.step(batch(seed=seed), 0.05)
+        vectors.append(s.vector().tobytes())
+    assert vectors[0] == vectors[1]
+
+
+def test_threads_that_share_a_batch_refuse_what_one_refuses(divided: Path) -> None:
+    s = trainer.Session(divided, threads=3)
+    data = batch(8)
+    before = s.vector()
+    for change in ({"target": np.full(8, 10)}, {"x": data["x"][:7]}, {"x": data["x"][:, :9]}, {"z": data["x"]}):
+        with pytest.raises(DataError):
+            s.step({**data, **change}, 0.1)
+    assert np.array_equal(s.vector(), before)
+    lists = {name: array.tolist() for name, array in data.items()}
+    assert s.training_loss(lists) == pytest.approx(s.training_loss(data), rel=1e-5)
+
+
+def test_cancelling_ends_all_threads_that_share_a_batch(divided: Path) -> None:
+    s = trainer.Session(divided, threads=3)
+    before = s.vector()
+    s.cancel()
+    with pytest.raises(TrainingCancelledError):
+        s.step(batch(), 0.05)
+    assert np.array_equal(s.vector(), before)
+    s.step(batch(), 0.05)
+    timer = threading.Timer(0.05, s.cancel)
+    timer.start()
+    data = batch(1000)
+    with pytest.raises(TrainingCancelledError):
+        [s.step(data, 0.01) for _ in itertools.count()]
+    timer.join()
+    assert np.isfinite(s.vector()).all()
 
 
 def test_evaluation_changes_nothing_and_counts_right_answers(s: trainer.Session) -> None:
