@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,15 +47,23 @@ class LocalFleet:
     """`nodes` daemons below `directory`; device i trains on `data[i]` (name -> source). Use as a context."""
 
     def __init__(
-        self, directory: Path, nodes: int, data: Sequence[Mapping[str, str]], *, host: str = "127.0.0.1"
+        self,
+        directory: Path,
+        nodes: int,
+        data: Sequence[Mapping[str, str]],
+        *,
+        host: str = "127.0.0.1",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`host`: the address of this machine to listen at."""
+        """`host`: the address of this machine to listen at. `clock`: in whose seconds daemons may take START_S and
+        STOP_S."""
         self.directory = directory
         self.nodes = nodes
         self.data = data
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self._token = directory / "token"
         self._host = host
+        self._clock = clock
         self.pythons: dict[int, str] = {}
         """Interpreters of devices that run another release than this one."""
         self.configs: dict[int, Path] = {}
@@ -134,8 +142,8 @@ class LocalFleet:
 
     def wait_ready(self, number: int, timeout_s: float = START_S) -> None:
         """Return when the device has joined. Raises FleetStartError."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
+        deadline = self._clock() + timeout_s
+        while self._clock() < deadline:
             if _has_ended(self.processes[number]):
                 break
             with contextlib.suppress(UnreachableError):
@@ -170,10 +178,11 @@ class LocalFleet:
             for process in self.processes.values():
                 if process.poll() is None:
                     process.terminate()
-            deadline = time.monotonic() + STOP_S
+            deadline = self._clock() + STOP_S
             for process in self.processes.values():
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.0, deadline - time.monotonic()))
+                while process.poll() is None and self._clock() < deadline:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(STOP_S / 50)
                 if process.poll() is None:
                     process.kill()
                     process.wait()

@@ -7,6 +7,7 @@
     coordinates.py    an estimate of RTTs that were never measured
     device.py         this device as its components see it
     requests.py       open questions and deadlines; a slow device doubts itself first
+    stall.py          this device has stood still, and others may have given it up
     quota.py          token buckets per peer
     fleet_size.py     how many devices the fleet has
     tombstones.py     who was found dead or has left

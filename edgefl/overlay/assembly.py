@@ -27,6 +27,7 @@ from edgefl.overlay.requests import TIMER as REQUESTS
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.routing import Router
 from edgefl.overlay.search import RowQueries
+from edgefl.overlay.stall import Stall
 from edgefl.overlay.tracker import Tracker
 from edgefl.overlay.tree_walk import TreeWalks
 from edgefl.overlay.volunteers import Volunteers
@@ -54,6 +55,7 @@ UNJOINED_MAY_SEND = frozenset((wire.FindRows, wire.Rows, wire.Ping, wire.Pong, w
 themselves.)"""
 
 ZONE_TRACK: TimerKey = ("overlay", "zone")
+WOKEN: TimerKey = ("overlay", "woken")
 
 
 class Phase(Enum):
@@ -81,6 +83,7 @@ class Assembly:
         "_quota",
         "_requests",
         "_router",
+        "_stall",
         "_tracker",
         "_volunteers",
         "_walks",
@@ -104,6 +107,7 @@ class Assembly:
         self._phase = Phase.NEW
         self._quota = Quota(MESSAGE_SHARE, MESSAGE_WINDOW_S)
         self._requests = requests = Requests(device)
+        self._stall = Stall(profile)
         self._liveness = liveness = Liveness(device, requests)
         self._queries = queries = RowQueries(device, requests, liveness)
         self._membership = membership = Membership(device, requests, liveness, queries)
@@ -161,16 +165,35 @@ class Assembly:
     def on_timer(self, key: TimerKey, now: float) -> bool:
         """A timer has fired. False: it does not belong to the overlay."""
         handled = True
+        if self._stall.is_news(self._device.due(key, now), now) and self._phase is Phase.RUNNING:
+            self._wake(now)
         if key == REQUESTS:
             self._requests.on_timer(now)
         elif key == ZONE_TRACK:
             self._track_zone(now)
+        elif key == WOKEN:
+            self._say_we_are_here(now)
         else:
             component = _TIMERS.get(key[0])
             handled = component is not None and component(self)(key, now)
         if self._device.loopback or self._events.waiting:
             self._drain(now)
         return handled
+
+    def _wake(self, now: float) -> None:
+        """This device has stood still for so long that others may have taken it for dead. It says that it is here, and
+        asks whether its places are still its own: it need not find out by missing others."""
+        self._device.counters["stalls"] += 1
+        if self._device.joined:
+            self._forest.on_woken(now)
+            self._say_we_are_here(now)
+            # Once more: others have closed links meanwhile, and what went into one before we knew is lost.
+            self._device.set_timer(WOKEN, now + self._device.profile.watch_s)
+
+    def _say_we_are_here(self, now: float) -> None:
+        if self._device.joined:
+            self._membership.on_woken()
+            self._forest.say_edges()
 
     def on_link_lost(self, node_id: int, now: float) -> None:
         """The transport has lost its link to this device: a hint that is verified at once."""
@@ -189,6 +212,7 @@ class Assembly:
 
     def _appeared(self, peer: Peer, knows_us: bool, now: float) -> None:
         self._membership.offer(peer, now, knows_us=knows_us)
+        self._forest.on_appeared(peer.contact, now)
 
     def _adopted(self, peer: Peer, now: float) -> None:
         self._tracker.on_nearer(peer, now)
@@ -204,7 +228,7 @@ class Assembly:
     def _gone(self, peer: Peer, on_purpose: bool, now: float) -> None:
         self._membership.on_peer_gone(peer, on_purpose, now)
         self._tracker.forget_member(peer.node_id, now)
-        self._forest.on_gone(peer.node_id, now)
+        self._forest.on_gone(peer.contact, now, dead=not on_purpose)
         self._game.site.forget(peer.node_id)
 
     def _pinned(self) -> set[int]:

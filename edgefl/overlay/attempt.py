@@ -151,7 +151,7 @@ class Attempt:
     def _measured(self, contact: Contact, peer: Peer | None, now: float) -> None:
         self._measuring.discard(contact.node_id)
         if peer is None:
-            self._pool.report(contact, now)
+            self._pool.report(contact, now, silent=True)
         if not self._measuring and not self._over and not self._tried:
             self._choose(now)
 
@@ -191,7 +191,7 @@ class Attempt:
     def _no_answer(self, node_id: int, now: float) -> None:
         contact, _ = self._waiting.pop(node_id)
         self._liveness.suspect(node_id, now)
-        self._pool.report(contact, now)
+        self._pool.report(contact, now, silent=True)
         self._next(now)
 
     def _question(self, node_id: int) -> tuple[str, int, int]:

@@ -25,7 +25,18 @@ MAX_POOL = 48
 class CandidatePool:
     """Members of one application, as one of its devices knows them."""
 
-    __slots__ = ("_above", "_app", "_device", "_failed", "_known", "_liveness", "_observer", "_scope", "_shunned")
+    __slots__ = (
+        "_above",
+        "_app",
+        "_device",
+        "_failed",
+        "_known",
+        "_liveness",
+        "_observer",
+        "_scope",
+        "_shunned",
+        "_silent",
+    )
 
     def __init__(self, device: Device, liveness: Liveness, app: int, scope: Scope, observer: bool) -> None:
         self._device = device
@@ -36,10 +47,11 @@ class CandidatePool:
         self._known: dict[int, Contact] = {}
         self._shunned: dict[int, tuple[Contact, float]] = {}
         self._failed: dict[int, float] = {}
+        self._silent: dict[int, float] = {}
         self._above: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
-        return max(len(self._known), len(self._shunned), len(self._failed))
+        return max(len(self._known), len(self._shunned), len(self._failed), len(self._silent))
 
     def standing(self) -> Rank:
         """Our own rank."""
@@ -70,6 +82,7 @@ class CandidatePool:
     def highest(self, count: int, others: Iterable[Contact]) -> tuple[Contact, ...]:
         """Of those known here and the `others`, the highest-ranked that are not known to be dead. Helpers, which may
         leave, are none of them."""
+        self._forgive_those_heard()
         everybody = {**self._known, **{contact.node_id: contact for contact in others}}
         live = [
             c
@@ -122,30 +135,50 @@ class CandidatePool:
 
     def shun(self, contact: Contact, now: float) -> None:
         """No parent for us at the moment."""
+        self._silent.pop(contact.node_id, None)
         self._shunned[contact.node_id] = (contact, now + self._device.profile.avoid_s)
         if len(self._shunned) > MAX_POOL:
             del self._shunned[next(iter(self._shunned))]
 
     def is_shunned(self, node_id: int, now: float) -> bool:
         shunned = self._shunned.get(node_id)
-        return shunned is not None and shunned[1] > now
+        if shunned is None or shunned[1] <= now:
+            return False
+        self._forgive_those_heard()
+        return node_id in self._shunned
 
-    def report(self, contact: Contact, now: float) -> None:
-        """No parent for anybody, it seems: the tracker should look into it."""
+    def report(self, contact: Contact, now: float, *, silent: bool = False) -> None:
+        """No parent for anybody, it seems: the tracker should look into it. One that was only `silent` is forgiven as
+        soon as it is heard again."""
         self.shun(contact, now)
         self._failed[contact.node_id] = now
-        if len(self._failed) > MAX_FAILED:
-            del self._failed[next(iter(self._failed))]
+        if silent:
+            self._silent[contact.node_id] = now
+        for table in (self._failed, self._silent):
+            if len(table) > MAX_FAILED:
+                del table[next(iter(table))]
+
+    def was_silent(self, node_id: int) -> bool:
+        """Reported for its silence, a moment ago."""
+        return node_id in self._silent
+
+    def _forgive_those_heard(self) -> None:
+        """They stood still, and are back."""
+        spoken = self._liveness.has_spoken_since
+        for node_id in [node_id for node_id, at in self._silent.items() if spoken(node_id, at)]:
+            self._forgive(node_id)
 
     def _forgive(self, node_id: int) -> None:
-        del self._shunned[node_id]
+        self._shunned.pop(node_id, None)
         self._failed.pop(node_id, None)
+        self._silent.pop(node_id, None)
 
     def has_answered(self, node_id: int) -> None:
         self._failed.pop(node_id, None)
 
     def failed(self, now: float) -> tuple[int, ...]:
         """What to report; after a while a member deserves another try."""
+        self._forgive_those_heard()
         patience_s = self._device.profile.avoid_s
         self._failed = {node_id: at for node_id, at in self._failed.items() if now - at < patience_s}
         return tuple(self._failed)

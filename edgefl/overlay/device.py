@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Device:
     """Shared by all components of one overlay. `joined`: others may know us and route through us."""
 
-    __slots__ = ("contact", "coordinate", "counters", "effects", "joined", "loopback", "node_id", "profile")
+    __slots__ = ("_due", "contact", "coordinate", "counters", "effects", "joined", "loopback", "node_id", "profile")
 
     def __init__(self, contact: Contact, effects: Effects, profile: Profile) -> None:
         self.contact = contact
@@ -29,6 +29,7 @@ class Device:
         self.joined = False
         self.loopback: list[Message] = []
         self.counters: Counter[str] = Counter()
+        self._due: dict[TimerKey, float] = {}
 
     @property
     def random(self) -> Random:
@@ -43,7 +44,12 @@ class Device:
             self.effects.send(to, message)
 
     def set_timer(self, key: TimerKey, at: float) -> None:
+        self._due[key] = at
         self.effects.set_timer(key, at)
+
+    def due(self, key: TimerKey, now: float) -> float:
+        """When a timer that fires now was to fire."""
+        return self._due.pop(key, now)
 
     def jittered(self, duration_s: float) -> float:
         """The duration, off by up to a tenth: devices that started together must not stay in step."""

@@ -170,6 +170,12 @@ class Forest:
         if tree is not None:
             self._close_watch.set(tree, until, now)
 
+    def disown(self, app: int, sender: Contact) -> None:
+        """Somebody acts as our parent, or our child, in this tree. One that is not any more hears so at once."""
+        tree, welcome = self._tree(app, sender)
+        if tree is not None and welcome and not (tree.is_above(sender.node_id) or sender.node_id in tree.children):
+            self._device.send(sender, Detach(app, Refusal.SWITCHED))
+
     def view(self, app: int) -> TreeView | None:
         tree = self.trees.get(app)
         return None if tree is None else tree.view()
@@ -237,9 +243,22 @@ class Forest:
         for tree in list(self.trees.values()):
             tree.renew(now)
 
-    def on_gone(self, node_id: int, now: float) -> None:
+    def on_woken(self, now: float) -> None:
+        """We have stood still: the trackers hear that we are here."""
         for tree in list(self.trees.values()):
-            tree.on_gone(node_id, now)
+            tree.on_woken(now)
+
+    def say_edges(self) -> None:
+        """A heartbeat out of turn: neighbours that have given us up say so."""
+        self._send_edges(list(self.trees.values()), changed_only=False)
+
+    def on_gone(self, contact: Contact, now: float, *, dead: bool) -> None:
+        for tree in list(self.trees.values()):
+            tree.on_gone(contact, now, dead=dead)
+
+    def on_appeared(self, contact: Contact, now: float) -> None:
+        for tree in list(self.trees.values()):
+            tree.on_appeared(contact, now)
 
     def on_peer_changed(self, contact: Contact, now: float) -> None:
         for tree in list(self.trees.values()):

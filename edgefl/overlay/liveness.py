@@ -7,7 +7,8 @@ overwrite what a device said about itself.
 *Suspect, verify, then drop*: one lost packet drops nobody.
 
     unknown --ping answered / speaks to us--> ALIVE --probe, hop or beat missing, link lost--> SUSPECT
-    SUSPECT --anything that it sent later--> ALIVE       SUSPECT --two pings unanswered--> dropped, with a tombstone
+    SUSPECT --anything that it sent later, a newer incarnation--> ALIVE
+    SUSPECT --two pings unanswered--> dropped, with a tombstone
     ALIVE --says Leaving, or answers as not joined--> dropped
 
 A tombstone (tombstones.py) makes us deaf to hearsay about that device for a minute; the device itself is always heard,
@@ -140,6 +141,11 @@ class Liveness:
         peer = self.peers.get(node_id)
         return peer is not None and peer.suspect
 
+    def has_spoken_since(self, node_id: int, at: float) -> bool:
+        """Heard first-hand after that time, and not silent again."""
+        peer = self.peers.get(node_id)
+        return peer is not None and peer.heard_at > at and not peer.suspect
+
     def timeout_s(self, node_id: int, now: float) -> float:
         """How long to wait for this device to answer; longer if the link to it may have to be dialled first."""
         peer, profile = self.peers.get(node_id), self._device.profile
@@ -232,6 +238,8 @@ class Liveness:
         if sender.incarnation > before.incarnation:
             peer.contact = sender
             self._hear_zone(sender.zone, now)
+            if peer.suspect:
+                self._clear(peer)  # it was what it was before that fell silent: it has moved, or restarted
             self.hooks.changed(peer, before, now)
         return peer
 

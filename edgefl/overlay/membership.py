@@ -243,6 +243,11 @@ class Membership:
         for peer in self.members():
             self._device.send(peer.contact, Announce())
 
+    def on_woken(self) -> None:
+        """We have stood still: those beside us in the rings may have closed the gap."""
+        for contact in {peer.node_id: peer.contact for peer in self.rings.peers()}.values():
+            self._device.send(contact, Announce())
+
     def on_own_contact_changed(self, before: Contact, now: float) -> None:
         own, peers = self._device.contact, self._liveness.peers.values()
         if own.dialable != before.dialable:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from edgefl.overlay.assembly import ZONE_TRACK, Assembly, Phase
+from edgefl.overlay.assembly import WOKEN, ZONE_TRACK, Assembly, Phase
 from edgefl.overlay.coordinates import unpack_coordinate
 from edgefl.overlay.game.equilibrium import Epsilon
 from edgefl.overlay.game.ledger import Price
@@ -153,7 +153,7 @@ class Overlay(Assembly):
             self._zones.stop()
             self._membership.stop(now)
             self._requests.clear()
-            for key in (REQUESTS, ZONE_TRACK):
+            for key in (REQUESTS, ZONE_TRACK, WOKEN):
                 self._device.effects.cancel_timer(key)
             self._device.loopback.clear()
             self._device.joined = False
@@ -200,6 +200,11 @@ class Overlay(Assembly):
         started = self._walks.start(app, now, then)
         self._drain(now)
         return started
+
+    def disown(self, app: int, sender: Contact, now: float) -> None:
+        """This device speaks to us as a parent or a child in the application's tree: unless it is, it is told so at
+        once. Its next heartbeat would tell it as well, but a round would wait for that."""
+        self._forest.disown(app, sender)
 
     def leave_tree(self, app: int, now: float) -> None:
         self._forest.leave(app, now)

@@ -48,6 +48,7 @@ from edgefl.wire.overlay import (
     Refused,
     Scope,
     Track,
+    TreeBeat,
     TreeEdge,
 )
 
@@ -367,17 +368,32 @@ class RankTree:
         self.renew(now)
         self._succeed(now)
 
-    def on_gone(self, node_id: int, now: float) -> None:
-        """A device is dead or has left."""
+    def on_gone(self, contact: Contact, now: float, *, dead: bool) -> None:
+        """A device is dead or has left. One that seems dead and only stood still shall know that it has lost its edge:
+        it asks for it again at once, while the round still waits for its subtree."""
+        node_id = contact.node_id
+        if dead and (self._is_parent(node_id) or node_id in self.children):
+            self._device.send(contact, Detach(self.app, Refusal.SWITCHED))
         self._pool.forget(node_id)
         self.serving.drop(node_id, now)
         if self.parent is not None and self._is_parent(node_id):
-            self._pool.report(self.parent, now)
+            self._pool.report(self.parent, now, silent=True)
             self._lose_parent(now)
         self._succeed(now)
 
+    def on_appeared(self, contact: Contact, now: float) -> None:
+        """A device is heard (again). One that only stood still may be the parent that we have none of."""
+        if self.parent is None and self._pool.was_silent(contact.node_id):
+            self._pool.learn((contact,))
+            self._reconsider(now)
+
     def on_detach(self, sender: Contact, message: Detach, now: float) -> None:
         node_id = sender.node_id
+        if node_id in self.children and self.position is Position.ROOT:
+            # If we have stood still, it may have another root above it, or be one: it hears that we are here, and the
+            # tracker tells the one that is lower.
+            self._device.send(sender, TreeBeat(()))
+            self._renew_in(self._device.profile.tree_flush_s, now)
         self.serving.drop(node_id, now)
         lost_edge = message.reason is Refusal.SWITCHED  # it does not know us, or has forgotten us: no refusal
         if self._is_parent(node_id):
@@ -397,9 +413,11 @@ class RankTree:
             return self.serving.on_edge(sender, edge, now)
         if self._is_parent(sender.node_id):
             self._heard_from_parent(edge.depth, edge.root, now)
-            return True
-        # Or its acceptance is still on the way.
-        return self._attempt is not None and self._attempt.waits_for(sender.node_id)
+        return self.is_above(sender.node_id)
+
+    def is_above(self, node_id: int) -> bool:
+        """Our parent, or its acceptance may still be on the way."""
+        return self._is_parent(node_id) or (self._attempt is not None and self._attempt.waits_for(node_id))
 
     def _heard_from_parent(self, depth: int, root: int, now: float) -> None:
         self._parent_heard_at = now
@@ -428,6 +446,13 @@ class RankTree:
         if self.parent is not None:
             times.append((self.parent.node_id, self._parent_heard_at))
         return times
+
+    def on_woken(self, now: float) -> None:
+        """We have stood still: nobody was silent but ourselves."""
+        self._parent_heard_at = now
+        for child in self.children:
+            child.heard_at = now
+        self.renew(now, content=False)
 
     def on_silence(self, node_id: int, now: float) -> None:
         """Alive, but it has not spoken of this edge for too long: it does not keep it."""

@@ -53,7 +53,7 @@ class Spares:
         self._asking.discard(contact.node_id)
         if peer is None:
             self._liveness.suspect(contact.node_id, now)
-            self._pool.report(contact, now)
+            self._pool.report(contact, now, silent=True)
 
     def _is_fresh(self, node_id: int, now: float) -> bool:
         peer = self._liveness.peers.get(node_id)

@@ -135,7 +135,9 @@ class Network:
         return max(0.0, up_at - now)
 
     def _arrive(self, origin: SimNode, node: SimNode, sender: Contact, message: Message) -> None:
-        if self.sides is None or self.sides(origin) == self.sides(node):
+        if self.clock.now < node.asleep_until:
+            self.clock.at(node.asleep_until, self._arrive, origin, node, sender, message)
+        elif self.sides is None or self.sides(origin) == self.sides(node):
             node.receive(sender, message)
 
 
@@ -147,6 +149,7 @@ class SimNode:
         "_serial",
         "_timers",
         "alive",
+        "asleep_until",
         "contact",
         "dialled",
         "handlers",
@@ -164,6 +167,8 @@ class SimNode:
         self.alive = True
         self.slow_s = 0.0
         """How late this device gets round to messages and timers: a busy or weak device."""
+        self.asleep_until = 0.0
+        """Stopped until then: messages wait in its sockets, timers are late."""
         self.sent_bytes = 0
         self.dialled: set[int] = set()
         self.handlers: list[Handler] = []
@@ -215,7 +220,9 @@ class SimNode:
         self.network.detach(self)
 
     def _fire(self, key: TimerKey, serial: int) -> None:
-        if self.alive and (timer := self._timers.get(key)) is not None and timer[0] == serial:
+        if self.network.clock.now < self.asleep_until:
+            self.network.clock.at(self.asleep_until, self._fire, key, serial)
+        elif self.alive and (timer := self._timers.get(key)) is not None and timer[0] == serial:
             del self._timers[key]
             now = max(timer[1], self.network.clock.now + self._ahead_s)  # a sum may be rounded to before its time
             for handler in self.handlers:

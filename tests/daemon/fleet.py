@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
+
+from support.own_time import OwnTime
 
 from edgefl.config import Settings
 from edgefl.daemon.addresses import Here
@@ -54,10 +56,9 @@ class Daemons:
         return daemon
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + DEADLINE_S
+        own_time = OwnTime()
         while not condition():
-            if loop.time() > end:
+            if own_time() > DEADLINE_S:
                 raise AssertionError(f"not within {DEADLINE_S:g} s: {what}")
             await asyncio.sleep(0.01)
 
@@ -82,13 +83,9 @@ def with_daemons(test: Callable[[Daemons], Coroutine[Any, Any, None]]) -> Callab
     def wrapper(tmp_path: Path) -> None:
         async def main() -> None:
             async with some_daemons(tmp_path) as daemons:
-                await asyncio.wait_for(_as_coroutine(test(daemons)), 60.0)
+                await test(daemons)  # its waits have deadlines
 
         asyncio.run(main())
 
     wrapper.__name__, wrapper.__doc__ = test.__name__, test.__doc__
     return wrapper
-
-
-async def _as_coroutine(awaitable: Awaitable[None]) -> None:
-    await awaitable

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.real_fleet import WAIT_S, Task, edgefl, wait_for
+from support.real_fleet import WAIT_S, Task, edgefl, wait_ended, wait_for
 
 from edgefl.demo import digits
 
@@ -103,7 +103,7 @@ def test_the_program_of_the_guide(programs: Programs) -> None:
     for process in programs.running.values():  # Ctrl-C says goodbye
         process.send_signal(signal.SIGINT)
     for name, process in programs.running.items():
-        assert process.wait(20.0) == 0, (here / f"{name}.err").read_text()
+        assert wait_ended(process, 20.0) == 0, (here / f"{name}.err").read_text()
         assert "Task was destroyed" not in (here / f"{name}.err").read_text()
 
 

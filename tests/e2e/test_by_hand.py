@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from support.real_fleet import WAIT_S, edgefl, wait_for
+from support.real_fleet import WAIT_S, edgefl, wait_ended, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -66,7 +66,7 @@ def hands(tmp_path: Path) -> Iterator[Hands]:
     for daemon in hands.daemons.values():
         daemon.terminate()
     for daemon in hands.daemons.values():
-        assert daemon.wait(10) == 0, "SIGTERM is a clean stop"
+        assert wait_ended(daemon, 10) == 0, "SIGTERM is a clean stop"
 
 
 def test_the_walk_of_the_readme(hands: Hands) -> None:
@@ -187,10 +187,10 @@ def test_a_revoked_device_is_shut_out_and_says_why(hands: Hands) -> None:
     hands.wait_ready("b")
     node = hands.type_json("status", "--state", "b")["node"]
     hands.type("fleet", "revoke", node, "--fleet", "fleet", "--state", "a")
-    assert guest.wait(WAIT_S) == 77
+    assert wait_ended(guest) == 77
     assert "revoked" in hands.log("b")
     del hands.daemons["b"]
     again = hands.join("b", "--listen", "127.0.0.1:0")
-    assert again.wait(WAIT_S) == 77
+    assert wait_ended(again) == 77
     del hands.daemons["b"]
     wait_for(lambda: hands.type_json("status", "--state", "a")["contacts"] == 0, "the fleet to forget it")

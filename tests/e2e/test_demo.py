@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.real_fleet import edgefl, wait_for
+from support.real_fleet import edgefl, wait_ended, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -61,7 +61,7 @@ def test_an_interrupted_demonstration_leaves_no_process(tmp_path: Path, number: 
             if "round" in line:
                 break
         demo.send_signal(number)
-        demo.wait(30)
+        wait_ended(demo, 30)
     if number is signal.SIGKILL:  # nobody is left to remove the directory, but the kernel ends the daemons
         wait_for(lambda: not [found for found in leftovers(tmp_path) if "python" in found], "the daemons' end")
     else:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.real_fleet import Task, edgefl, wait_for
+from support.real_fleet import Task, edgefl, wait_ended, wait_for
 
 from edgefl.config import split_address
 from edgefl.control import ControlError
@@ -86,7 +86,7 @@ def test_the_door_stays_shut_for_strangers(task: Task, tmp_path: Path) -> None:
             if "waiting for approval" in line:
                 break
         waiting.terminate()
-        assert waiting.wait(10) == 0
+        assert wait_ended(waiting, 10) == 0
     assert len(task.fleet.client(0).call("fleet.pending")) == 1
     trains_to_the_end(task)
 

@@ -363,6 +363,26 @@ class TestHostileChildren:
         world.run_for(1)
         assert world.devices[1].app.counters["update_late"] == 1
 
+    def test_a_child_that_was_taken_for_dead_is_told_so_and_not_that_it_is_late(self) -> None:
+        """It asks for its place again, and then offers its update again."""
+        world = World(3)
+        world.start({2: 1, 3: 1})
+        world.devices[3].train_s = 20.0
+        world.run(lambda: len(world.devices[3].jobs) > 0)
+        root = world.devices[1]
+        assert root.app.worker.open is not None
+        world.detach(2)
+        world.devices[2].send(root.contact, Update(world.app_id, *root.app.worker.open.tag, (2,), 1))
+        world.run_for(0.5)
+        assert root.disowned == [2]
+        assert root.app.counters["update_not_from_child"] == 1
+        assert "update_late" not in root.app.counters
+        world.attach(2, 1)
+        world.run(lambda: root.app.ledger.round == 1)
+        record = root.app.ledger.history.get(1)
+        assert record is not None
+        assert record.participants == 3
+
     def test_only_the_parent_starts_rounds(self) -> None:
         world = World(3)
         world.start({2: 1, 3: 1})
@@ -372,6 +392,7 @@ class TestHostileChildren:
         world.devices[3].send(device.contact, start)
         world.run_for(0.5)
         assert device.app.counters["round_not_from_parent"] == 1
+        assert len(device.disowned) == 1, "who takes us for its child must not wait for us"
         assert device.jobs == []
 
 

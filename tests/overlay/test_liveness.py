@@ -107,6 +107,19 @@ def test_devices_that_cannot_be_dialled_are_in_nobodys_table() -> None:
 # Suspicion
 
 
+def test_a_suspect_that_speaks_from_a_new_address_is_alive_at_once() -> None:
+    """Its connections from the old address broke as it moved. That its old address does not answer means nothing."""
+    world = SoloOverlay(OWN).start(PEER, OTHER)
+    del world.reachable[PEER.node_id]
+    world.overlay.on_link_lost(PEER.node_id, world.now)
+    moved = replace(PEER, host="10.0.0.77", incarnation=1)
+    world.receive(moved, Announce())
+    assert not world.overlay.is_suspect(PEER.node_id)
+    world.advance(3)
+    assert known(world)[PEER.node_id] == 1
+    assert world.overlay.counters["deaths"] == 0
+
+
 def test_a_suspect_that_answers_stays() -> None:
     world = SoloOverlay(OWN).start(PEER)
     world.overlay.on_link_lost(PEER.node_id, world.now)

@@ -256,6 +256,84 @@ def test_an_answer_that_comes_too_late_is_sent_back() -> None:
     assert member.view().parent == HIGHER[0]
 
 
+def test_who_acts_as_a_parent_and_is_not_hears_so_at_once() -> None:
+    """It has a dead edge to us, and would wait for us in its round until the next heartbeat."""
+    member = Member()
+    member.reachable[HIGHER[3].node_id] = HIGHER[3]
+    member.told(HIGHER[3])
+    assert member.take(Attach, HIGHER[3])
+    member.overlay.disown(APP, HIGHER[3], member.now)
+    assert not member.take(Detach), "its acceptance is still on the way"
+    member.receive(HIGHER[3], Attached(APP, 1, HIGHER[3].node_id))
+    member.overlay.disown(APP, HIGHER[3], member.now)
+    assert not member.take(Detach)
+    member.overlay.disown(APP, HIGHER[5], member.now)
+    assert member.take(Detach, HIGHER[5]) == [Detach(APP, Refusal.SWITCHED)]
+    member.overlay.disown(APP + 1, HIGHER[5], member.now)
+    assert not member.take(Detach), "of trees that are not ours nothing is said"
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_neighbours_that_seem_dead_are_told_that_their_edge_is_gone(dead: bool) -> None:
+    """If they only stood still, they ask for it again at once. Who has left by itself needs no word."""
+    member = Member().attached_to(HIGHER[0])
+    assert member.adopts(LOWER[0])
+    for neighbour in (LOWER[0], HIGHER[0]):
+        if dead:
+            del member.reachable[neighbour.node_id]
+            member.overlay.on_link_lost(neighbour.node_id, member.now)
+            member.advance(3)
+        else:
+            member.receive(neighbour, Leaving())
+        assert member.take(Detach, neighbour) == [Detach(APP, Refusal.SWITCHED)] * dead
+
+
+def test_a_root_whose_children_have_another_one_asks_and_is_heard() -> None:
+    """It has stood still: the child that has become the root meanwhile shall know that it is here."""
+    member = Member().as_root()
+    assert member.adopts(LOWER[0])
+    member.asks()
+    member.receive(LOWER[0], Detach(APP, Refusal.SWITCHED))
+    assert member.take(TreeBeat, LOWER[0]) == [TreeBeat(())]
+    member.advance(2)
+    assert member.asks()
+
+
+def test_a_root_by_its_parents_silence_goes_below_it_when_it_speaks_again() -> None:
+    only = HIGHER[0]
+    member = Member().attached_to(only)
+    member.told(only)  # nobody else outranks it
+    del member.reachable[only.node_id]
+    member.overlay.on_link_lost(only.node_id, member.now)
+    member.advance(3)
+    assert member.view().is_root
+    member.reachable[only.node_id] = only
+    member.take(Attach)
+    member.receive(only, TreeBeat(()))
+    member.advance(1)
+    assert member.take(Attach, only)
+
+
+def test_a_parent_that_was_silent_and_is_back_is_no_longer_shunned() -> None:
+    """Only one device outranks this one, so it had no other place for 20 s."""
+    only = HIGHER[0]
+    member = Member().attached_to(only)
+    del member.reachable[only.node_id]
+    member.overlay.on_link_lost(only.node_id, member.now)
+    member.advance(3)
+    assert member.view().parent is None
+    member.asks()
+    member.take(Attach)
+    member.told(only)
+    assert not member.take(Attach, only), "it was silent a moment ago"
+    member.reachable[only.node_id] = only
+    member.advance(1)
+    member.receive(only, TreeBeat(()))
+    member.advance(1)
+    assert member.take(Attach, only)
+    assert all(only.node_id not in track.failed for track in member.asks()[1:])
+
+
 def test_a_parent_that_turns_out_to_rank_lower_is_not_taken() -> None:
     candidate = replace(LOWER[0], capacity=Capacity.GATEWAY)
     member = Member(HIGHER[19])

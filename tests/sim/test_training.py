@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 
 from edgefl.sim import World, run_fleet
@@ -56,6 +58,34 @@ def test_a_parent_that_loses_its_power_in_a_round_is_replaced_within_seconds() -
     for member in world.alive():
         assert learners[member.node_id].learning.applications[app].worker.newest > newest
     assert learners[member.node_id].backwards == 0
+
+
+def test_devices_that_stand_still_now_and_then_cost_few_rounds() -> None:
+    """Every ten seconds one of twelve stops for 2 to 8 s, as where a machine is overloaded: a third of the attempts
+    failed, and two rounds of five missed somebody."""
+    learners: dict[int, LearningDevice] = {}
+    transfers = Transfers()
+    world = World(devices=12, seed=2, zones=False, equip=lambda member: [LearningDevice(member, learners, transfers)])
+    world.grow(12, 10.0)
+    world.run(20.0)
+    for member in world.alive():
+        learners[member.node_id].data.add("digits")
+    manifest = make_application("digits", "digits", rounds=10_000, min_members=12, quorum=0.5, seed=1)
+    learners[world.alive()[0].node_id].create(manifest, world.clock.now)
+    world.run(30.0)
+    applications = [learner.learning.applications[manifest.app_id] for learner in learners.values()]
+
+    def failed() -> int:
+        return sum(app.counters.get("round_failed", 0) for app in applications)
+
+    before, chance = failed(), Random(2)
+    for _ in range(20):
+        chance.choice(world.alive()).node.asleep_until = world.clock.now + chance.uniform(2, 8)
+        world.run(10.0)
+    participants = {record.round: record.participants for app in applications for record in app.ledger.history.all()}
+    assert failed() - before <= 2
+    assert sum(count == 12 for number, count in participants.items() if number) >= 0.75 * (len(participants) - 1)
+    assert world.cycles == 0
 
 
 def test_a_quiet_fleet_finds_the_weighted_mean() -> None:

@@ -106,6 +106,7 @@ class Device:
     joined: dict[int, bool] = field(default_factory=dict)
     watched: dict[int, float] = field(default_factory=dict)
     rounds_over: list[tuple[int, int]] = field(default_factory=list)
+    disowned: list[int] = field(default_factory=list)
     alive: bool = True
     train_s: float = 1.0
     steps: int = 1
@@ -147,6 +148,9 @@ class Device:
 
     def leave_tree(self, app: int, now: float) -> None:
         self.joined.pop(app, None)
+
+    def disown(self, app: int, sender: Contact, now: float) -> None:
+        self.disowned.append(sender.node_id)
 
     def watch_tree(self, app: int, until: float, now: float) -> None:
         self.watched[app] = until

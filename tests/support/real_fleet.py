@@ -7,18 +7,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from edgefl.demo import digits
 from edgefl.demo.local_fleet import LocalFleet
+from support.own_time import OwnTime
 
 WAIT_S = 60.0
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
-    """The condition's value as soon as it is true; fails with `what` when it is not in time."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    """The condition's value as soon as it is true; fails with `what` when it is not in time, which is our own."""
+    own_time = OwnTime()
+    while own_time() < timeout_s:
         value = condition()
         if value:
             return value
@@ -26,11 +28,25 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S)
     raise AssertionError(f"waited {timeout_s:g} s in vain for: {what}")
 
 
+def wait_ended(process: subprocess.Popen[Any], timeout_s: float = WAIT_S) -> int:
+    """The exit code of a process that ends by itself."""
+    wait_for(lambda: process.poll() is not None, f"the end of {process.args!r:.200}", timeout_s)
+    return int(process.returncode)
+
+
 def edgefl(*arguments: str, timeout_s: float = WAIT_S, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line, as a user does."""
-    return subprocess.run(
-        [sys.executable, "-m", "edgefl", *arguments], capture_output=True, text=True, timeout=timeout_s, **options
-    )
+    command = [sys.executable, "-m", "edgefl", *arguments]
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, stdout=out, stderr=errors, text=True, **options)
+        try:
+            code = wait_ended(process, timeout_s)
+        finally:
+            process.kill()
+            process.wait()
+        out.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read(), errors.read())
 
 
 class Task:
@@ -39,7 +55,7 @@ class Task:
     def __init__(self, directory: Path, nodes: int, *, seed: int = 0) -> None:
         self.directory = directory
         self.division = digits.divide(nodes, seed)
-        self.fleet = LocalFleet(directory, nodes, digits.write_parts(self.division, directory))
+        self.fleet = LocalFleet(directory, nodes, digits.write_parts(self.division, directory), clock=OwnTime())
         digits.build_artifacts("mlp", seed, directory / "artifacts")
         self.id = ""
 

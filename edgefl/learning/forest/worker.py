@@ -13,7 +13,8 @@ part of their own. States of an open round:
     at the root SENDING is skipped: SEALING -> CLOSED, and the Coordinator takes over
     the end (RoundKind.DONE) has no budget: it stays open until every child has said that it holds the final model
 
-Which rounds this device has an own part in, and which of them wait for it, is said in local.py.
+Which rounds this device has an own part in, and which of them wait for it, is said in local.py. Where zones deliver to
+the root apart from each other (direct.py), "parent" is whom this device delivers to.
 
 Chunks do not wait for their states: while a round is COLLECTING, inflow.py adds what has come and outflow.py sends on
 what is complete.
@@ -73,6 +74,7 @@ class Worker:
         self.newest: Tag = (0, 0, 0)
         self.inflow = Inflow(app, self._advance)
         self.local = LocalTraining(app)
+        self._strategy = parse_strategy(app.manifest.strategy)
         self._invitations = Invitations(app)
         self._models = RoundModels(app)
         self._outflow: Outflow | None = None
@@ -85,6 +87,7 @@ class Worker:
         if parent is None or sender.node_id != parent.node_id:
             app.count("round_not_from_parent")
             self._early = (sender, message)
+            app.forest.disown(app.id, sender, now)
             return
         if message.round < 1 or not app.credible(message.epoch, message.round - 1, message.model):
             app.count("round_invalid")
@@ -126,7 +129,7 @@ class Worker:
             own_s=start.own_s,
             pushed=app.pushes(self.newest),
             need=start.need,
-            root=start.root,
+            root=start.root if self._strategy.by_zone else None,
             enough=enough,
         )
         self.open = round_
@@ -152,7 +155,7 @@ class Worker:
 
     def _new_sum(self, mine: bool) -> Accumulator:
         app = self.app
-        max_samples, strategy = app.manifest.max_samples * self.local.unit, parse_strategy(app.manifest.strategy)
+        max_samples, strategy = app.manifest.max_samples * self.local.unit, self._strategy
         if mine and strategy.trim:
             own_group = app.me.zone if strategy.by_zone else None
             return GroupedSum(app.travelling, max_samples, strategy.trim, own_group)
@@ -208,10 +211,16 @@ class Worker:
         round_ = self.open
         tag = (message.epoch, message.round, message.attempt)
         is_child = any(child.contact.node_id == sender.node_id for child in self.app.children())
-        if round_ is None or tag != round_.tag or not (is_child or admit_guest(self.app, round_, sender)):
+        if round_ is None or tag != round_.tag:
             self.inflow.acknowledge(sender, message, Verdict.LATE)
-        else:
+        elif is_child or admit_guest(self.app, round_, sender):
             self.inflow.on_update(round_, sender, message, now)
+        elif round_.root is None or sender.zone == self.app.me.zone:
+            # It was taken for dead, or its edge was lost: it asks for its place again, and then offers this again.
+            self.app.count("update_not_from_child")
+            self.app.forest.disown(self.app.id, sender, now)
+        else:
+            self.inflow.acknowledge(sender, message, Verdict.LATE)
 
     def on_chunk(self, sender: Contact, message: UpdateChunk, data: Any, now: float) -> None:
         round_ = self.open

@@ -93,7 +93,7 @@ class Session:
         divided = m.divisible and provider == "cpu" and m.trained_size <= MAX_DIVIDED
         self._parts = [Part(self._gradient)]
         self._parts += [Part(np.zeros_like(self._gradient)) for _ in range(self._threads - 1 if divided else 0)]
-        self._beside = Beside()
+        self._beside = Beside(self._threads - 1)
         self._state = {name: np.zeros(m.trained_size, np.float32) for name in m.optimizer.state}
         self._lr, self._step = np.zeros((), np.float32), np.zeros((), np.float32)
         self._seed = np.zeros((), np.int64)

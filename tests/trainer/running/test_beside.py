@@ -25,7 +25,7 @@ def test_all_works_go_on_at_the_same_time_and_the_first_one_here() -> None:
         meeting.wait()  # which nobody passes alone
         seen.append(threading.get_ident())
 
-    beside = Beside()
+    beside = Beside(2)
     for _ in range(2):
         seen.clear()
         assert beside.run([work] * 3) == []
@@ -33,9 +33,31 @@ def test_all_works_go_on_at_the_same_time_and_the_first_one_here() -> None:
         assert threading.get_ident() in seen
 
 
+def test_work_that_no_thread_has_begun_is_done_here() -> None:
+    """As on a machine whose cores other programs keep busy: the only helper is held up by its first work."""
+    let_go = threading.Event()
+    seen: list[int] = []
+
+    def last() -> None:
+        seen.append(threading.get_ident())
+        let_go.set()
+
+    begun = threading.Event()
+
+    def held_up() -> None:
+        begun.set()
+        assert let_go.wait(DEADLINE_S)
+
+    def first() -> None:
+        assert begun.wait(DEADLINE_S)
+
+    assert Beside(1).run([first, held_up, last]) == []
+    assert seen == [threading.get_ident()]
+
+
 def test_one_work_needs_no_thread() -> None:
     before = helpers()
-    assert Beside().run([lambda: None]) == []
+    assert Beside(2).run([lambda: None]) == []
     assert helpers() == before
 
 
@@ -46,7 +68,7 @@ def test_what_any_of_them_raises_is_told_when_all_have_ended() -> None:
         ended.append(what)
         raise ValueError(what)
 
-    beside = Beside()
+    beside = Beside(2)
     errors = beside.run([lambda: fails("here"), lambda: ended.append("well"), lambda: fails("there")])
     assert sorted(map(str, errors)) == ["here", "there"]
     assert sorted(ended) == ["here", "there", "well"]
@@ -65,18 +87,19 @@ def test_an_interrupt_leaves_nothing_for_the_next_run() -> None:
         assert let_go.wait(DEADLINE_S)
         order.append("old")
 
-    beside = Beside()
+    beside = Beside(2)
     with pytest.raises(KeyboardInterrupt):
         beside.run([interrupted, slow])
     let_go.set()
-    assert beside.run([lambda: order.append("new"), lambda: None]) == []
+    assert beside.run([lambda: order.append("new")]) == []
     assert order == ["old", "new"]
 
 
 def test_threads_end_with_what_they_belong_to() -> None:
     before = helpers()
-    beside = Beside()
-    beside.run([lambda: None] * 3)
+    beside = Beside(2)
+    meeting = threading.Barrier(3, timeout=DEADLINE_S)
+    beside.run([meeting.wait] * 3)
     own = helpers() - before
     assert len(own) == 2
     gone = weakref.ref(beside)
