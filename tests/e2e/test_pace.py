@@ -64,3 +64,24 @@ def test_two_applications_share_the_devices_and_both_get_good(tmp_path: Path) ->
         assert all(record["train_need"] > 0 for record in history[1:])
     together = [record["participants"] for history in histories.values() for record in history[1:]]
     assert sum(together) < 0.9 * 4 * len(together), "a round has a part of the devices"
+
+
+def test_each_site_has_a_voice_also_those_that_the_root_has_no_place_for(tmp_path: Path) -> None:
+    """Heads of zones deliver straight to the root, also those that hang below another site's."""
+    task = Task(tmp_path, 7)
+    for number in range(7):
+        config = tmp_path / f"site-{number}.toml"
+        config.write_text(f'site = "plant {number}"\n')
+        task.fleet.configs[number] = config
+    with task.fleet:
+        task.fleet.start()
+        task.create(rounds=4, strategy="trimmed-zones:share=0.2")
+        task.wait_finished()
+        apps = task.apps().values()
+        history = task.fleet.client(0).call("app.history", app=task.id)
+        accuracy = task.accuracy(5)
+    assert max(app["depth"] for app in apps) >= 2, "the root has places for four other sites"
+    assert [record["participants"] for record in history[1:]] == [7] * 4
+    assert [record["attempts"] for record in history[1:]] == [1] * 4
+    assert all(record["seconds"] < 30.0 for record in history[1:]), "nobody was waited for in vain"
+    assert accuracy >= 0.5  # the middle of sites that know different digits

@@ -228,6 +228,7 @@ def test_who_comes_later_begins_where_the_others_are() -> None:
 # What a model needs
 
 
+@settings(deadline=None)
 @given(st.integers(5, 40), st.integers(0, 2**32 - 1), st.floats(0.2, 1.5))
 def test_need_is_the_root_of_the_relative_variance(devices: int, seed: int, spread: float) -> None:
     rng = np.random.default_rng(seed)

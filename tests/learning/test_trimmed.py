@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.learning_world import World, lying, make_manifest
 
@@ -24,6 +24,7 @@ def reference(column: list[float], weights: list[float], cut: int) -> float:
     return float(np.average(np.array(column)[order], weights=capped[order]))
 
 
+@settings(deadline=None)  # the first call imports what NumPy has left for later
 @given(st.integers(3, 16), st.floats(0.01, 0.49), st.integers(0, 2**32 - 1))
 def test_the_ends_are_cut_off_in_every_coordinate(groups: int, share: float, seed: int) -> None:
     generator = np.random.default_rng(seed)
@@ -34,6 +35,7 @@ def test_the_ends_are_cut_off_in_every_coordinate(groups: int, share: float, see
     np.testing.assert_allclose(trimmed_mean(values.copy(), weights, share), expected, rtol=1e-4, atol=1e-5)
 
 
+@settings(deadline=None)
 @given(
     st.integers(3, 16),
     st.floats(0.01, 0.49),

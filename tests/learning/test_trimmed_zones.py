@@ -254,6 +254,27 @@ def test_other_strategies_have_no_guests() -> None:
     assert {message.root for message in said} == {None}
 
 
+@pytest.mark.parametrize(("strategy", "named"), [("fedavg", 9), (STRATEGY, 5)], ids=["not by zone", "itself"])
+def test_a_parent_cannot_have_sums_sent_elsewhere_by_naming_a_root(strategy: str, named: int) -> None:
+    """Device 5 tells device 7, the head of another zone, of a wrong root: it delivers to its parent then."""
+    world = World(11, manifest=make_manifest(rounds=2, strategy=strategy, deadline_s=10.0), zones=ZONES)
+    chunks: set[tuple[int, int]] = set()
+
+    def tap(sender: int, to: int, message: object) -> object:
+        if isinstance(message, UpdateChunk):
+            chunks.add((sender, to))
+        if isinstance(message, RoundStart) and sender == 5 and message.kind is RoundKind.TRAIN:
+            return replace(message, root=world.devices[7 if named == 5 else named].contact)
+        return True
+
+    world.tap = tap  # type: ignore[assignment]
+    world.start(CHAIN)
+    world.run(world.finished, limit_s=200.0)
+    assert (7, 5) in chunks
+    assert not any(to == named for sender, to in chunks if sender == 7 and to != 5)
+    assert (7, 7) not in chunks
+
+
 def test_promises_are_bounded() -> None:
     """A liar that announces heads which never come costs the round its deadline, and no more."""
     world = make_world(deadline_s=10.0, rounds=1)

@@ -37,7 +37,7 @@ def delivers_to_root(app: ForestApplication, round_: OpenRound) -> bool:
     parent, root = app.parent, round_.root
     if parent is None or root is None or round_.mine or app.observer:
         return False
-    return parent.zone != app.me.zone and parent.node_id != root.node_id
+    return parent.zone != app.me.zone and root.node_id not in (parent.node_id, app.me.node_id)
 
 
 def excuse(app: ForestApplication, round_: OpenRound) -> None:

@@ -13,7 +13,8 @@ part of their own. States of an open round:
     at the root SENDING is skipped: SEALING -> CLOSED, and the Coordinator takes over
     the end (RoundKind.DONE) has no budget: it stays open until every child has said that it holds the final model
 
-Which rounds this device has an own part in, and which of them wait for it, is said in local.py.
+Which rounds this device has an own part in, and which of them wait for it, is said in local.py. Where zones deliver to
+the root apart from each other (direct.py), "parent" is whom this device delivers to.
 
 Chunks do not wait for their states: while a round is COLLECTING, inflow.py adds what has come and outflow.py sends on
 what is complete.
@@ -73,6 +74,7 @@ class Worker:
         self.newest: Tag = (0, 0, 0)
         self.inflow = Inflow(app, self._advance)
         self.local = LocalTraining(app)
+        self._strategy = parse_strategy(app.manifest.strategy)
         self._invitations = Invitations(app)
         self._models = RoundModels(app)
         self._outflow: Outflow | None = None
@@ -127,7 +129,7 @@ class Worker:
             own_s=start.own_s,
             pushed=app.pushes(self.newest),
             need=start.need,
-            root=start.root,
+            root=start.root if self._strategy.by_zone else None,
             enough=enough,
         )
         self.open = round_
@@ -153,7 +155,7 @@ class Worker:
 
     def _new_sum(self, mine: bool) -> Accumulator:
         app = self.app
-        max_samples, strategy = app.manifest.max_samples * self.local.unit, parse_strategy(app.manifest.strategy)
+        max_samples, strategy = app.manifest.max_samples * self.local.unit, self._strategy
         if mine and strategy.trim:
             own_group = app.me.zone if strategy.by_zone else None
             return GroupedSum(app.travelling, max_samples, strategy.trim, own_group)
