@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from edgefl.sim.fault_schedules import REPAIR_S, TWO_ROOTS_S, Verdict, run, shrink, trial
 
-REPORT_EVERY = 500
+REPORT_EVERY = 100
 
 
 @dataclass(frozen=True, slots=True)

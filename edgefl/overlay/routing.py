@@ -285,6 +285,8 @@ class Router:
             self._open_of[forward.previous] -= 1
             if not self._open_of[forward.previous]:
                 del self._open_of[forward.previous]
+            if not self._waiting:  # nor is any open: dictionaries that have been large never get small again
+                self._waiting, self._open_of = {}, {}
 
     def _next_hop(self, key: int, scope: Scope, tried: Collection[int]) -> Peer | None:
         """Of the devices nearer to the key than we are: those of the slot nearest to it, there those of our own zone
