@@ -126,7 +126,7 @@ class LocalFleet:
         with (self.directory / f"device-{number}.log").open("ab") as log:
             self.processes[number] = subprocess.Popen(
                 [
-                    *self.commands.get(number, (self.pythons.get(number, sys.executable), "-m", "edgefl")),
+                    *self.commands.get(number, self._program(number)),
                     "join",
                     "--state",
                     str(self.state(number)),
@@ -139,6 +139,11 @@ class LocalFleet:
                 start_new_session=True,  # Ctrl-C is ours to handle
                 preexec_fn=die_with_parent,
             )
+
+    def _program(self, number: int) -> tuple[str, ...]:
+        """Another release is its interpreter's own: PYTHONPATH and the working directory would lead to this one."""
+        other = self.pythons.get(number)
+        return (sys.executable, "-m", "edgefl") if other is None else (other, "-I", "-m", "edgefl")
 
     def wait_ready(self, number: int, timeout_s: float = START_S) -> None:
         """Return when the device has joined. Raises FleetStartError."""

@@ -9,10 +9,13 @@ EDGEFL_PREVIOUS names the interpreter of a virtual environment with the previous
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from support.real_fleet import Task
+
+import edgefl
 
 PREVIOUS = os.environ.get("EDGEFL_PREVIOUS", "")
 
@@ -20,6 +23,12 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(not PREVIOUS, reason="EDGEFL_PREVIOUS names no interpreter with the previous release"),
 ]
+
+
+def test_the_previous_release_is_another_one() -> None:
+    told = "import edgefl; print(edgefl.__file__)"
+    done = subprocess.run([PREVIOUS, "-I", "-c", told], capture_output=True, text=True, timeout=60, check=True)
+    assert Path(done.stdout.strip()).resolve() != Path(edgefl.__file__).resolve()
 
 
 @pytest.mark.parametrize("old", [(1, 2), (0,)], ids=["old workers", "old first device"])

@@ -241,6 +241,12 @@ def _manifest(document: Any) -> Manifest:
             hint="update edgefl, or build the artifacts again with this version",
         )
     document.setdefault("divisible", False)  # which artifacts do not say that were built before it was known
+    if unknown := sorted(set(document) - names):
+        # Leaving out what it means could train wrongly: a device with the release before says so, and is updated.
+        raise ModelError(
+            f"these artifacts have {', '.join(unknown):.80}, which this edgefl does not know",
+            hint="update edgefl on this device, or build the artifacts with the version that it has",
+        )
     _keys(document, names, "manifest")
     return Manifest(
         inputs=tuple(_tensor(entry) for entry in _list(document["inputs"])),
