@@ -7,6 +7,9 @@ Every other file is listed with its size and BLAKE2b-256 hash; nothing is handed
 checked. The hashes say that files belong together, not that they are harmless: whoever writes the files writes the
 hashes (see vetting.py).
 
+Devices of one fleet do not all have the same release. A reader refuses keys that it does not know, since leaving out
+what they mean could train wrongly; but "hints" may hold anything: they change how fast a device trains, never what.
+
 Invariant: a `Manifest` object is valid. `Manifest.parse` raises ModelError for every other input.
 """
 
@@ -54,6 +57,9 @@ LOSSES = ("cross-entropy", "bce", "mse", "mae", "huber")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 """The names that a manifest may hold; what they mean is in losses.py and optimizers.py, which need the onnx package.
 A user's own loss is called "own"."""
+
+HINTS = ("divisible",)
+"""Fields of a manifest that may be missing from the document, and be unknown to who reads it."""
 
 Option = float | int | list[float]
 
@@ -176,7 +182,9 @@ class Manifest:
         return (*self.parameters, *self.buffers)
 
     def serialise(self) -> bytes:
-        return json.dumps({**asdict(self), "vector_size": self.vector_size}, indent=1).encode() + b"\n"
+        document = asdict(self) | {"vector_size": self.vector_size}
+        document["hints"] = {name: document.pop(name) for name in HINTS}
+        return json.dumps(document, indent=1).encode() + b"\n"
 
     @classmethod
     def parse(cls, content: bytes) -> Manifest:
@@ -232,7 +240,7 @@ def _read(path: Path, limit_bytes: int) -> bytes:
 
 
 def _manifest(document: Any) -> Manifest:
-    names = {"vector_size", *(name for name in Manifest.__dataclass_fields__)}
+    names = {"vector_size", "hints", *Manifest.__dataclass_fields__} - set(HINTS)
     if not isinstance(document, dict):
         raise _bad("not an object")
     if document.get("format") != FORMAT:
@@ -240,9 +248,8 @@ def _manifest(document: Any) -> Manifest:
             f"artifact format {document.get('format')!r:.40}, this edgefl reads {FORMAT}",
             hint="update edgefl, or build the artifacts again with this version",
         )
-    document.setdefault("divisible", False)  # which artifacts do not say that were built before it was known
+    document.setdefault("hints", {})
     if unknown := sorted(set(document) - names):
-        # Leaving out what it means could train wrongly: a device with the release before says so, and is updated.
         raise ModelError(
             f"these artifacts have {', '.join(unknown):.80}, which this edgefl does not know",
             hint="update edgefl on this device, or build the artifacts with the version that it has",
@@ -256,7 +263,7 @@ def _manifest(document: Any) -> Manifest:
         buffers=tuple(_parameter(entry) for entry in _list(document["buffers"])),
         adapters=tuple(_adapter(entry) for entry in _list(document["adapters"])),
         seeded=_truth(document["seeded"]),
-        divisible=_truth(document["divisible"]),
+        divisible=_truth(_hints(document["hints"]).get("divisible", False)),
         loss=_loss(document["loss"]),
         stripped=_text(document["stripped"]),
         optimizer=_optimizer(document["optimizer"]),
@@ -367,6 +374,13 @@ def _optimizer(entry: Any) -> Optimizer:
         _truth(entry["counts"]),
         _truth(entry["takes_step"]),
     )
+
+
+def _hints(entry: Any) -> dict[str, Any]:
+    """Whatever else is among them is of a later release."""
+    if not isinstance(entry, dict) or len(entry) > MAX_OPTIONS:
+        raise _bad(f"hints must be an object of at most {MAX_OPTIONS} entries")
+    return entry
 
 
 def _file(entry: Any) -> File:

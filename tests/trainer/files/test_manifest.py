@@ -61,11 +61,11 @@ def test_round_trip() -> None:
     assert (manifest.trained_size, manifest.vector_size) == (20, 23)
 
 
-def test_a_manifest_that_does_not_say_whether_batches_may_be_divided_is_read() -> None:
-    """As they were written before it was known."""
+def test_hints_may_be_missing_or_of_a_later_release() -> None:
     document = json.loads(dataclasses.replace(valid(), divisible=True).serialise())
+    document["hints"]["colour"] = {"of": "the next release"}
     assert Manifest.parse(json.dumps(document).encode()).divisible
-    del document["divisible"]
+    del document["hints"]
     assert not Manifest.parse(json.dumps(document).encode()).divisible
 
 
@@ -117,7 +117,8 @@ def test_one_altered_value_is_refused_or_still_a_valid_manifest(data: st.DataObj
         (["adapters", 0, "scale"], float("inf"), "finite"),
         (["adapters", 0, "transposed"], 1, "true or false"),
         (["seeded"], None, "true or false"),
-        (["divisible"], 1, "true or false"),
+        (["hints", "divisible"], 1, "true or false"),
+        (["hints"], [], "hints must be"),
         (["parameters", 0, "name"], "b", "twice"),
         (["parameters"], [], "must not be empty"),
         (["inputs", 0, "name"], "target", "named 'target'"),
