@@ -158,9 +158,11 @@ class CandidatePool:
             if len(table) > MAX_FAILED:
                 del table[next(iter(table))]
 
-    def was_silent(self, node_id: int) -> bool:
-        """Reported for its silence, a moment ago."""
-        return node_id in self._silent
+    def only_stood_still(self, contact: Contact) -> bool:
+        """Whether it was reported for its silence, a moment ago, and has not been restarted since: then it would be no
+        member yet, say so, and be shunned."""
+        shunned = self._shunned.get(contact.node_id)
+        return contact.node_id in self._silent and shunned is not None and shunned[0].incarnation == contact.incarnation
 
     def _forgive_those_heard(self) -> None:
         """They stood still, and are back."""

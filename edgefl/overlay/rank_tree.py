@@ -383,7 +383,7 @@ class RankTree:
 
     def on_appeared(self, contact: Contact, now: float) -> None:
         """A device is heard (again). One that only stood still may be the parent that we have none of."""
-        if self.parent is None and self._pool.was_silent(contact.node_id):
+        if self.parent is None and self._pool.only_stood_still(contact):
             self._pool.learn((contact,))
             self._reconsider(now)
 

@@ -10,6 +10,7 @@ import pytest
 
 from edgefl.overlay import Position
 from edgefl.overlay.ids import clockwise, zone_key
+from edgefl.overlay.profile import WAN
 from edgefl.overlay.rank import rank
 from edgefl.sim.fleet import app_id
 from edgefl.sim.world import Member, World
@@ -178,8 +179,10 @@ def test_the_death_of_the_tracker_loses_nobody() -> None:
     assert {c.node_id for c in heir.overlay._tracker.members(APP)} >= members
 
 
-def test_a_device_that_restarts_comes_back_with_a_higher_incarnation() -> None:
-    world = settled(30, members=15, seed=9)
+@pytest.mark.parametrize("seed", [9, 11, 12])
+def test_a_device_that_restarts_comes_back_with_a_higher_incarnation(seed: int) -> None:
+    """Whoever it does not speak to finds out by the next routine probe."""
+    world = settled(30, members=15, seed=seed)
     member = by_rank(world)[3]
     world.kill([member])
     world.run(2)
@@ -191,9 +194,28 @@ def test_a_device_that_restarts_comes_back_with_a_higher_incarnation() -> None:
     world.run(60)
     report = world.tree(APP)
     assert (report.whole, report.members) == (True, 15)
-    holders = [m for m in world.alive() for c in m.overlay.contacts() if c.node_id == again.node_id]
-    assert holders
-    assert all(c.incarnation == 1 for m in holders for c in m.overlay.contacts() if c.node_id == again.node_id)
+    world.run(WAN.probe_fresh_s + 30 * WAN.probe_s)
+    held = [c for m in world.alive() for c in m.overlay.contacts() if c.node_id == again.node_id]
+    assert held
+    assert all(contact.incarnation == 1 for contact in held)
+    assert world.cycles == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("late_s", [0.5, 1.0, 2.0])
+def test_a_root_that_restarts_is_the_one_root_again_in_seconds(seed: int, late_s: float) -> None:
+    """Its heir hears it before it is a member again, and must not take its no for an answer."""
+    world = settled(12, seed=seed, members=12, run_s=30)
+    root = by_rank(world)[0]
+    world.kill([root])
+    world.run(15)
+    assert world.tree(APP).whole
+    again = world.restart(root)
+    world.run(late_s)
+    again.overlay.join_tree(APP, world.clock.now)
+    world.run(6)
+    report = world.tree(APP)
+    assert (report.whole, report.members) == (True, 12)
     assert world.cycles == 0
 
 
