@@ -48,7 +48,7 @@ def test_two_applications_share_the_devices_and_both_get_good(tmp_path: Path) ->
     task = Task(tmp_path, 4)
     with task.fleet:
         task.fleet.start()
-        options = {"rounds": 12, "pace": "buffered:goal=0.8,floor=1", "quorum": 0.3}
+        options = {"rounds": 40, "pace": "buffered:goal=0.8,floor=1", "quorum": 0.3}
         task.create(name="first", together="plant", **options)
         first = task.id
         task.create(name="second", together="plant", **options)
@@ -59,7 +59,7 @@ def test_two_applications_share_the_devices_and_both_get_good(tmp_path: Path) ->
             assert task.accuracy(3) >= 0.85
             histories[task.id] = task.fleet.client(0).call("app.history", app=task.id)
     for history in histories.values():
-        assert [record["round"] for record in history] == list(range(13))
+        assert [record["round"] for record in history] == list(range(41))
         assert all(1 <= record["participants"] <= 4 for record in history[1:])
         assert all(record["train_need"] > 0 for record in history[1:])
     together = [record["participants"] for history in histories.values() for record in history[1:]]
