@@ -47,10 +47,10 @@ class ReferenceDevice:
             if peer.contact.zone == zone:
                 self.zone_leaves.offer(peer)
         known = [*self.table, *self.zone_leaves.peers(), *self.fleet_leaves.peers()]
-        self.known = list({peer.node_id: peer for peer in known}.values())
+        self.known = {peer.node_id: peer for peer in known}
         self._router: Any = SimpleNamespace(
             _device=SimpleNamespace(contact=Contact(own_id, "10.0.0.1", 7000, zone)),
-            _membership=SimpleNamespace(members=lambda: self.known, table=self.table),
+            _membership=SimpleNamespace(by_id=lambda: self.known, table=self.table),
         )
 
     def next_hop(self, key: int, tried: list[int]) -> int | None:
