@@ -212,6 +212,32 @@ def test_the_least_number_of_members_is_for_the_start_alone() -> None:
     world.run(world.finished)
 
 
+def test_devices_that_move_as_a_round_begins_and_ends_are_not_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six devices; two are counted at both their parents but for a moment in the middle of the round."""
+    world = World(6, manifest=make_manifest(rounds=3, quorum=1.0))
+    offers: set[int] = set()
+    count = world._members
+
+    def tap(sender: int, to: int, message: Message) -> bool:
+        if isinstance(message, RoundStart):
+            offers.clear()
+        elif isinstance(message, Update) and to == 1:
+            offers.add(sender)
+        return True
+
+    def counted(number: int) -> int:
+        return count(number) + 2 * (number == 1 and len(offers) not in (1, 2, 3))
+
+    for number, device in world.devices.items():
+        device.train_s = float(number)
+    monkeypatch.setattr(world, "_members", counted)
+    world.tap = tap
+    world.start(dict.fromkeys(range(2, 7), 1))
+    world.run(world.finished)
+    history = world.devices[1].app.ledger.history.all()
+    assert [(record.participants, record.attempts) for record in history[-3:]] == [(6, 1)] * 3
+
+
 def test_the_target_ends_training_early() -> None:
     world = World(3, manifest=make_manifest(rounds=50, target=Target("loss", 0.0)))  # any loss is at least 0
     world.start({2: 1, 3: 1})

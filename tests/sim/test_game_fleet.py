@@ -77,15 +77,14 @@ def test_a_device_that_is_busy_with_other_work_sheds_its_children_within_two_rou
     had = len(fleet.tree(busy).children)
     assert had >= 3
     seen = live(until=fleet.round() + 2, background=0.95, seen=0.0)
-    assert len(fleet.tree(busy).children) <= had / 2
+    assert len(fleet.tree(busy).children) < had / 2
     seen = live(until=fleet.round() + 6, background=0.95, seen=seen)
     relieved = fleet.round()
     assert not fleet.tree(busy).children
     live(until=relieved + 14, background=0.0, seen=seen)
     assert len(fleet.tree(busy).children) >= 2
     rounds = fleet.history()
-    assert all(record.participants == DEVICES for record in rounds[2:])
-    assert all(record.attempts == 1 for record in rounds[8:])  # round 5 has a second one, while everybody moves
+    assert all((record.participants, record.attempts) == (DEVICES, 1) for record in rounds[2:])
     without, under = (median(r.seconds for r in rounds[a:b]) for a, b in ((8, 13), (relieved - 3, relieved + 1)))
     assert under < 1.5 * without
 

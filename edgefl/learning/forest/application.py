@@ -147,6 +147,7 @@ class ForestApplication(Application):
                 sender, message, now
             )
         elif isinstance(message, Update):
+            self.coordinator.on_offer()
             worker.on_update(sender, message, now)
         elif isinstance(message, UpdateGet):
             worker.on_update_get(sender, message, now)

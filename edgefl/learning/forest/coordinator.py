@@ -170,6 +170,11 @@ class Coordinator:
             app.worker.close_silently()
             self._recover(now, 0.0)
 
+    def on_offer(self) -> None:
+        """A child tells what it has of the open round."""
+        if self.phase is Phase.RUNNING:
+            self._selection.recount()
+
     def on_child_gone(self, child: int, now: float) -> None:
         """Nobody waits for a dethroned root that has died."""
         standing = self._standings.of(child)

@@ -72,7 +72,8 @@ class Selection:
         return threshold_for(self._wanted, manifest.over_select, self.members)
 
     def recount(self) -> None:
-        """A subtree that moved as the round began was counted at both its parents for a moment."""
+        """A subtree that moves is counted at both its parents for a moment. Some move as a round begins and others as
+        it ends, so the least that is seen in between counts."""
         self.members = min(self.members, self._count())
 
     def observe(self, participants: int) -> None:
