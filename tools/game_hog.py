@@ -24,17 +24,18 @@ from edgefl.demo.local_fleet import LocalFleet
 from edgefl.errors import EdgeflError, TryAgainError
 from edgefl.trainer import build
 
-DEVICES, HOGS = 6, 3
+DEVICES, HOGS = 10, 3
 """Processes that burn the core, each as eager as the daemon."""
 
-HIDDEN = 32_768
-"""Units of the one hidden layer: 9.8 MB a model."""
+HIDDEN = 327_680
+"""Units of the one hidden layer: 98 MB a model, so that a round takes longer than sensors need to notice (a sample
+every 5 s, a half-life of 20 s)."""
 
-EPOCHS = 4
-BEFORE, BUSY, AFTER = 8, 8, 10
+EPOCHS = 1
+BEFORE, BUSY, AFTER = 4, 6, 8
 """Rounds without the hog, with it, and without it again."""
 
-PATIENCE_S = 900.0
+PATIENCE_S = 1200.0
 
 BURN = "while True: pass"
 

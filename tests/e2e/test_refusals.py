@@ -245,7 +245,14 @@ def test_a_port_that_is_taken_and_a_directory_in_use(task: Task, tmp_path: Path)
 
 
 def test_no_daemon_here() -> None:
-    for verb in (["status"], ["app", "list"], ["peers"], ["members"], ["rtt", "ab"], ["wait", "ready"]):
+    for verb in (
+        ["status"],
+        ["app", "list"],
+        ["peers"],
+        ["members"],
+        ["rtt", "ab"],
+        ["wait", "ready", "--timeout", "1"],
+    ):
         done = edgefl(*verb, "--state", "/nonexistent")
         assert done.returncode == 69
         assert "edgefl join" in done.stderr

@@ -203,6 +203,21 @@ def test_nothing_starts_before_enough_members_are_there() -> None:
     world.run(world.finished)
 
 
+def test_whoever_is_no_root_any_more_waits_for_nobody() -> None:
+    world = World(3, manifest=make_manifest(min_members=3))
+    for device in world.devices.values():
+        device.learning.take_part(world.advert, 0.0)
+    world.run_for(0.1)
+    world.crown(2)
+    world.run_for(30)
+    assert world.devices[2].app.problem == "waiting for members: 1 of 3"
+    world.crown(1)
+    world.attach(2, 1)
+    assert world.devices[2].app.problem == ""
+    world.attach(3, 1)
+    world.run(world.finished)
+
+
 def test_the_least_number_of_members_is_for_the_start_alone() -> None:
     world = World(4, manifest=make_manifest(min_members=4, rounds=10))
     world.start({2: 1, 3: 1, 4: 1})

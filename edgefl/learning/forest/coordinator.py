@@ -123,6 +123,7 @@ class Coordinator:
 
     def _become_member(self) -> None:
         self.phase = Phase.MEMBER
+        self.problem = ""
         self._dethroned = False
         self._replication.drop()
         self._pacing.forget()
