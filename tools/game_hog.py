@@ -24,8 +24,9 @@ from edgefl.demo.local_fleet import LocalFleet
 from edgefl.errors import EdgeflError, TryAgainError
 from edgefl.trainer import build
 
-DEVICES, HOGS = 10, 3
-"""Processes that burn the core, each as eager as the daemon."""
+DEVICES, HOGS = 10, 31
+"""Processes that burn the core, each as eager as the daemon. The devices on the other core have a ninth of it each, so
+that fewer would leave this one the fastest of all."""
 
 HIDDEN = 327_680
 """Units of the one hidden layer: 98 MB a model, so that a round takes longer than sensors need to notice (a sample

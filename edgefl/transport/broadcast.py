@@ -163,7 +163,7 @@ class Broadcast:
 
     def sweep(self) -> None:
         """Look after connections and memory. Call about once a second."""
-        self._children.inbound.sweep()
+        self._children.sweep()
         self._children.give_chances(self._streams)
         self._flight.collect()
 

@@ -30,10 +30,11 @@ import zmq
 
 from edgefl.errors import EdgeflError
 from edgefl.identity.keys import DeviceKeys
+from edgefl.transport import tcp_info
 from edgefl.transport.cards import Cards
 from edgefl.transport.counters import Counters
 from edgefl.transport.curve import endpoint
-from edgefl.transport.tcp_info import endless, local_address
+from edgefl.transport.tcp_info import local_address
 from edgefl.transport.timing import Timing
 from edgefl.transport.visit import Card
 from edgefl.transport.zmq_socket import LoopSocket, Monitor, Parts
@@ -141,11 +142,24 @@ class Dial:
 
     def sweep(self) -> None:
         """Give a peer up that sends a message without end. Call about once a second."""
-        if self.state is State.UP and self.socket is not None:
-            age = self._station.clock() - self._up_since
-            if endless(self._descriptor, self.socket.delivered, age):
-                self._station.counters["dropped.endless-message"] += 1
-                self._lose(None)
+        if self.socket is not None and not self._ending:
+            unread = self._undelivered()
+            if unread > tcp_info.MAX_UNREAD_BYTES:
+                self._judge()
+            elif unread > tcp_info.MAX_UNDELIVERED_BYTES:
+                self.socket.when_empty(self._judge)
+
+    def _judge(self) -> None:
+        if self._undelivered() > tcp_info.MAX_UNDELIVERED_BYTES:
+            self._station.counters["dropped.endless-message"] += 1
+            self._lose(None)
+
+    def _undelivered(self) -> int:
+        """Bytes that have come in and were not delivered in whole messages."""
+        if self.state is not State.UP or self.socket is None:
+            return 0
+        age_s = self._station.clock() - self._up_since
+        return tcp_info.undelivered(self._descriptor, self.socket.delivered, age_s)
 
     def close(self, linger_s: float = 0.0) -> None:
         """Give the connection up without calling anybody."""

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 import zmq
 
+from edgefl.transport import tcp_info
 from edgefl.transport.counters import Counters
-from edgefl.transport.tcp_info import FRAME_OVERHEAD_BYTES, endless, shut_down
+from edgefl.transport.tcp_info import FRAME_OVERHEAD_BYTES, shut_down
 from edgefl.transport.timing import Timing
 from edgefl.transport.zmq_socket import Monitor, Parts
 
@@ -130,23 +131,42 @@ class Inbound:
             return
         self._shut(connection)
 
-    def sweep(self) -> None:
-        """Cut what has outstayed its welcome. Call about once a second."""
+    def sweep(self, when_empty: Callable[[Callable[[], None]], None]) -> None:
+        """Cut what has outstayed its welcome. Call about once a second, with the bound socket's `when_empty`."""
         now = self._clock()
         for connection in list(self._anonymous.values()):
             if now - connection.since > self._timing.hello:
                 self._counters["refused.silent"] += 1
                 self.cut(connection)
+        suspects: list[Connection] = []
         known = sorted((item for item in self._connections.values() if item.node_id is not None), key=lambda c: c.used)
         for at, connection in enumerate(known):
             if at < len(known) - MAX_CONNECTIONS:
                 self.cut(connection)
-            elif endless(connection.descriptor, connection.delivered, now - connection.since):
-                self._counters["dropped.endless-message"] += 1
-                self.cut(connection)
+            elif (unread := self._undelivered(connection)) > tcp_info.MAX_UNREAD_BYTES:
+                self._cut_endless(connection)
+            elif unread > tcp_info.MAX_UNDELIVERED_BYTES:
+                suspects.append(connection)
+        if suspects:
+            when_empty(lambda: self._judge(suspects))
 
     def close(self) -> None:
         self._monitor.close()
+
+    def _judge(self, suspects: list[Connection]) -> None:
+        """All that ZeroMQ had to give has been read."""
+        for connection in suspects:
+            if self._undelivered(connection) > tcp_info.MAX_UNDELIVERED_BYTES:
+                self._cut_endless(connection)
+
+    def _undelivered(self, connection: Connection) -> int:
+        age_s = self._clock() - connection.since
+        return tcp_info.undelivered(connection.descriptor, connection.delivered, age_s)
+
+    def _cut_endless(self, connection: Connection) -> None:
+        if not connection.cut and self._connections.get(connection.descriptor) is connection:
+            self._counters["dropped.endless-message"] += 1
+            self.cut(connection)
 
     def _bound_peer(self, node_id: int) -> None:
         for connection in self.of(node_id)[:-MAX_PER_PEER]:

@@ -439,7 +439,7 @@ class Links:
     def sweep(self) -> None:
         """Old messages, idle links, connections that are one too many. Call about once a second."""
         now = self._station.clock()
-        self._inbound.sweep()
+        self._inbound.sweep(self._router.when_empty)
         idle_s = self._station.timing.idle
         for node_id, peer in list(self._peers.items()):
             peer.outbox.expire(now)

@@ -247,6 +247,10 @@ class Subscribers:
                 self._station.counters["refused.subscription"] += 1
                 self._drop(child)
 
+    def sweep(self) -> None:
+        """Look after connections. Call about once a second."""
+        self.inbound.sweep(self.socket.when_empty)
+
     def cut(self, node_id: int) -> None:
         """End every subscription of a peer, now."""
         for connection in self.inbound.of(node_id):

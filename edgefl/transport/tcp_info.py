@@ -17,8 +17,12 @@ import struct
 from typing import NamedTuple
 
 MAX_UNDELIVERED_BYTES = 24 * 1024 * 1024
-"""Received by ZeroMQ and not delivered to us: what a fast line brings in while our loop is busy for a moment. Anything
-more is a message of endlessly many parts, which ZeroMQ would buffer without limit (524 MB in the study)."""
+"""Received by ZeroMQ, and not delivered to us though we have read all that it has to give: a message of endlessly many
+parts, which ZeroMQ would buffer without limit (524 MB in the study)."""
+
+MAX_UNREAD_BYTES = 128 * 1024 * 1024
+"""The same before we have read: whole messages, too, that came while our loop stood still. A device whose processor is
+taken for a second by other work gets 100 MB in that time from a parent at a gigabit, and needs no second connection."""
 
 FRAME_OVERHEAD_BYTES = 256
 """Allowed per delivered frame for framing and encryption, so that many small messages do not look undelivered."""
@@ -76,10 +80,10 @@ def counts(descriptor: int) -> Counts | None:
     return Counts(acked, received, rtt_us / 1e6 if rtt_us != 0xFFFFFFFF else 0.0)
 
 
-def endless(descriptor: int, delivered: int, age_s: float) -> bool:
-    """Whether far more has come in through this connection than it has delivered in whole messages."""
+def undelivered(descriptor: int, delivered: int, age_s: float) -> int:
+    """How much more, at least, has come in through this connection than it has delivered in whole messages."""
     known = counts(descriptor)
-    return known is not None and known.received - delivered - KEEPALIVE_BYTES_S * (age_s + 1) > MAX_UNDELIVERED_BYTES
+    return 0 if known is None else max(0, known.received - delivered - int(KEEPALIVE_BYTES_S * (age_s + 1)))
 
 
 def _is_ipv6(descriptor: int) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 
 import pytest
 import zmq
@@ -18,7 +19,7 @@ from edgefl.transport.counters import Notices
 from edgefl.transport.curve import MAX_FRAME_BYTES
 from edgefl.transport.inbound import MAX_PER_PEER
 from edgefl.transport.penalties import MAX_GARBAGE, MAX_TRACKED, Penalties
-from edgefl.wire.blob import CHUNK_BYTES
+from edgefl.wire.blob import CHUNK_BYTES, HASH_BYTES
 from edgefl.wire.codec import encode
 from edgefl.wire.link import BlobChunk, Hello
 from edgefl.wire.overlay import Ping
@@ -174,6 +175,37 @@ def test_a_message_of_endlessly_many_parts_is_cut(port: int, monkeypatch: pytest
             assert b.count("messages_received") < 10, "not one part was delivered"
             client.close()
         await goes_on(a, b, 2)
+
+    run(test)
+
+
+def test_what_came_while_the_loop_stood_still_is_read_before_it_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given whole messages, more than one that is endless may have, then nothing is cut and all are handled."""
+    monkeypatch.setattr(tcp_info, "MAX_UNDELIVERED_BYTES", 4_000_000)
+
+    async def test(fleet: Fleet) -> None:
+        a, b = await fleet.some(2)
+        with an_insider() as sender:
+            link = sender.dealer(b)
+            await until(lambda: b.transport._links.connected(sender.node_id))
+            (connection,) = b.transport._links._inbound.of(sender.node_id)
+            for index in range(40):
+                link.send_multipart([encode(BlobChunk(bytes(HASH_BYTES), index)), bytes(CHUNK_BYTES)])
+            deadline = time.monotonic() + 20.0
+            while (known := tcp_info.counts(connection.descriptor)) is None or known.received < 8_000_000:
+                assert time.monotonic() < deadline
+            b.transport._links.sweep()
+            await until(lambda: b.count("dropped.unsolicited") == 40)
+            assert b.count("dropped.endless-message") == 0
+            assert b.transport._links._inbound.of(sender.node_id) == [connection]
+            monkeypatch.setattr(tcp_info, "MAX_UNREAD_BYTES", 4_000_000)
+            for index in range(40):
+                link.send_multipart([encode(BlobChunk(bytes(HASH_BYTES), index)), bytes(CHUNK_BYTES)])
+            while (known := tcp_info.counts(connection.descriptor)) is None or known.received < 18_000_000:
+                assert time.monotonic() < deadline
+            b.transport._links.sweep()
+            assert b.count("dropped.endless-message") == 1
+        await goes_on(a, b)
 
     run(test)
 
