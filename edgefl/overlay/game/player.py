@@ -23,7 +23,7 @@ another. Rank rises along every edge whatever is chosen, so no move can close a 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from edgefl.overlay.game.equilibrium import Epsilon, of_player
 from edgefl.overlay.game.model import cost_s, margin_s, site_s
@@ -53,6 +53,9 @@ LEAST_PAUSE_S = 5.0
 """Between two looks at prices: sensors sample as often (telemetry/load.py). Rounds of a tiny model are shorter, and six
 questions in each would be a good part of its traffic."""
 
+BUSIER = 1.15
+"""A parent's new word says that it has become busier: a quarter of an octave (prices come in eighths)."""
+
 NO_LIMIT_S = 1e9
 """What any other parent may cost when ours is unwell: what is told must be finite."""
 
@@ -64,6 +67,15 @@ class Stage(Enum):
     ASKING = "asking"
     MOVING = "moving"
     GRANTED = "granted"
+
+
+class _Experience(NamedTuple):
+    """How long our update waited at a parent in a round, how long it should have by its word, and its price then."""
+
+    parent: int
+    waited_s: float
+    predicted_s: float
+    s_per_byte: float
 
 
 class Seat(Protocol):
@@ -91,6 +103,7 @@ class Player:
         "_candidates",
         "_device",
         "_epoch",
+        "_experience",
         "_in_round",
         "_liveness",
         "_own_s",
@@ -136,6 +149,7 @@ class Player:
         self._epoch = 0
         self._in_round = False
         self._asked_at = float("-inf")
+        self._experience: _Experience | None = None
         self._bandit: OnePlayer | None = None
         if rule in BANDITS:
             from edgefl.overlay.game.bandits import OnePlayer  # NumPy: an idle device does without
@@ -163,12 +177,10 @@ class Player:
             self.reset()
             return
         self._epoch += 1
-        told = self._told.get(parent.node_id)
-        if told is not None:
-            own_word_s = told.penalty_s + told.s_per_byte * told.load_bytes + self._site_s(parent.node_id, told)
-            self._learn(parent.node_id, waited_s, own_word_s)
         self._residuals.fade()
+        self._experience = self._experienced(parent.node_id, waited_s)
         if self.stage is Stage.GRANTED and target is not None:
+            self._learn()
             self._move(target, now)
             return
         self._refresh_candidates(now)
@@ -176,6 +188,8 @@ class Player:
             self._play(self._bandit, parent, waited_s, now)
         if self.stage is Stage.IDLE and now - self._asked_at >= LEAST_PAUSE_S:
             self._ask(parent, now)
+        if self.stage is not Stage.ASKING:
+            self._learn()
 
     def _move(self, target: Contact, now: float) -> None:
         self.stage, self._target = Stage.IDLE, None
@@ -183,12 +197,26 @@ class Player:
         self._set_delay(target.node_id)
         self._seat.switch(target, now)
 
-    def _learn(self, parent: int, waited_s: float, predicted_s: float) -> None:
+    def _experienced(self, parent: int, waited_s: float) -> _Experience | None:
         """What our own link takes is the same below every parent, and no surprise. No wait was ever shorter than that;
         nor is the shortest wait ever taken for longer than it was, whatever the parent had predicted."""
+        told = self._told.get(parent)
+        if told is None:
+            return None
         own_s = waited_s if self._own_s is None else min(waited_s, self._own_s + OWN_DRIFT * self._own_s)
         self._own_s = own_s
-        self._residuals.learn(parent, waited_s, predicted_s + own_s)
+        own_word_s = told.penalty_s + told.s_per_byte * told.load_bytes + self._site_s(parent, told)
+        return _Experience(parent, waited_s, own_word_s + own_s, told.s_per_byte)
+
+    def _learn(self) -> None:
+        """What the last round has taught, now that the parent's new word is here (or will not come)."""
+        experience, self._experience = self._experience, None
+        if experience is None:
+            return
+        told = self._told.get(experience.parent)
+        busier = told is not None and told.s_per_byte >= BUSIER * experience.s_per_byte
+        take_in = self._residuals.excuse if busier else self._residuals.learn
+        take_in(experience.parent, experience.waited_s, experience.predicted_s)
 
     def reset(self) -> None:
         """The parent is lost: what was going on has no meaning any more."""
@@ -197,6 +225,7 @@ class Player:
         if self._target is not None:
             self._requests.cancel(self._question(self._target.node_id))
         self._waiting.clear()
+        self._experience = None
         self.stage, self._target = Stage.IDLE, None
 
     # Candidates
@@ -284,6 +313,7 @@ class Player:
         self._waiting.discard(node_id)
         if not self._waiting and self.stage is Stage.ASKING:
             self.stage = Stage.IDLE
+            self._learn()
             self._decide(now)
 
     def _expected_s(self, node_id: int) -> float:

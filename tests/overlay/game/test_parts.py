@@ -63,6 +63,24 @@ def test_a_closed_device_takes_nobody_and_the_ledger_is_bounded():
     assert len(ledger) == ledger.load_bytes == MAX_PROMISES
 
 
+def test_the_surprise_of_a_parent_that_says_it_has_become_busier_passes():
+    residuals = Residuals(DEFAULT)
+    residuals.learn(7, observed_s=3.0, predicted_s=1.0)
+    residuals.excuse(7, observed_s=22.0, predicted_s=1.0)
+    assert residuals.of(7) == pytest.approx(1.0 + 10.0)
+    for _ in range(10):
+        residuals.fade()
+    assert residuals.of(7) == pytest.approx(1.0, rel=0.03)
+    residuals.excuse(7, observed_s=1.0, predicted_s=5.0)
+    assert residuals.of(7) > 0.9  # a pleasant surprise excuses nothing
+    for node_id in range(100, 100 + 2 * MAX_REMEMBERED):
+        residuals.excuse(node_id, 1.0, 0.5)
+    assert len(residuals) <= 2 * MAX_REMEMBERED
+    for _ in range(20):
+        residuals.fade()
+    assert len(residuals) == 1
+
+
 def test_residuals_learn_fade_and_are_bounded():
     residuals = Residuals(DEFAULT)
     for _ in range(20):
