@@ -38,8 +38,10 @@ class Assembly:
     written to a file (`to_file`, write_through.py); in that file, once it was written.
     """
 
-    def __init__(self, ref: BlobRef, now: float, *, to_file: bool = False) -> None:
+    def __init__(self, ref: BlobRef, now: float, *, outsized: bool = False) -> None:
+        """`outsized`: larger than the memory for arriving blobs; it goes to a file from the start."""
         self.ref = ref
+        self.outsized = outsized
         self.hashes: bytes | None = None
         self.missing: set[int] = set(range(ref.chunks))
         self.lost: set[int] = set()
@@ -51,8 +53,8 @@ class Assembly:
         self.began = self.touched = now
         self.ended = False
         self.resuming = False
-        self.to_file = to_file
-        self._pages = memoryview(b"") if to_file else _pages(ref.size)
+        self.to_file = outsized
+        self._pages = memoryview(b"") if outsized else _pages(ref.size)
         self._frames: dict[int, memoryview] = {}
         self._file = memoryview(b"")
         self._in_file: set[int] = set()

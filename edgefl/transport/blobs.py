@@ -138,6 +138,7 @@ class Blobs:
             self._on_resumed,
             idle_bytes=limits.assembly_bytes,
             after_s=timing.write_after,
+            wait_s=timing.disk_wait,
         )
 
     async def start(self, now: float) -> None:
@@ -217,7 +218,7 @@ class Blobs:
                     self.give_up(other, TryAgainError("its place was needed"))
         if self._full(ref.size):
             return None
-        assembly = self._assemblies[ref.id] = Assembly(ref, now, to_file=ref.size > self._limits.assembly_bytes)
+        assembly = self._assemblies[ref.id] = Assembly(ref, now, outsized=ref.size > self._limits.assembly_bytes)
         self._write_through.opened(assembly)
         self.arriving_bytes += ref.size
         # One that is larger than its share takes it from what is at hand.

@@ -57,6 +57,10 @@ class Timing:
     write_after: float = 2.0
     """A fetch that takes longer is written to disk as it arrives; it is also what a kill may cost of one."""
 
+    disk_wait: float = 2.0
+    """How long a blob of which every chunk is here waits for the disk to have it, which saves memory. Not longer: the
+    disk may be an SD card that takes minutes, and a round waits for the blob."""
+
     release_poll: float = 0.02
     """How often to look whether ZeroMQ has let go of chunks; only while some are out and others wait for room."""
 

@@ -10,14 +10,16 @@ from the file's mapping from then on, which the kernel may drop.
     done    -> the file stays for as long as the blob is held
     given_up, or the process has ended -> it stays for IDLE_S, for whoever asks for the blob again
 
-A full disk costs nothing but this: the blob goes on arriving in memory, with a warning. Nothing is synced, and what a
-file has is believed once it was hashed.
+A full disk costs nothing but this: the blob goes on arriving in memory, with a warning. What a slow one has not taken
+shortly after the last chunk stays in memory as well, unless there is no room for it. Nothing is synced, and what a file
+has is believed once it was hashed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import mmap
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol
@@ -89,10 +91,12 @@ class _Landing:
     def busy(self) -> bool:
         return self.work is not None and not self.work.done()
 
-    async def rest(self) -> None:
-        """Wait until nothing is being done with the file."""
-        while self.work is not None and not self.work.done():
-            await asyncio.wait([self.work])
+    async def rest(self, timeout_s: float = math.inf) -> None:
+        """Wait until nothing is being done with the file, or until the time is over."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while self.work is not None and not self.work.done() and (left_s := until - loop.time()) > 0.0:
+            await asyncio.wait([self.work], timeout=left_s if math.isfinite(left_s) else None)
 
 
 class WriteThrough:
@@ -113,6 +117,7 @@ class WriteThrough:
         *,
         idle_bytes: int,
         after_s: float,
+        wait_s: float,
     ) -> None:
         self._files = files
         self._off_loop = off_loop
@@ -122,6 +127,7 @@ class WriteThrough:
         self._on_resumed = on_resumed
         self._idle_bytes = idle_bytes
         self._after_s = after_s
+        self._wait_s = wait_s
         self._landings: dict[bytes, _Landing] = {}
         self._leaving: dict[bytes, asyncio.Task[None]] = {}
         self._idle: dict[bytes, tuple[int, float]] = {}
@@ -158,7 +164,11 @@ class WriteThrough:
         """The content of a blob of which every chunk has arrived, and whether a file has it."""
         landing = self._landings.get(assembly.ref.id)
         if landing is not None:
-            await landing.rest()
+            await landing.rest(math.inf if assembly.outsized else self._wait_s)
+            if landing.busy:  # a slow card, or one that hangs: nobody waits for it
+                self._counters["blobs.not-written"] += 1
+                assembly.leave_file()
+                return await asyncio.to_thread(assembly.gather), False
         view = assembly.in_file
         if view is not None:
             return view, True
@@ -249,7 +259,8 @@ class WriteThrough:
                 assembly.leave_file()
                 return  # its landing stays, so that this is tried once
             landing.partial = partial
-            assembly.land(partial.view)
+            if not assembly.ended:
+                assembly.land(partial.view)
         except EdgeflError as error:
             self._fail(assembly, landing, error)
         else:

@@ -271,17 +271,22 @@ def test_a_full_disk_costs_only_what_was_saved(
     assert "the disk is full (next: free some space on that disk)" in record.getMessage()
 
 
-def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
-    """Chunks arrive, messages are answered; the blob is there when the disk is."""
+@pytest.mark.parametrize("hangs", ["begin_partial", "write"])
+@pytest.mark.parametrize("outsized", [False, True])
+def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path, outsized: bool, hangs: str) -> None:
+    """Chunks arrive, messages are answered, the blob is there; one that has no room in memory waits for the disk."""
     free = threading.Event()
 
     class Hanging(BlobFiles):
         def begin_partial(self, ref: BlobRef, hashes: bytes) -> PartialFile:
+            if hangs == "begin_partial":
+                free.wait(20.0)
             partial = super().begin_partial(ref, hashes)
             honest = partial.write
 
             def write(chunks: Iterable[tuple[int, memoryview]]) -> None:
-                free.wait(20.0)
+                if hangs == "write":
+                    free.wait(20.0)
                 honest(chunks)
 
             partial.write = write  # type: ignore[method-assign]
@@ -289,17 +294,26 @@ def test_a_disk_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
 
     async def test(fleet: Fleet) -> None:
         source = await fleet.device(**SLOW)
-        device = await fleet.device(files=Hanging(tmp_path), timing=AT_ONCE)
+        limits = Limits(assembly_bytes=1_000_000) if outsized else Limits()
+        timing = replace(AT_ONCE, disk_wait=0.05)
+        device = await fleet.device(files=Hanging(tmp_path), timing=timing, limits=limits)
         try:
             blob = await source.transport.add_blob(DATA)
             fetch = wanted(device, blob, [source])
             await until(lambda: device.count("blobs.pulled") == CHUNKS, "every chunk")
             source.transport.send(device.contact, Ping(7))
             await until(lambda: device.listener.heard(Ping(7)), "a message")
-            assert not fetch.done()
+            if not outsized:
+                assert await asyncio.wait_for(fetch, 8.0) == DATA
+                assert not free.is_set()
+                assert device.count("blobs.not-written") == (hangs == "write")
+            assert fetch.done() is not outsized
         finally:
             free.set()
         assert await fetch == DATA
+        if not outsized:
+            await until(lambda: not list(tmp_path.glob("arriving/*")), "no file left")
+        assert await wanted(device, blob, []) == DATA
 
     run(test)
 
