@@ -247,10 +247,12 @@ class Feeds:
         assembly.lost |= will_not_come - assembly.local
         assembly.pushed = True
         assembly.apps.add(app)
-        assembly.patience_until = now + self._station.timing.push_stall
+        pull = self._pulls.of(assembly, (feed.parent,))
+        if not pull.asking:
+            assembly.patience_until = now + self._station.timing.push_stall
         feed.arriving[ref.id] = app
         self._broadcast.relay(app, ref)
-        self._pulls.of(assembly, (feed.parent,)).pump()
+        pull.pump()
 
     def _on_chunk(self, feed: _Feed, app: int, chunk: BlobChunk, data: memoryview, *, whole: bool) -> None:
         counters, now = self._station.counters, self._station.clock()
@@ -262,6 +264,7 @@ class Feeds:
         if not whole:
             # Something before this chunk never came: the header, or chunks; parents send them in ascending order.
             assembly.lost.update(index for index in assembly.missing if index < chunk.index)
+        news = True
         if assembly.hashes is None:
             assembly.header_lost = True
             assembly.lost.add(chunk.index)
@@ -273,11 +276,14 @@ class Feeds:
                 assembly.lost.add(chunk.index)
             elif stored is Stored.DUPLICATE:
                 counters["blobs.duplicate"] += 1
+                news = False
             # Children may have come since the header did, or the header was asked for.
             self._broadcast.relay(app, assembly.ref)
         assembly.pushed = True
         assembly.apps.add(app)
-        assembly.patience_until = now + self._station.timing.push_stall
+        # A parent may have nothing but what it has from us, or from whom we ask: that is not worth waiting for.
+        if news:
+            assembly.patience_until = now + self._station.timing.push_stall
         feed.arriving[chunk.blob] = app
         if assembly.lost or assembly.header_lost:
             self._pulls.of(assembly, (feed.parent,)).pump()

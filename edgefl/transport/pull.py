@@ -79,7 +79,7 @@ class Pull:
         now = self._station.clock()
         if self._source() is None and now >= self.assembly.patience_until:
             self._widen()
-        if self._asking and now - self._heard >= self._station.timing.pull_stall:
+        if self.asking and now - self._heard >= self._station.timing.pull_stall:
             self._next_source()
         source = self._source()
         if source is None:
@@ -91,7 +91,7 @@ class Pull:
         if now >= self._resume_at:
             self._ask(source, now)
         due = [self._resume_at] if now < self._resume_at else []
-        if self._asking:
+        if self.asking:
             due.append(self._heard + self._station.timing.pull_stall)
         if now < self.assembly.patience_until:
             due.append(self.assembly.patience_until)
@@ -105,7 +105,7 @@ class Pull:
             return
         if isinstance(message, BlobMissing):
             source = self._source()
-            if source is not None and source.node_id == node_id and self._asking:
+            if source is not None and source.node_id == node_id and self.asking:
                 self._next_source()
         elif isinstance(message, BlobHeader) and bulk is not None:
             news = self.assembly.hashes is None
@@ -129,12 +129,13 @@ class Pull:
     def on_link_lost(self, node_id: int) -> None:
         """This peer cannot be reached (any more)."""
         source = self._source()
-        if source is not None and source.node_id == node_id and self._asking and not self.assembly.ended:
+        if source is not None and source.node_id == node_id and self.asking and not self.assembly.ended:
             self._next_source()
             self.pump()
 
     @property
-    def _asking(self) -> bool:
+    def asking(self) -> bool:
+        """Whether an answer is to come."""
         return bool(self._asked) or (self._header_asked and self.assembly.hashes is None)
 
     def _source(self) -> Contact | None:
@@ -154,7 +155,7 @@ class Pull:
         if room <= 0 or (too_few and not header):
             return
         chosen = sorted(wanted, reverse=assembly.pushed and not patient)[:room]
-        if not self._asking:
+        if not self.asking:
             self._heard = now
         for first, count in _runs(chosen) or [(0, 0)]:
             self._send(source, BlobGet(assembly.ref.id, first, count, header))

@@ -65,6 +65,23 @@ def a_gate_after(chunks: int, parent: Device) -> asyncio.Event:
     return gate
 
 
+@asynchronous
+async def test_what_a_parent_has_from_its_child_is_not_waited_for(fleet: Fleet) -> None:
+    """The parent has lost its own, asks its child, and pushes what it gets back to it: the child goes on asking."""
+    source, parent = await fleet.device(uplink_bytes_s=4e6), await fleet.device()
+    child = await fleet.device(timing=replace(FAST, push_stall=60.0))
+    await adopt(parent, child)
+    ref = await source.transport.add_blob(os.urandom(24 * CHUNK_BYTES))
+    first = asyncio.ensure_future(child.transport.fetch(ref, [source.contact], app=APP, max_bytes=LIMIT))
+    await until(lambda: missing(child, ref) < ref.chunks)
+    second = asyncio.ensure_future(parent.transport.fetch(ref, [child.contact], app=APP, max_bytes=LIMIT))
+    await until(lambda: missing(parent, ref) < ref.chunks)
+    parent.transport._broadcast.relay(APP, ref)
+    await asyncio.wait_for(asyncio.gather(first, second), 8.0)
+    assert parent.count("blobs.pushed")
+    assert child.count("blobs.duplicate")
+
+
 def missing(device: Device, ref: BlobRef) -> int:
     """Chunks of an arriving blob that are not here yet."""
     assembly = device.transport._blobs.assembly(ref.id)
