@@ -33,6 +33,7 @@ STATE_MACHINES = (
     ("Routed requests", "edgefl.overlay.routing"),
     ("The rendezvous tracker", "edgefl.overlay.tracker"),
     ("Trees", "edgefl.overlay.rank_tree"),
+    ("When the tracker is asked again", "edgefl.overlay.renewals"),
     ("The choice of a parent", "edgefl.overlay.game.player"),
     ("What the devices of a site carry", "edgefl.overlay.game.site"),
     ("A walk through a tree", "edgefl.overlay.tree_walk"),

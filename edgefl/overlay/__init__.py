@@ -36,6 +36,7 @@
     candidates.py     possible parents
     attempt.py        finding a parent among them
     children.py       fan-out, eviction, counts
+    renewals.py       when the tracker is asked again
     serving.py        who gets a place below a device
     rank_tree.py      one tree, as one device takes part in it
     forest.py         all trees of a device

@@ -4,7 +4,7 @@ Theory of operation. Members know the order of rank (rank.py); a parent outranks
 sequence of losses, repairs and races can close a cycle. A member attaches inside its zone if a higher-ranked member of
 the zone exists; else it is its zone's head and attaches across zones; if nobody anywhere is higher, it is the root.
 
-    position  SEEKING   no parent: ask the tracker (2, 2, 4 .. 30 s), attach to whom it proposes
+    position  SEEKING   no parent: ask the tracker (renewals.py says when), attach to whom it proposes
               ATTACHED  below a parent
               ROOT      the tracker names nobody higher
 
@@ -34,6 +34,7 @@ from edgefl.overlay.device import Device
 from edgefl.overlay.game.game import Game
 from edgefl.overlay.liveness import Liveness
 from edgefl.overlay.rank import can_be_parent, is_helper, rank
+from edgefl.overlay.renewals import Renewals
 from edgefl.overlay.requests import Requests
 from edgefl.overlay.serving import Serving
 from edgefl.overlay.spares import Spares
@@ -76,16 +77,13 @@ class RankTree:
     """This device in one tree."""
 
     __slots__ = (
-        "_asked_at",
         "_attempt",
-        "_childless_since",
         "_crowded",
         "_device",
-        "_kept",
         "_orphaned",
         "_parent_heard_at",
         "_pool",
-        "_seeks",
+        "_renewals",
         "_spares",
         "_spares_seen_at",
         "_told",
@@ -106,14 +104,13 @@ class RankTree:
         self._device = world.device
         self._pool = CandidatePool(world.device, world.liveness, app, scope, observer)
         self._spares = Spares(world.device, world.liveness, self._pool)
+        self._renewals = Renewals(world.device, partial(world.renew_at, self))
         self._attempt: Attempt | None = None
         self._orphaned = False
-        self._asked_at = self._spares_seen_at = float("-inf")
+        self._spares_seen_at = float("-inf")
         self._parent_heard_at = 0.0
         self._told: tuple[int, int] | None = None
-        self._seeks = self._crowded = 0
-        self._childless_since: float | None = None
-        self._kept = True
+        self._crowded = 0
         self.app = app
         self.scope = scope
         self.observer = observer
@@ -173,39 +170,16 @@ class RankTree:
 
     def renew(self, now: float, *, content: bool = True) -> None:
         """Tell the tracker that we are here, and when to do so again; who is not `content` hears of more members."""
-        profile, failed = self._device.profile, self._pool.failed(now)
-        if self.helper and self._is_idle(now):
+        failed = self._pool.failed(now)
+        if self.helper and self._renewals.is_idle(len(self.children), now):
             self._world.dismiss(self, now)
             return
         content = content and self.position is not Position.SEEKING and not failed
-        if not content:
-            self._asked_at = now
         self._world.ask_tracker(self, Track(self.app, self.observer, failed, content), now)
-        if self.position is Position.SEEKING:
-            self._renew_in(self._seek_s(), now)
-            self._seeks += 1
-        elif self.position is Position.ROOT:
-            self._renew_in(profile.root_renewal_s, now)
-        else:
-            self._renew_in(profile.renewal_s if self._kept else profile.unkept_renewal_s, now)
-
-    def _is_idle(self, now: float) -> bool:
-        """A helper has had nobody to help for long."""
-        if self.children:
-            self._childless_since = None
-        elif self._childless_since is None:
-            self._childless_since = now
-        return self._childless_since is not None and now - self._childless_since >= self._device.profile.help_idle_s
-
-    def _renew_in(self, wait_s: float, now: float) -> None:
-        self._world.renew_at(self, now + self._device.jittered(wait_s))
-
-    def _seek_s(self) -> float:
-        series = self._device.profile.seek_s
-        return series[min(self._seeks, len(series) - 1)]
+        self._renewals.asked(self.position, content, now)
 
     def on_candidates(self, message: Candidates, now: float) -> None:
-        self._kept = message.kept
+        self._renewals.kept = message.kept
         self._pool.proposed(message.members)
         standing, own_id, liveness = self._pool.standing(), self._device.node_id, self._world.liveness
         outranked = any(
@@ -237,8 +211,8 @@ class RankTree:
             return
         self.position = Position.ROOT
         self.depth, self.root = 0, self._device.node_id
-        self._seeks, self._orphaned = 0, False
-        self._renew_in(self._device.profile.root_renewal_s, now)
+        self._orphaned = False
+        self._renewals.on_root(now)
         self._world.touched(self, now)
         self._world.listener.on_root(self.app, now)
 
@@ -246,12 +220,11 @@ class RankTree:
 
     def refresh_spares(self, now: float) -> None:
         """A round is open: know where to go if the parent dies; ask the tracker if we know too few."""
-        profile = self._device.profile
-        if self.parent is None or now - self._spares_seen_at < profile.spare_fresh_s / 3:
+        if self.parent is None or now - self._spares_seen_at < self._device.profile.spare_fresh_s / 3:
             return
         self._spares_seen_at = now
         enough = self._spares.refresh(self.parent.node_id, now)
-        if not enough and now - self._asked_at > profile.seek_s[-1]:
+        if not enough and self._renewals.may_ask_for_spares(now):
             self.renew(now, content=False)
 
     def _begin(self, targets: list[Contact], now: float) -> None:
@@ -292,10 +265,8 @@ class RankTree:
         self._succeed(now)
         if self.position is Position.SEEKING and self._orphaned and self._pool.failed(now):
             self.renew(now)  # the sooner the tracker hears of the dead, the sooner it finds out who is the next root
-        elif self.position is Position.SEEKING:
-            self._renew_in(self._seek_s() / 2, now)
-        elif self.position is Position.ROOT:
-            self._renew_in(self._device.profile.seek_s[0] / 2, now)
+        else:
+            self._renewals.on_attempt_failed(self.position, now)
 
     def _no_room(self, crowded: bool, now: float) -> None:
         """Nobody has a place. Once may be chance: members that bring places may be on their way. Who can be dialled
@@ -332,10 +303,8 @@ class RankTree:
         self._world.touched(self, now)  # children may have come or gone since we asked
         self._heard_from_parent(answer.depth, answer.root, now)
         self._keep_spares(now)
-        self._seeks = self._crowded = 0
-        profile = self._device.profile
-        # Those that failed us are reported soon, so that others need not try them.
-        self._renew_in(profile.tree_flush_s if self._pool.failed(now) else profile.renewal_s, now)
+        self._crowded = 0
+        self._renewals.on_attached(bool(self._pool.failed(now)), now)
         self._world.listener.on_parent(self.app, parent, now)
 
     def on_refused(self, sender: Contact, message: Refused, now: float) -> None:
@@ -355,7 +324,8 @@ class RankTree:
     def _lose_parent(self, now: float, alternatives: Iterable[Contact] = ()) -> None:
         """Repair at once: with the alternatives named, else with the spare parents that we know; the tracker helps."""
         self.position, self.parent = Position.SEEKING, None
-        self._seeks, self._orphaned = 0, True
+        self._orphaned = True
+        self._renewals.on_parent_lost()
         self._world.game.on_parent_lost(self.app)
         self._world.listener.on_orphaned(self.app, now)
         self._pool.learn(alternatives)
@@ -393,7 +363,7 @@ class RankTree:
             # If we have stood still, it may have another root above it, or be one: it hears that we are here, and the
             # tracker tells the one that is lower.
             self._device.send(sender, TreeBeat(()))
-            self._renew_in(self._device.profile.tree_flush_s, now)
+            self._renewals.soon(now)
         self.serving.drop(node_id, now)
         lost_edge = message.reason is Refusal.SWITCHED  # it does not know us, or has forgotten us: no refusal
         if self._is_parent(node_id):
