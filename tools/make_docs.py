@@ -35,6 +35,7 @@ STATE_MACHINES = (
     ("Trees", "edgefl.overlay.rank_tree"),
     ("When the tracker is asked again", "edgefl.overlay.renewals"),
     ("The choice of a parent", "edgefl.overlay.game.player"),
+    ("What a round has taught", "edgefl.overlay.game.experience"),
     ("What the devices of a site carry", "edgefl.overlay.game.site"),
     ("A walk through a tree", "edgefl.overlay.tree_walk"),
     ("The directory of applications", "edgefl.overlay.directory"),

@@ -3,6 +3,7 @@
     model.py        what a parent costs its child; the exact potential; when a move is worth it
     rules.py        the rules of choice and their parameters, selectable per fleet
     residuals.py    what advertisements hide, learnt from what was measured
+    experience.py   what a round has taught: the own link, and how true the parent's word was
     ledger.py       a device's promised bytes per round over all applications; admission, one request at a time
     bandits.py      baselines that learn from their own costs alone: KL-UCB, EXP3
     site.py         what devices of one site carry together over the uplink that they share

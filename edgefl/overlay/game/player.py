@@ -23,9 +23,10 @@ another. Rank rises along every edge whatever is chosen, so no move can close a 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from edgefl.overlay.game.equilibrium import Epsilon, of_player
+from edgefl.overlay.game.experience import Experience
 from edgefl.overlay.game.model import cost_s, margin_s, site_s
 from edgefl.overlay.game.rules import CANDIDATES, NEAREST_CANDIDATES, Parameters, Rule
 from edgefl.wire.game import MoveAsk, MoveTold, PriceAsk, PriceTold
@@ -46,15 +47,9 @@ LEAST_ASKED_S = 1.0
 UNKNOWN_RTT_S = 0.05
 """Of a candidate that was never measured: middling, so that it is neither shunned nor sought."""
 
-OWN_DRIFT = 0.01
-"""Per epoch: a link that has become slower is believed after some dozen rounds."""
-
 LEAST_PAUSE_S = 5.0
 """Between two looks at prices: sensors sample as often (telemetry/load.py). Rounds of a tiny model are shorter, and six
 questions in each would be a good part of its traffic."""
-
-BUSIER = 1.15
-"""A parent's new word says that it has become busier: a quarter of an octave (prices come in eighths)."""
 
 NO_LIMIT_S = 1e9
 """What any other parent may cost when ours is unwell: what is told must be finite."""
@@ -67,15 +62,6 @@ class Stage(Enum):
     ASKING = "asking"
     MOVING = "moving"
     GRANTED = "granted"
-
-
-class _Experience(NamedTuple):
-    """How long our update waited at a parent in a round, how long it should have by its word, and its price then."""
-
-    parent: int
-    waited_s: float
-    predicted_s: float
-    s_per_byte: float
 
 
 class Seat(Protocol):
@@ -106,10 +92,8 @@ class Player:
         "_experience",
         "_in_round",
         "_liveness",
-        "_own_s",
         "_parameters",
         "_requests",
-        "_residuals",
         "_rule",
         "_seat",
         "_target",
@@ -137,7 +121,6 @@ class Player:
         self._device = device
         self._requests = requests
         self._liveness = liveness
-        self._residuals = residuals
         self._rule = rule
         self._parameters = parameters
         self._candidates: list[int] = []
@@ -145,11 +128,10 @@ class Player:
         self._zones: dict[int, int] = {}
         self._waiting: set[int] = set()
         self._target: Contact | None = None
-        self._own_s: float | None = None
         self._epoch = 0
         self._in_round = False
         self._asked_at = float("-inf")
-        self._experience: _Experience | None = None
+        self._experience = Experience(residuals)
         self._bandit: OnePlayer | None = None
         if rule in BANDITS:
             from edgefl.overlay.game.bandits import OnePlayer  # NumPy: an idle device does without
@@ -177,10 +159,11 @@ class Player:
             self.reset()
             return
         self._epoch += 1
-        self._residuals.fade()
-        self._experience = self._experienced(parent.node_id, waited_s)
+        told = self._told.get(parent.node_id)
+        of_site_s = 0.0 if told is None else self._site_s(parent.node_id, told)
+        self._experience.on_round_over(parent.node_id, told, of_site_s, waited_s)
         if self.stage is Stage.GRANTED and target is not None:
-            self._learn()
+            self._experience.learn(self._told)
             self._move(target, now)
             return
         self._refresh_candidates(now)
@@ -189,34 +172,13 @@ class Player:
         if self.stage is Stage.IDLE and now - self._asked_at >= LEAST_PAUSE_S:
             self._ask(parent, now)
         if self.stage is not Stage.ASKING:
-            self._learn()
+            self._experience.learn(self._told)
 
     def _move(self, target: Contact, now: float) -> None:
         self.stage, self._target = Stage.IDLE, None
         self._device.counters["game_moves"] += 1
         self._set_delay(target.node_id)
         self._seat.switch(target, now)
-
-    def _experienced(self, parent: int, waited_s: float) -> _Experience | None:
-        """What our own link takes is the same below every parent, and no surprise. No wait was ever shorter than that;
-        nor is the shortest wait ever taken for longer than it was, whatever the parent had predicted."""
-        told = self._told.get(parent)
-        if told is None:
-            return None
-        own_s = waited_s if self._own_s is None else min(waited_s, self._own_s + OWN_DRIFT * self._own_s)
-        self._own_s = own_s
-        own_word_s = told.penalty_s + told.s_per_byte * told.load_bytes + self._site_s(parent, told)
-        return _Experience(parent, waited_s, own_word_s + own_s, told.s_per_byte)
-
-    def _learn(self) -> None:
-        """What the last round has taught, now that the parent's new word is here (or will not come)."""
-        experience, self._experience = self._experience, None
-        if experience is None:
-            return
-        told = self._told.get(experience.parent)
-        busier = told is not None and told.s_per_byte >= BUSIER * experience.s_per_byte
-        take_in = self._residuals.excuse if busier else self._residuals.learn
-        take_in(experience.parent, experience.waited_s, experience.predicted_s)
 
     def reset(self) -> None:
         """The parent is lost: what was going on has no meaning any more."""
@@ -225,7 +187,7 @@ class Player:
         if self._target is not None:
             self._requests.cancel(self._question(self._target.node_id))
         self._waiting.clear()
-        self._experience = None
+        self._experience.forget_round()
         self.stage, self._target = Stage.IDLE, None
 
     # Candidates
@@ -313,7 +275,7 @@ class Player:
         self._waiting.discard(node_id)
         if not self._waiting and self.stage is Stage.ASKING:
             self.stage = Stage.IDLE
-            self._learn()
+            self._experience.learn(self._told)
             self._decide(now)
 
     def _expected_s(self, node_id: int) -> float:
@@ -323,7 +285,7 @@ class Player:
         if told is None or (told.closed and not is_parent):
             return float("inf")
         expected: float = cost_s(
-            rtt_s=self._rtt_s(node_id) + max(0.0, self._residuals.of(node_id)),
+            rtt_s=self._rtt_s(node_id) + self._experience.surprise_s(node_id),
             penalty_s=told.penalty_s,
             s_per_byte=told.s_per_byte,
             load_bytes=told.load_bytes + (0 if is_parent else self.size_bytes),
@@ -338,7 +300,7 @@ class Player:
         told = self._told.get(parent)
         if told is not None:
             here_s = self._expected_s(parent) - self._parameters.delay_weight * told.delay_s
-            self.delay_s = told.delay_s + max(here_s if here_s < float("inf") else 0.0, self._own_s or 0.0)
+            self.delay_s = told.delay_s + max(here_s if here_s < float("inf") else 0.0, self._experience.own_s or 0.0)
 
     # Decisions
 
@@ -372,7 +334,7 @@ class Player:
                 self._target = None
             return
         told = self._told[best]
-        own_part_s = self._rtt_s(best) + max(0.0, self._residuals.of(best)) + self._site_s(best, told)
+        own_part_s = self._rtt_s(best) + self._experience.surprise_s(best) + self._site_s(best, told)
         budget_s = worth_s - own_part_s - self._parameters.delay_weight * told.delay_s
         timeout_s = max(LEAST_ASKED_S, self._liveness.timeout_s(best, now))
         if self._requests.open(self._question(best), best, now, timeout_s, self._no_grant):
