@@ -1,10 +1,10 @@
-"""Options as people write them, NAME:key=value,…, into a frozen dataclass with defaults: what is given is checked."""
+"""Options as people write them, NAME:key=value,…, beside their defaults: what is given is checked."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from edgefl.errors import UsageError
 
@@ -28,11 +28,20 @@ T = TypeVar("T", bound=Options)
 def parse_options(kind: type[T], text: str, what: str) -> T:
     """Take key=value,… apart; the rest keeps its default. Raises UsageError, which begins with `what` they are of."""
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    hint = f"the options of {what} are {', '.join(defaults)}, written as {what}:{next(iter(defaults))}=…"
+    options = kind(**given_options(defaults, text, what)) if text else kind()
+    objection = options.objection()
+    if objection is not None:
+        raise UsageError(f"{what}: {objection}", hint=options_hint(defaults, what))
+    return options
+
+
+def given_options(defaults: Mapping[str, object], text: str, what: str) -> dict[str, Any]:
+    """The values in key=value,… by key, each of the type of its default. Raises UsageError."""
+    hint = options_hint(defaults, what)
     if len(text.encode()) > MAX_OPTIONS_BYTES:
         raise UsageError(f"the options of {what} take more than {MAX_OPTIONS_BYTES} bytes", hint="write shorter ones")
     given: dict[str, object] = {}
-    for part in text.split(",") if text else ():
+    for part in text.split(","):
         key, _, value = part.partition("=")
         if key not in defaults:
             raise UsageError(f"{what} has no option {key!r}", hint=hint)
@@ -43,11 +52,12 @@ def parse_options(kind: type[T], text: str, what: str) -> T:
         except (ValueError, KeyError):
             kind_name = {bool: "yes or no", int: "a whole number"}.get(type(defaults[key]), "a number")
             raise UsageError(f"{key} of {what} is {value!r}, but must be {kind_name}", hint=hint) from None
-    options = kind(**given)
-    objection = options.objection()
-    if objection is not None:
-        raise UsageError(f"{what}: {objection}", hint=hint)
-    return options
+    return given
+
+
+def options_hint(known: Iterable[str], what: str) -> str:
+    names = list(known)
+    return f"the options of {what} are {', '.join(names)}, written as {what}:{names[0]}=…"
 
 
 def _read(value: str, default: object) -> object:

@@ -10,6 +10,15 @@ from support.real_fleet import Task
 pytestmark = pytest.mark.e2e
 
 
+def on_sites(tmp_path: Path, sites: list[str]) -> Task:
+    """A fleet of one device for each, which its owner has put on that site."""
+    task = Task(tmp_path, len(sites))
+    for number, site in enumerate(sites):
+        config = task.fleet.configs[number] = tmp_path / f"site-{number}.toml"
+        config.write_text(f'site = "{site}"\n')
+    return task
+
+
 @pytest.mark.parametrize("pace", ["buffered:goal=0.6,floor=1", "quantile:q=0.6,floor=1"])
 def test_five_daemons_draw_lots_and_train_at_their_own_pace(tmp_path: Path, pace: str) -> None:
     task = Task(tmp_path, 5)
@@ -28,11 +37,7 @@ def test_five_daemons_draw_lots_and_train_at_their_own_pace(tmp_path: Path, pace
 
 
 def test_two_sites_train_by_themselves_between_global_rounds(tmp_path: Path) -> None:
-    task = Task(tmp_path, 6)
-    for number in range(6):
-        config = tmp_path / f"site-{number}.toml"
-        config.write_text(f'site = "{"here" if number % 2 else "there"}"\n')
-        task.fleet.configs[number] = config
+    task = on_sites(tmp_path, ["there", "here"] * 3)
     with task.fleet:
         task.fleet.start()
         task.create(rounds=4, zone_rounds=3)
@@ -68,11 +73,7 @@ def test_two_applications_share_the_devices_and_both_get_good(tmp_path: Path) ->
 
 def test_each_site_has_a_voice_also_those_that_the_root_has_no_place_for(tmp_path: Path) -> None:
     """Heads of zones deliver straight to the root, also those that hang below another site's."""
-    task = Task(tmp_path, 7)
-    for number in range(7):
-        config = tmp_path / f"site-{number}.toml"
-        config.write_text(f'site = "plant {number}"\n')
-        task.fleet.configs[number] = config
+    task = on_sites(tmp_path, [f"plant {number}" for number in range(7)])
     with task.fleet:
         task.fleet.start()
         task.create(rounds=4, strategy="trimmed-zones:share=0.2")

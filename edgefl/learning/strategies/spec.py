@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from edgefl.errors import UsageError
+from edgefl.learning.options import given_options, options_hint
 
 MAX_STRATEGY_BYTES = 128
 """Four options with a dozen digits each, and their names."""
@@ -102,21 +103,12 @@ def parse_strategy(text: str) -> StrategySpec:
     known = STRATEGY_OPTIONS.get(name)
     if known is None:
         raise UsageError(f"no strategy is called {name!r}", hint=f"use one of {', '.join(STRATEGY_OPTIONS)}")
-    hint = f"the options of {name} are {', '.join(known)}, written as {name}:{next(iter(known))}=0.5"
     if len(text.encode()) > MAX_STRATEGY_BYTES:
         raise UsageError(f"the strategy takes more than {MAX_STRATEGY_BYTES} bytes", hint="write shorter numbers")
-    given: dict[str, float] = {}
-    for part in rest.split(",") if colon else ():
-        key, _, number = part.partition("=")
-        option = known.get(key)
-        if option is None:
-            raise UsageError(f"{name} has no option {key!r}", hint=hint)
-        if key in given:
-            raise UsageError(f"{name} has {key} twice", hint="give each option once")
-        try:
-            given[key] = float(number)
-        except ValueError:
-            raise UsageError(f"{key} of {name} is {number!r}, but must be a number", hint=hint) from None
-        if not option.fits(given[key]):
-            raise UsageError(f"{key} of {name} is {number}, but must be {option.rule}", hint=hint)
-    return StrategySpec(name, {key: given.get(key, option.default) for key, option in known.items()})
+    defaults = {key: option.default for key, option in known.items()}
+    given: dict[str, float] = given_options(defaults, rest, name) if colon else {}
+    for key, value in given.items():
+        if not known[key].fits(value):
+            cause = f"{key} of {name} is {value:g}, but must be {known[key].rule}"
+            raise UsageError(cause, hint=options_hint(known, name))
+    return StrategySpec(name, defaults | given)

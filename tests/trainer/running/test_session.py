@@ -43,6 +43,17 @@ def batch(samples: int = 32, seed: int = 0) -> dict[str, Any]:
     return {"x": x[chosen], "target": y[chosen]}
 
 
+def cancel_while_it_trains(s: trainer.Session) -> None:
+    """From another thread. Training ends, and what it leaves is a model."""
+    timer = threading.Timer(0.05, s.cancel)
+    timer.start()
+    data = batch(1000)
+    with pytest.raises(TrainingCancelledError):
+        [s.step(data, 0.01) for _ in itertools.count()]
+    timer.join()
+    assert np.isfinite(s.vector()).all()
+
+
 def test_steps_make_the_loss_smaller(s: trainer.Session) -> None:
     losses = [s.step(batch(), lr=0.05) for _ in range(30)]
     assert all(isinstance(loss, float) for loss in losses)
@@ -140,13 +151,7 @@ def test_cancelling_ends_all_threads_that_share_a_batch(divided: Path) -> None:
         s.step(batch(), 0.05)
     assert np.array_equal(s.vector(), before)
     s.step(batch(), 0.05)
-    timer = threading.Timer(0.05, s.cancel)
-    timer.start()
-    data = batch(1000)
-    with pytest.raises(TrainingCancelledError):
-        [s.step(data, 0.01) for _ in itertools.count()]
-    timer.join()
-    assert np.isfinite(s.vector()).all()
+    cancel_while_it_trains(s)
 
 
 def test_evaluation_changes_nothing_and_counts_right_answers(s: trainer.Session) -> None:
@@ -301,13 +306,7 @@ def test_cancelling_stops_the_next_run_and_only_that(s: trainer.Session) -> None
 
 
 def test_cancelling_from_another_thread_ends_training(s: trainer.Session) -> None:
-    timer = threading.Timer(0.05, s.cancel)
-    timer.start()
-    data = batch(1000)
-    with pytest.raises(TrainingCancelledError):
-        [s.step(data, 0.01) for _ in itertools.count()]
-    timer.join()
-    assert np.isfinite(s.vector()).all()
+    cancel_while_it_trains(s)
 
 
 def test_a_step_that_diverges_says_so_with_its_number(s: trainer.Session) -> None:
