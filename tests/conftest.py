@@ -12,6 +12,12 @@ from support.own_time import OwnTime
 LOOK_AGAIN_S = 5.0
 
 
+def pytest_configure() -> None:
+    """A script's background jobs ignore SIGINT, and so would all processes that tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
     """As pytest-timeout's own, which is asked when this returns None; the alarm is set again for what is left."""
     if settings.method != "signal":

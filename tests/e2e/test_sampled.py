@@ -80,7 +80,7 @@ def test_kill_9_of_whoever_aggregates(task: Task) -> None:
 
 
 def test_a_power_cut_of_everybody(task: Task) -> None:
-    task.create(topology=TOPOLOGY, rounds=100_000)
+    task.create(topology=TOPOLOGY, rounds=100_000, local_epochs=3)
     wait_for(lambda: newest(task) >= 8, "eight rounds")
     before = newest(task)
     for number in range(NODES):
