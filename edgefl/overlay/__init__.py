@@ -29,9 +29,10 @@
     zone_survey.py    one look at some zones: their anchors, measured
     zones.py          this device's zone, kept right as devices come, go and move
     accused.py        members that others report as dead
-    tracker.py        the owner of an application's id proposes parents to its members
     rank.py           the order that makes cycles impossible and elections needless
     proposals.py      whom a tracker proposes and whom it forgets
+    records.py        whom a tracker remembers, within bounds
+    tracker.py        the owner of an application's id proposes parents to its members
     tree_view.py      a place in a tree, as other layers see it
     candidates.py     possible parents
     attempt.py        finding a parent among them
