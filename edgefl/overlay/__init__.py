@@ -20,6 +20,8 @@
     joining.py        how a device finds its place
     probe_queue.py    which contact to ask next whether it lives
     lost.py           who has fallen silent and may only be cut off
+    self_lookup.py    looking oneself up, less and less often
+    reunion.py        whom to knock at; parts of a fleet find each other
     gossip.py         rows of the table, exchanged with others
     membership.py     keeping the rings and tables true at a constant cost
     zone_table.py     the zones heard of
