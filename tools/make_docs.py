@@ -29,6 +29,7 @@ PROTOCOLS, TRAINER = DOCS / "protocols.md", DOCS / "trainer.md"
 STATE_MACHINES = (
     ("Joining the overlay", "edgefl.overlay.joining"),
     ("Membership", "edgefl.overlay.membership"),
+    ("Looking oneself up", "edgefl.overlay.self_lookup"),
     ("Liveness of peers", "edgefl.overlay.liveness"),
     ("Routed requests", "edgefl.overlay.routing"),
     ("The rendezvous tracker", "edgefl.overlay.tracker"),

@@ -20,6 +20,8 @@
     joining.py        how a device finds its place
     probe_queue.py    which contact to ask next whether it lives
     lost.py           who has fallen silent and may only be cut off
+    self_lookup.py    looking oneself up, less and less often
+    reunion.py        whom to knock at; parts of a fleet find each other
     gossip.py         rows of the table, exchanged with others
     membership.py     keeping the rings and tables true at a constant cost
     zone_table.py     the zones heard of
@@ -29,9 +31,10 @@
     zone_survey.py    one look at some zones: their anchors, measured
     zones.py          this device's zone, kept right as devices come, go and move
     accused.py        members that others report as dead
-    tracker.py        the owner of an application's id proposes parents to its members
     rank.py           the order that makes cycles impossible and elections needless
     proposals.py      whom a tracker proposes and whom it forgets
+    records.py        whom a tracker remembers, within bounds
+    tracker.py        the owner of an application's id proposes parents to its members
     tree_view.py      a place in a tree, as other layers see it
     candidates.py     possible parents
     attempt.py        finding a parent among them

@@ -125,10 +125,10 @@ class Assembly:
         self._liveness.hooks = Hooks(self._appeared, self._changed, self._gone, self._pinned)
         self._membership.on_joined = self._joined
         self._membership.on_isolated = self._events.on_isolated
-        self._membership.on_self_join = self._track_zone
+        self._membership.self_lookup.on_self_join = self._track_zone
         self._membership.on_adopted = self._adopted
         self._membership.zone_members = self._tracker.zone_members
-        self._queries.remember = self._membership.remember
+        self._queries.remember = self._membership.reunion.remember
         self._forest.call_help = self._volunteers.call
         self._router.deliver = self._deliver
         self._router.on_lookup = self._looked_up

@@ -1,7 +1,7 @@
 """Lost contacts: devices that have fallen silent, and may only be cut off.
 
 A link that fails for an hour parts a fleet in two, and each part drops the other. They find each other again through
-what they remember: every device pings three lost contacts a minute (membership.py). Two things would let a whole part
+what they remember: every device pings three lost contacts a minute (reunion.py). Two things would let a whole part
 forget the other, and both are prevented here:
 
 * *Many deaths after the cut.* At most 32 are kept. When there are more, one of the zone that has most is forgotten,

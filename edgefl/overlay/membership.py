@@ -7,11 +7,10 @@ Theory of operation, once joined:
   found makes the next probes follow quickly, for as long as deaths keep being found: a lone failure costs nothing, the
   loss of half of the fleet is known in seconds.
 * *Rows.* Every 45 s one routing table row is exchanged with another device (gossip.py).
-* *Oneself.* After 5, 15, 60 .. 1800 s the device looks itself up and re-registers with its zone's tracker. A lost leaf
-  starts that series again.
+* *Oneself.* Less and less often the device looks itself up (self_lookup.py) and re-registers with its zone's tracker. A
+  lost leaf starts that series again.
 * *Leaves.* A device that nobody can dial has a few doors (doors.py) instead of all this, and pings one every 20 s.
-* *Reunion.* Every minute three lost contacts (lost.py) are pinged, if there are any. Partitions, and islands of any
-  other origin, merge through it.
+* *Reunion.* Every minute some that are remembered are pinged, if there are any (reunion.py).
 
 What others say about a device only ever causes a ping (see liveness.py); a contact that we adopt that way is told about
 us with an Announce. A device that has lost everybody goes back to joining.
@@ -23,17 +22,19 @@ from collections.abc import Callable, Iterable, ValuesView
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.device import Device
-from edgefl.overlay.doors import MAX_DOORS, Doors
+from edgefl.overlay.doors import Doors
 from edgefl.overlay.gossip import GOSSIP, RowGossiper
 from edgefl.overlay.ids import shared_digits
 from edgefl.overlay.joining import KNOCK, Joiner
 from edgefl.overlay.liveness import Liveness, Peer
-from edgefl.overlay.lost import TOLD, Lost
+from edgefl.overlay.lost import TOLD
 from edgefl.overlay.probe_queue import ProbeQueue
 from edgefl.overlay.requests import Requests
+from edgefl.overlay.reunion import REUNION, Reunion
 from edgefl.overlay.rings import GLOBAL_BEAT, ZONE_BEAT, Rings
 from edgefl.overlay.routing_table import RoutingTable
 from edgefl.overlay.search import RowQueries
+from edgefl.overlay.self_lookup import SELF_JOIN, SelfLookup
 from edgefl.wire.contact import Contact
 from edgefl.wire.overlay import (
     MAX_ROWS_CONTACTS,
@@ -47,15 +48,6 @@ from edgefl.wire.overlay import (
 if TYPE_CHECKING:
     from edgefl.effects import TimerKey
 
-MAX_BOOTSTRAP = 16
-"""Addresses from a token or the state directory."""
-
-TRIED = 3
-"""Lost contacts pinged at a time: all that are remembered have their turn within a quarter of an hour."""
-
-SEEDS = 3
-"""Remembered contacts that are asked at once, of each kind."""
-
 MAX_LEAVES_TOLD = 16
 """Leaves that are told news: each has four doors, so hardly one is left out while a door has not sixty."""
 
@@ -67,32 +59,27 @@ NEAREST_IN_ANSWER = 8
 """Contacts of the asker's zone, nearest to its target, in an answer to FindRows: both sides of a zone's leaf set."""
 
 PROBE: TimerKey = ("membership", "probe")
-SELF_JOIN: TimerKey = ("membership", "self")
-REUNION: TimerKey = ("membership", "reunion")
 
 
 class Membership:
     """Tables and leaf sets of one device, and everything that keeps them."""
 
     __slots__ = (
-        "_bootstrap",
         "_device",
         "_known",
         "_liveness",
         "_probes",
-        "_queries",
         "_quick_probes",
-        "_self_joins",
         "doors",
         "gossip",
         "joiner",
-        "lost",
         "on_adopted",
         "on_isolated",
         "on_joined",
-        "on_self_join",
         "pack_zones",
+        "reunion",
         "rings",
+        "self_lookup",
         "table",
         "zone_members",
     )
@@ -100,21 +87,18 @@ class Membership:
     def __init__(self, device: Device, requests: Requests, liveness: Liveness, queries: RowQueries) -> None:
         self._device = device
         self._liveness = liveness
-        self._queries = queries
-        self._bootstrap: dict[int, Contact] = {}
-        self.lost = Lost()
         self._quick_probes = 0
-        self._self_joins = 0
         self._known: dict[int, Peer] | None = None
         self._probes = ProbeQueue(liveness)
         self.table = RoutingTable(device.node_id, device.contact.zone, device.profile)
         self.rings = Rings(device, requests, liveness)
         self.gossip = RowGossiper(device, liveness, self.table, self.consider)
         self.doors = Doors()
-        self.joiner = Joiner(device, liveness, queries, self._seeds, self._on_placed)
+        self.self_lookup = SelfLookup(device, queries, self.rings, self.doors, self.members, self.consider)
+        self.reunion = Reunion(device, liveness, self.doors, self.self_lookup)
+        self.joiner = Joiner(device, liveness, queries, self.reunion.seeds, self._on_placed)
         self.on_joined: Callable[[float], None] = lambda now: None
         self.on_isolated: Callable[[float], None] = lambda now: None
-        self.on_self_join: Callable[[float], None] = lambda now: None
         self.on_adopted: Callable[[Peer, float], None] = lambda peer, now: None
         self.pack_zones: Callable[[float, bool], bytes] = lambda now, newcomer: b""
         self.zone_members: Callable[[int, int], Iterable[Contact]] = lambda key, asker: ()
@@ -139,7 +123,7 @@ class Membership:
 
     def pinned(self) -> set[int]:
         """Whom to remember: who has a place, and bootstrap contacts (which, forgotten, would seem lost)."""
-        return {*self.by_id(), *self._bootstrap}
+        return {*self.by_id(), *self.reunion.bootstrap}
 
     def holds(self, node_id: int) -> bool:
         """Is this device in the table or a leaf set?"""
@@ -155,28 +139,6 @@ class Membership:
         leaves = [peer.contact for peer in peers if not peer.contact.dialable and now - peer.heard_at < heard_s]
         return self._device.random.sample(leaves, min(MAX_LEAVES_TOLD, len(leaves)))
 
-    def remembered(self) -> list[Contact]:
-        """Everybody worth a knock: devices that we have lost, bootstrap contacts, doors."""
-        lost = {contact.node_id: contact for contact in self.lost}
-        return list({**lost, **self._given()}.values())
-
-    def _given(self) -> dict[int, Contact]:
-        """Bootstrap contacts and doors."""
-        given = {**self._bootstrap, **{peer.node_id: peer.contact for peer in self.doors}}
-        given.pop(self._device.node_id, None)
-        return given
-
-    def _seeds(self) -> list[Contact]:
-        """Where to knock: at some of those that we were given, and of those that we have lost, which may be dead."""
-        random, given = self._device.random, list(self._given().values())
-        return random.sample(given, min(SEEDS, len(given))) + self.lost.some(SEEDS, random)
-
-    def remember(self, contacts: Iterable[Contact]) -> None:
-        """Devices that we, or others, knew once: worth looking for, now and then."""
-        own_id, known = self._device.node_id, self._liveness.peers
-        strangers = [c for c in contacts if c.node_id != own_id and c.node_id not in known and c.dialable]
-        self.lost.add(strangers, self._device.random)
-
     def fleet_guess(self) -> int:
         """How many devices the fleet has, by our own neighbours alone; 0 for a leaf, which has none."""
         return self.rings.fleet.ring_size() if self._device.contact.dialable else 0
@@ -186,16 +148,13 @@ class Membership:
         return self._liveness.fleet_size.estimate(self.fleet_guess())
 
     def sizes(self) -> dict[str, int]:
-        return {"bootstrap": len(self._bootstrap), "lost": len(self.lost), **self.rings.sizes()}
+        return {"bootstrap": len(self.reunion.bootstrap), "lost": len(self.reunion.lost), **self.rings.sizes()}
 
     # Life cycle
 
     def bootstrap(self, contacts: Iterable[Contact], now: float) -> None:
         """Remember where to find the fleet."""
-        for contact in contacts:
-            self._bootstrap[contact.node_id] = contact
-            if len(self._bootstrap) > MAX_BOOTSTRAP:
-                del self._bootstrap[next(iter(self._bootstrap))]
+        self.reunion.give(contacts)
         self.joiner.hurry(now)
 
     def start(self, now: float, *, first: bool) -> None:
@@ -217,10 +176,9 @@ class Membership:
         was_leaf, device.joined = device.joined, True
         self.announce()
         self._set_timers(now)
-        self._self_joins = 0
-        self._set_self_join(now)
+        self.self_lookup.start(now)
         if not was_leaf:
-            device.set_timer(REUNION, now + device.jittered(device.profile.reunion_s))
+            self.reunion.start(now)
             self.on_joined(now)
 
     def _set_timers(self, now: float) -> None:
@@ -263,7 +221,7 @@ class Membership:
                 # Whoever holds us has announced itself, so it is known here: it need not find out by missing us.
                 for contact in self._liveness.everybody():
                     self._device.send(contact, Announce())
-            self._look_after_myself(now)
+            self.self_lookup.start_again(now)
 
     def _change_role(self, now: float) -> None:
         """Nobody reaches us any more: a few doors instead of tables. Or somebody does again: find our place anew, as a
@@ -296,7 +254,7 @@ class Membership:
             placed = self.doors.offer(peer, own.zone)
         if placed:
             self._known = None
-            self.lost.discard(contact.node_id)
+            self.reunion.lost.discard(contact.node_id)
             if not knows_us and self._device.joined:
                 self._device.send(contact, Announce())
             self.on_adopted(peer, now)
@@ -325,9 +283,9 @@ class Membership:
 
     def on_peer_gone(self, peer: Peer, on_purpose: bool, now: float) -> None:
         if on_purpose:
-            self.lost.discard(peer.node_id)
+            self.reunion.lost.discard(peer.node_id)
         else:
-            self.remember([peer.contact])
+            self.reunion.remember([peer.contact])
         if not self._take_out(peer, now):
             return
         if not on_purpose and self._device.joined:
@@ -349,11 +307,11 @@ class Membership:
             return False
         before = self.by_id()
         if self.doors.remove(node_id):
-            self._look_after_myself(now)
+            self.self_lookup.start_again(now)
         if self.table.remove(node_id, self._liveness.peers.values()):
             self.gossip.on_row_thinned(node_id, now)
         if self.rings.remove(node_id, self._liveness.peers.values(), now):
-            self._look_after_myself(now)
+            self.self_lookup.start_again(now)
         self._known = None
         for other in self.members() if self._device.joined else ():
             if other.node_id not in before:  # it may not know us, and was heard long ago: is it still what it was?
@@ -385,53 +343,6 @@ class Membership:
             self._quick_probes = 0
         device.set_timer(PROBE, now + (profile.quick_probe_s if self._quick_probes else self._probe_s()))
 
-    def _look_after_myself(self, now: float) -> None:
-        """Something near us changed: start the series of self-joins again."""
-        if self._device.joined and self._self_joins > 0:
-            self._self_joins = 0
-            self._set_self_join(now)
-
-    def _set_self_join(self, now: float) -> None:
-        series = self._device.profile.self_join_s
-        wait_s = series[min(self._self_joins, len(series) - 1)]
-        self._device.set_timer(SELF_JOIN, now + self._device.jittered(wait_s))
-
-    def _self_join(self, now: float) -> None:
-        self._self_joins += 1
-        self._set_self_join(now)
-        near, anywhere = self.rings.peers(), [*self.members()]
-        if not self._device.contact.dialable:
-            near = list(self.doors) if len(self.doors) < MAX_DOORS else []
-        if near:
-            asked = (self._device.random.choice(near), self._device.random.choice(anywhere))
-            for peer in {peer.node_id: peer for peer in asked}.values():
-                self._ask_about_myself(peer.contact, now)
-        self.on_self_join(now)
-
-    def _ask_about_myself(self, contact: Contact, now: float) -> None:
-        def answered(rows: Rows | None, now: float) -> None:
-            if rows is not None:
-                for other in rows.contacts:
-                    self.consider(other, contact.node_id, now)
-
-        self._queries.ask(contact, self._device.node_id, now, answered, brief=True)
-
-    def _reunion(self, now: float) -> None:
-        device = self._device
-        device.set_timer(REUNION, now + device.jittered(device.profile.reunion_s))
-        known = self._liveness.peers
-        strangers = [contact for contact in self.remembered() if contact.node_id not in known]
-
-        def found(peer: Peer | None, now: float) -> None:
-            if peer is not None:
-                device.counters["reunions"] += 1
-                self.lost.discard(peer.node_id)
-                self._ask_about_myself(peer.contact, now)
-                self._look_after_myself(now)
-
-        for contact in device.random.sample(strangers, min(TRIED, len(strangers))):
-            self._liveness.ping(contact, now, found)
-
     # Messages
 
     def on_find_rows(self, sender: Contact, message: FindRows, now: float) -> None:
@@ -441,7 +352,7 @@ class Membership:
             return
         contacts = self._rows_for(message, sender.node_id)
         zones = self.pack_zones(now, not message.brief)
-        lost = () if message.brief else tuple(self.lost.some(TOLD, self._device.random))
+        lost = () if message.brief else tuple(self.reunion.lost.some(TOLD, self._device.random))
         self._device.send(sender, Rows(message.request, True, contacts, zones, lost))
 
     def _rows_for(self, question: FindRows, asker: int) -> tuple[Contact, ...]:
@@ -476,6 +387,6 @@ _TIMERS: dict[TimerKey, Callable[[Membership], Callable[[float], None]]] = {
     GLOBAL_BEAT: lambda membership: membership.rings.beat_fleet,
     PROBE: lambda membership: membership._probe,
     GOSSIP: lambda membership: membership.gossip.on_timer,
-    SELF_JOIN: lambda membership: membership._self_join,
-    REUNION: lambda membership: membership._reunion,
+    SELF_JOIN: lambda membership: membership.self_lookup.on_timer,
+    REUNION: lambda membership: membership.reunion.on_timer,
 }

@@ -50,12 +50,12 @@ class Overlay(Assembly):
 
     def acquaintances(self) -> set[int]:
         """The node ids of everybody that it could turn to, now or after losing all others."""
-        remembered = {contact.node_id for contact in self._membership.remembered()}
+        remembered = {contact.node_id for contact in self._membership.reunion.remembered()}
         return remembered | self._liveness.peers.keys()
 
     def lost(self) -> tuple[Contact, ...]:
         """Devices that have fallen silent and may be cut off: to be kept on disk, and remembered after a restart."""
-        return tuple(self._membership.lost)
+        return tuple(self._membership.reunion.lost)
 
     def zone_leaves(self) -> tuple[Contact, ...]:
         return tuple(peer.contact for peer in self._membership.rings.zone.peers())
@@ -142,7 +142,7 @@ class Overlay(Assembly):
     def remember(self, contacts: Iterable[Contact]) -> None:
         """Devices that this one knew before its last start: it looks for them now and then, and knocks there when it
         finds nobody else."""
-        self._membership.remember(contacts)
+        self._membership.reunion.remember(contacts)
 
     def leave(self, now: float) -> None:
         """Leave gracefully; the overlay is silent afterwards, for good."""

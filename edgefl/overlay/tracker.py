@@ -6,10 +6,10 @@ owner; a device that appears nearer to the key, or has restarted there, gets a c
 everything is whole again after one renewal of everybody. A member that others report as dead is pinged by the tracker
 itself, and dropped if it does not answer; then the reporters hear at once whom to turn to.
 
-At most 128 entries per application are kept: the 16 highest ranks, and of the rest so many that every zone keeps its
-highest. That is enough for any number of members, because a full parent names its children, so a newcomer finds its
-place downwards from the top. It also tells a root, or the head of a zone, when a newcomer outranks it; otherwise the
-newcomer would begin a second tree.
+At most 128 entries per application are kept (records.py): the 16 highest ranks, and of the rest so many that every
+zone keeps its highest. That is enough for any number of members, because a full parent names its children, so a
+newcomer finds its place downwards from the top. It also tells a root, or the head of a zone, when a newcomer outranks
+it; otherwise the newcomer would begin a second tree.
 
 The members of a zone find each other the same way, under the zone's key; there ids matter, not ranks. So do those who
 look for a zone's volunteers, under a key of their own.
@@ -18,7 +18,6 @@ look for a zone's volunteers, under a key of their own.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgefl.overlay.accused import Accused, Accuser
@@ -26,8 +25,9 @@ from edgefl.overlay.device import Device
 from edgefl.overlay.ids import volunteers_key, zone_key
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.overlay.membership import Membership
-from edgefl.overlay.proposals import anchors, highest, least_needed, population, propose, zone_seeds
+from edgefl.overlay.proposals import anchors, highest, population, propose, zone_seeds
 from edgefl.overlay.rank import rank
+from edgefl.overlay.records import COPY, Records, Tracked
 from edgefl.wire.contact import Contact, Role
 from edgefl.wire.overlay import (
     MAX_TRACKER_ENTRIES,
@@ -45,16 +45,6 @@ from edgefl.wire.overlay import (
 if TYPE_CHECKING:
     from edgefl.effects import TimerKey
 
-MAX_APPS = 128
-"""Applications tracked by one device, copies included: 100 applications per device of the fleet is beyond any plan.
-With 128 entries of about 150 bytes each, at most 2.5 MB."""
-
-MAX_APPS_PER_MEMBER = 48
-"""Applications that one device may be tracked under at one tracker: its quota of the above."""
-
-MAX_COPIED_APPS = 48
-"""Applications that one neighbour may copy to us: its quota."""
-
 COPIES = 2
 """Neighbours that hold a copy: both and the owner die within one minute with probability 10^-4 at 1 % churn a
 minute."""
@@ -62,25 +52,7 @@ minute."""
 MAX_COUNT = 0xFFFFFFFF
 """What fits on the wire."""
 
-COPY: TimerKey = ("tracker", "copy")
 FULL: TimerKey = ("tracker", "full")
-
-
-@dataclass(slots=True)
-class _Entry:
-    member: Contact
-    expires_at: float
-    renewed_at: float
-
-
-@dataclass(slots=True)
-class _App:
-    entries: dict[int, _Entry] = field(default_factory=dict)
-    scope: Scope = Scope.GLOBAL
-    served_at: float = float("-inf")
-    changed: dict[int, Contact] = field(default_factory=dict)
-    source: int | None = None
-    """The neighbour that made us remember this application, None when members came to us themselves."""
 
 
 def _is_register(app: int, zone: int) -> bool:
@@ -91,19 +63,18 @@ def _is_register(app: int, zone: int) -> bool:
 class Tracker:
     """The applications whose members this device remembers."""
 
-    __slots__ = ("_accused", "_apps", "_device", "_liveness", "_membership", "_memberships")
+    __slots__ = ("_accused", "_device", "_liveness", "_membership", "_records")
 
     def __init__(self, device: Device, liveness: Liveness, membership: Membership) -> None:
         self._device = device
         self._liveness = liveness
         self._membership = membership
-        self._apps: dict[int, _App] = {}
+        self._records = Records(device)
         self._accused = Accused(liveness, self._judge)
-        self._memberships: dict[int, int] = {}
 
     def sizes(self) -> dict[str, int]:
-        largest = max((len(tracked.entries) for tracked in self._apps.values()), default=0)
-        return {"tracked_apps": len(self._apps), "largest_tracked_app": largest}
+        largest = max((len(tracked.entries) for tracked in self._records.apps.values()), default=0)
+        return {"tracked_apps": len(self._records.apps), "largest_tracked_app": largest}
 
     def start(self, now: float) -> None:
         self._device.set_timer(FULL, now + self._device.jittered(self._device.profile.copy_s))
@@ -114,24 +85,21 @@ class Tracker:
 
     def leave_zone(self) -> None:
         """Our zone changes: what belongs to the old one alone is forgotten here; its next owner has a copy."""
-        for app in [app for app, tracked in self._apps.items() if tracked.scope is Scope.ZONE]:
-            for node_id in list(self._apps[app].entries):
-                self._remove(self._apps[app], node_id)
-            del self._apps[app]
+        for app in [app for app, tracked in self._records.apps.items() if tracked.scope is Scope.ZONE]:
+            self._records.forget(app)
 
     def members(self, app: int) -> list[Contact]:
         """The members on record (for status and tests)."""
-        tracked = self._apps.get(app)
-        return [] if tracked is None else [entry.member for entry in tracked.entries.values()]
+        return self._records.members(app)
 
     # Requests of members
 
     def on_track(self, route: Route, message: Track, now: float) -> None:
         origin, app = route.origin, message.app
-        tracked = self._serve(app, route.scope, now)
+        tracked = self._records.serve(app, route.scope, now)
         if app == volunteers_key(origin.zone):
             if tracked is not None and origin.role is Role.HELPER:
-                self._keep(app, tracked, origin, now)
+                self._records.keep(app, tracked, origin, now)
             return
         kept = False
         before: list[Contact] = []
@@ -140,7 +108,7 @@ class Tracker:
                 self._accuse(tracked, node_id, Accuser(app, origin, message.observer), now)
             before = self.members(app)
             if not message.observer:
-                kept = self._keep(app, tracked, origin, now)
+                kept = self._records.keep(app, tracked, origin, now)
         members = self.members(app)
         if app == zone_key(origin.zone):
             chosen = zone_seeds(members, origin.node_id, self._device.random)
@@ -165,24 +133,22 @@ class Tracker:
             self._device.send(route.origin, info)
 
     def on_untrack(self, route: Route, message: Untrack, now: float) -> None:
-        tracked = self._apps.get(message.app)
+        tracked = self._records.apps.get(message.app)
         if tracked is not None:
-            self._drop(message.app, tracked, route.origin.node_id, now)
+            self._records.drop(tracked, route.origin.node_id, now)
 
     def forget_member(self, node_id: int, now: float) -> None:
         """A device is known first-hand to be gone."""
-        if node_id in self._memberships:
-            for app, tracked in list(self._apps.items()):
-                entry = tracked.entries.get(node_id)
-                if entry is not None:
-                    self._drop(app, tracked, node_id, now)
+        if self._records.knows(node_id):
+            for tracked in self._records.apps.values():
+                self._records.drop(tracked, node_id, now)
 
     def on_member_changed(self, contact: Contact, now: float) -> None:
         """A device says itself that it has another address, zone or role: whatever it was tracked with is old. (The
         copies follow with the next full one: a holder of a copy that passed this on would undo what the owner did.)"""
-        if contact.node_id not in self._memberships:
+        if not self._records.knows(contact.node_id):
             return
-        for app, tracked in self._apps.items():
+        for app, tracked in self._records.apps.items():
             entry = tracked.entries.get(contact.node_id)
             if entry is None or entry.member.incarnation >= contact.incarnation:
                 continue
@@ -192,7 +158,7 @@ class Tracker:
                 members = self.members(app)
                 self._tell_outranked(app, members, contact, members)  # its renewal will be no news to us
 
-    def _accuse(self, tracked: _App, node_id: int, accuser: Accuser, now: float) -> None:
+    def _accuse(self, tracked: Tracked, node_id: int, accuser: Accuser, now: float) -> None:
         entry = tracked.entries.get(node_id)
         if entry is not None and entry.member.dialable and node_id != self._device.node_id:
             self._accused.accuse(entry.member, accuser, now)
@@ -222,21 +188,18 @@ class Tracker:
         if message.scope is Scope.ZONE and sender.zone != self._device.contact.zone:
             self._device.counters["refused_foreign_zone"] += 1
             return
-        tracked = self._apps.get(message.app)
+        tracked = self._records.copied(message.app, message.scope, sender.node_id)
         if tracked is None:
-            from_sender = sum(1 for other in self._apps.values() if other.source == sender.node_id)
-            if from_sender >= MAX_COPIED_APPS or len(self._apps) >= MAX_APPS:
-                self._device.counters["tracker_refusals"] += 1
-                return
-            tracked = self._apps[message.app] = _App(scope=message.scope, source=sender.node_id)
+            return
         ours = [entry.member for entry in tracked.entries.values() if entry.renewed_at > float("-inf")]
         before = self.members(message.app)
         for copied in message.entries:
-            self._merge(message.app, tracked, copied, now)
+            member = self._liveness.newest(copied.member)
+            self._records.merge(message.app, tracked, member, copied.lease_s, now)
         if before and not _is_register(message.app, self._device.contact.zone):
             handed_over = self._device.node_id ^ message.app < sender.node_id ^ message.app
             self._compare(message.app, ours, before, told=handed_over)
-        self._forget_if_empty(message.app, tracked)
+        self._records.forget_if_empty(message.app)
 
     def _compare(self, app: int, ours: list[Contact], before: list[Contact], *, told: bool) -> None:
         """After a restart or a partition members come to two trackers, and the highest of either may take itself for
@@ -252,26 +215,10 @@ class Tracker:
                 if told and rank(newcomer, app) < max(rank(member, app) for member in before):
                     self._tell(app, newcomer, members)
 
-    def _merge(self, app: int, tracked: _App, copied: TrackerEntry, now: float) -> None:
-        member = self._liveness.newest(copied.member)
-        entry = tracked.entries.get(member.node_id)
-        lease_s = min(float(copied.lease_s), self._device.profile.lease_s)
-        if entry is not None:
-            if member.incarnation < entry.member.incarnation:
-                return
-            if copied.lease_s == 0:
-                if not self._renewed(entry, now):
-                    self._remove(tracked, member.node_id)
-                return
-            entry.member = member
-            entry.expires_at = max(entry.expires_at, now + lease_s)
-        elif copied.lease_s and self._memberships.get(member.node_id, 0) < MAX_APPS_PER_MEMBER:
-            self._add(app, tracked, member, now + lease_s, float("-inf"))
-
     def on_nearer(self, peer: Peer, now: float) -> None:
         """A device has appeared, or has restarted: what it owns now, it must know."""
         own_id = self._device.node_id
-        for app, tracked in self._apps.items():
+        for app, tracked in self._records.apps.items():
             if (
                 (now - tracked.served_at < self._device.profile.lease_s or tracked.source == peer.node_id)
                 and peer.node_id ^ app < own_id ^ app
@@ -281,29 +228,28 @@ class Tracker:
 
     def on_timer(self, key: TimerKey, now: float) -> bool:
         if key == COPY:
-            for app, tracked in self._apps.items():
+            for app, tracked in self._records.apps.items():
                 if tracked.changed:
                     changed, tracked.changed = list(tracked.changed.values()), {}
                     self._copy_to_neighbours(app, tracked, changed, now)
         elif key == FULL:
             self._device.set_timer(FULL, now + self._device.jittered(self._device.profile.copy_s))
-            for app, tracked in list(self._apps.items()):
-                for node_id in [i for i, entry in tracked.entries.items() if entry.expires_at <= now]:
-                    self._remove(tracked, node_id)
+            for app, tracked in list(self._records.apps.items()):
+                self._records.expire(tracked, now)
                 if self._owns(app, tracked, now):
                     self._copy_to_neighbours(app, tracked, self.members(app), now)
-                self._forget_if_empty(app, tracked)
+                self._records.forget_if_empty(app)
         else:
             return False
         return True
 
-    def _copy_to_neighbours(self, app: int, tracked: _App, members: Iterable[Contact], now: float) -> None:
+    def _copy_to_neighbours(self, app: int, tracked: Tracked, members: Iterable[Contact], now: float) -> None:
         copy = self._copy(app, tracked, members, now)
         near = [peer for peer in self._membership.members() if not peer.suspect and self._in_scope(tracked, peer)]
         for peer in sorted(near, key=lambda peer: peer.node_id ^ app)[:COPIES]:
             self._device.send(peer.contact, copy)
 
-    def _copy(self, app: int, tracked: _App, members: Iterable[Contact], now: float) -> TrackerCopy:
+    def _copy(self, app: int, tracked: Tracked, members: Iterable[Contact], now: float) -> TrackerCopy:
         """Entries as they are now; a member that is no longer there travels with an empty lease."""
         entries = []
         for member in members:
@@ -314,84 +260,7 @@ class Tracker:
                 entries.append(TrackerEntry(entry.member, max(1, int(entry.expires_at - now))))
         return TrackerCopy(app, tuple(entries[:MAX_TRACKER_ENTRIES]), tracked.scope)
 
-    # Entries
-
-    def _serve(self, app: int, scope: Scope, now: float) -> _App | None:
-        """The application's record, made if there is room; None if there is none."""
-        tracked = self._apps.get(app)
-        if tracked is None:
-            if len(self._apps) >= MAX_APPS and not self._sacrifice_copy():
-                self._device.counters["tracker_refusals"] += 1
-                return None
-            tracked = self._apps[app] = _App()
-        tracked.scope, tracked.served_at, tracked.source = scope, now, None
-        return tracked
-
-    def _sacrifice_copy(self) -> bool:
-        """What members bring to us goes before what neighbours copy to us."""
-        copied = next((app for app, tracked in self._apps.items() if tracked.source is not None), None)
-        if copied is None:
-            return False
-        tracked = self._apps[copied]
-        for node_id in list(tracked.entries):
-            self._remove(tracked, node_id)
-        del self._apps[copied]
-        return True
-
-    def _keep(self, app: int, tracked: _App, member: Contact, now: float) -> bool:
-        """Renew or add the member; False if there is no room for it."""
-        entry = tracked.entries.get(member.node_id)
-        expires_at = now + self._device.profile.lease_s
-        if entry is None:
-            if self._memberships.get(member.node_id, 0) >= MAX_APPS_PER_MEMBER:
-                self._device.counters["tracker_refusals"] += 1
-                return False
-            kept = self._add(app, tracked, member, expires_at, now)
-            if kept:
-                self._note(tracked, member, now)
-            return kept
-        if member.incarnation < entry.member.incarnation:
-            return True
-        if member != entry.member:
-            self._note(tracked, member, now)
-        entry.member, entry.expires_at, entry.renewed_at = member, expires_at, now
-        return True
-
-    def _add(self, app: int, tracked: _App, member: Contact, expires_at: float, renewed_at: float) -> bool:
-        tracked.entries[member.node_id] = _Entry(member, expires_at, renewed_at)
-        self._memberships[member.node_id] = self._memberships.get(member.node_id, 0) + 1
-        if len(tracked.entries) > MAX_TRACKER_ENTRIES:
-            victim = least_needed([entry.member for entry in tracked.entries.values()], app)
-            self._remove(tracked, victim.node_id)
-        return member.node_id in tracked.entries
-
-    def _drop(self, app: int, tracked: _App, node_id: int, now: float) -> None:
-        entry = tracked.entries.get(node_id)
-        if entry is not None:
-            self._note(tracked, entry.member, now)
-            self._remove(tracked, node_id)
-
-    def _remove(self, tracked: _App, node_id: int) -> None:
-        del tracked.entries[node_id]
-        self._memberships[node_id] -= 1
-        if not self._memberships[node_id]:
-            del self._memberships[node_id]
-
-    def _note(self, tracked: _App, member: Contact, now: float) -> None:
-        """The copies must hear of this change."""
-        if not any(other.changed for other in self._apps.values()):
-            self._device.set_timer(COPY, now + self._device.profile.copy_batch_s)
-        if len(tracked.changed) < MAX_TRACKER_ENTRIES:
-            tracked.changed[member.node_id] = member
-
-    def _forget_if_empty(self, app: int, tracked: _App) -> None:
-        if not tracked.entries and not tracked.changed:
-            del self._apps[app]
-
-    def _renewed(self, entry: _Entry, now: float) -> bool:
-        return now - entry.renewed_at < self._device.profile.recently_heard_s
-
-    def _owns(self, app: int, tracked: _App, now: float) -> bool:
+    def _owns(self, app: int, tracked: Tracked, now: float) -> bool:
         """Members have come to us lately, and nobody nearer to the key has appeared since (its word counts now)."""
         distance = self._device.node_id ^ app
         return now - tracked.served_at < self._device.profile.lease_s and not any(
@@ -399,7 +268,7 @@ class Tracker:
             for node_id, peer in self._membership.by_id().items()
         )
 
-    def _in_scope(self, tracked: _App, peer: Peer) -> bool:
+    def _in_scope(self, tracked: Tracked, peer: Peer) -> bool:
         return tracked.scope is Scope.GLOBAL or peer.contact.zone == self._device.contact.zone
 
     def _tell_outranked(self, app: int, before: Iterable[Contact], newcomer: Contact, members: list[Contact]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import zmq
 
 from edgefl.transport.dial import Dial, State
-from edgefl.transport.inbound import Connection
+from edgefl.transport.inbound import Connection, send_through
 from edgefl.transport.tcp_info import local_address
 from edgefl.transport.zmq_socket import LoopSocket
 from edgefl.wire.contact import Contact
@@ -33,16 +33,7 @@ class BulkLine:
         self.used = now
         if self.dial is not None and self.dial.up and self.dial.socket is not None:
             return self.dial.socket.send(parts)
-        while self.routes:
-            connection = self.routes[-1]
-            try:
-                sent = router.send([connection.route, *parts])
-            except zmq.ZMQError:  # EHOSTUNREACH: it has gone, and its event is on the way
-                self.routes.pop()
-                continue
-            connection.used = now
-            return sent
-        return None
+        return send_through(router, self.routes, parts, now)
 
     def want(self, link: Dial | None, contact: Contact, make: Callable[[], Dial], now: float) -> None:
         """Something large goes through the link: dial once more, if it was us who dialled that (`link`)."""

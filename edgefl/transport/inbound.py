@@ -24,7 +24,7 @@ from edgefl.transport import tcp_info
 from edgefl.transport.counters import Counters
 from edgefl.transport.tcp_info import FRAME_OVERHEAD_BYTES, shut_down
 from edgefl.transport.timing import Timing
-from edgefl.transport.zmq_socket import Monitor, Parts
+from edgefl.transport.zmq_socket import LoopSocket, Monitor, Parts
 
 MAX_CONNECTIONS = 256
 """Connections to one bound socket: about 40 kB and a descriptor each."""
@@ -54,6 +54,24 @@ class Connection:
         """A message has come through."""
         self.used = now
         self.delivered += sum(len(part) + FRAME_OVERHEAD_BYTES for part in parts)
+
+
+def send_through(
+    router: LoopSocket, routes: list[Connection], parts: list[bytes | zmq.Frame], now: float
+) -> bool | None:
+    """Send through the newest of a peer's connections; those that are no more are taken out of `routes`. False when
+    its queue is full, None when there is none."""
+    while routes:
+        connection = routes[-1]
+        try:
+            sent = router.send([connection.route, *parts])
+        except zmq.ZMQError:  # EHOSTUNREACH: it has gone, and its event is on the way
+            routes.pop()
+            continue
+        if sent:
+            connection.used = now
+        return sent
+    return None
 
 
 def peer_address(frame: zmq.Frame) -> str | None:

@@ -25,7 +25,7 @@ import zmq
 from edgefl.errors import EdgeflError, WireError
 from edgefl.transport.curve import open_link, open_link_server
 from edgefl.transport.dial import Dial, Line, State, Station
-from edgefl.transport.inbound import Connection, Inbound, peer_address
+from edgefl.transport.inbound import Connection, Inbound, peer_address, send_through
 from edgefl.transport.outbox import Budget, Outbox
 from edgefl.transport.peer import Peer
 from edgefl.transport.penalties import Penalties
@@ -182,30 +182,17 @@ class Links:
 
     def _try(self, node_id: int, peer: Peer, parts: list[bytes | zmq.Frame]) -> bool:
         dial = peer.dial
-        on_its_line = peer.line.send(self._router, parts, peer.used) if len(parts) > 1 else None
-        if on_its_line is False:
+        sent = peer.line.send(self._router, parts, peer.used) if len(parts) > 1 else None
+        on_its_line = sent is not None
+        if sent is None and dial is not None and dial.up and dial.socket is not None:
+            sent = dial.socket.send(parts)
+        elif sent is None:
+            sent = send_through(self._router, peer.routes, parts, peer.used)
+            if sent is False and peer.retry is None:
+                loop = asyncio.get_running_loop()
+                peer.retry = loop.call_later(ROUTE_RETRY_S, self._retry, node_id, peer)
+        if not sent:
             return False
-        if on_its_line:
-            pass
-        elif dial is not None and dial.up and dial.socket is not None:
-            if not dial.socket.send(parts):
-                return False
-        else:
-            while True:
-                if not peer.routes:
-                    return False
-                connection = peer.routes[-1]
-                try:
-                    if self._router.send([connection.route, *parts]):
-                        connection.used = peer.used
-                        break
-                except zmq.ZMQError:  # EHOSTUNREACH: it has gone, and its event is on the way
-                    peer.routes.pop()
-                    continue
-                if peer.retry is None:
-                    loop = asyncio.get_running_loop()
-                    peer.retry = loop.call_later(ROUTE_RETRY_S, self._retry, node_id, peer)
-                return False
         if len(parts) > 1 and not on_its_line:
             self._want_line(node_id, peer)
         self._counters["messages_sent"] += 1

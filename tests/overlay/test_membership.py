@@ -8,7 +8,6 @@ from support.overlay_contacts import contact
 from support.solo import SoloOverlay
 
 from edgefl.overlay.joining import Phase, measured_at_joining
-from edgefl.overlay.membership import MAX_BOOTSTRAP
 from edgefl.overlay.profile import NODE, WAN
 from edgefl.wire import Contact, Role
 from edgefl.wire.overlay import Announce, Beat, FindRows, Leaving, Ping, Pong, Ring, RowGossip, Rows
@@ -344,12 +343,6 @@ def test_lies_in_answers_do_not_matter() -> None:
         world.advance(0.1)
     assert world.overlay.joined
     assert world.overlay.contacts() == (door,)
-
-
-def test_addresses_remembered_are_bounded_and_the_newest_stay() -> None:
-    world = Newcomer(*SPREAD[:30])
-    assert world.overlay.sizes()["bootstrap"] == MAX_BOOTSTRAP
-    assert world.overlay._membership.remembered() == SPREAD[30 - MAX_BOOTSTRAP : 30]
 
 
 def test_a_join_measures_a_bounded_number_with_both_rings_and_every_slot() -> None:

@@ -12,9 +12,10 @@ from support.solo import SoloOverlay
 from edgefl.overlay.ids import zone_key
 from edgefl.overlay.proposals import ALWAYS_KEPT, ZONE_SEEDS
 from edgefl.overlay.rank import rank
-from edgefl.overlay.tracker import MAX_APPS, MAX_APPS_PER_MEMBER, MAX_COPIED_APPS, MAX_TRACKER_ENTRIES
+from edgefl.overlay.records import MAX_APPS, MAX_APPS_PER_MEMBER, MAX_COPIED_APPS
 from edgefl.wire import Capacity, Contact, Message, Role, encode
 from edgefl.wire.overlay import (
+    MAX_TRACKER_ENTRIES,
     Candidates,
     Ping,
     Pong,
