@@ -31,7 +31,7 @@ def run_boots(guest: Guest, boots: int) -> dict[str, Any]:
     parts = digits.write_parts(digits.divide(2, 0), guest.work)
     joined, bare, cpu = list[float](), list[float](), list[float]()
     with LocalFleet(guest.work, 1, parts[:1], host=own_address()) as fleet, guest.machine:
-        fleet.start()
+        guest.start_fleet(fleet)
         guest.prepare(invite(fleet, guest.work), Path(parts[1]["digits"]))
         guest.machine.start()
         guest.until_joined(1)

@@ -25,7 +25,7 @@ def run_cuts(guest: Guest, cuts: int, seed: int) -> dict[str, Any]:
     parts = digits.write_parts(digits.divide(2, 0), guest.work)
     where: dict[str, int] = {}
     with LocalFleet(guest.work, 1, parts[:1], host=own_address()) as fleet, guest.machine:
-        fleet.start()
+        guest.start_fleet(fleet)
         guest.prepare(invite(fleet, guest.work), Path(parts[1]["digits"]))
         began = time.monotonic()
         guest.machine.start()

@@ -54,9 +54,15 @@ class Guest:
         self.right = CardSettings()
         self.source = image
         self._slot = 0
+        self._fleet: LocalFleet | None = None
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         self.machine = Machine(self.image, target, self.console, ssh_port=self._port, board=board)
+
+    def start_fleet(self, fleet: LocalFleet) -> None:
+        """The daemons of this machine that the device shall join. Raises FleetStartError."""
+        fleet.start()
+        self._fleet = fleet
 
     def prepare(self, token: str, data: Path | None = None, **settings: Any) -> None:
         """What a person does: the image onto a card, settings and a file of data onto its first partition."""
@@ -155,6 +161,9 @@ class Guest:
                     return value
             if not alone and not self.machine.running():
                 raise TrialError(f"the machine stopped while waiting for {what}", hint=f"look at {self.console}")
+            if self._fleet is not None and (ended := self._fleet.processes.keys() - set(self._fleet.running())):
+                log = self._fleet.directory / f"device-{min(ended)}.log"
+                raise TrialError(f"a daemon of this machine ended while waiting for {what}", hint=f"look at {log}")
             time.sleep(0.2)
         raise TrialError(f"waited {timeout_s:g} s in vain for {what}", hint=f"look at {self.console}")
 

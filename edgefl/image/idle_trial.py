@@ -19,7 +19,7 @@ def run_idle(guest: Guest, minutes: float) -> dict[str, Any]:
     guest.work.mkdir(parents=True)
     parts = digits.write_parts(digits.divide(3, 0), guest.work)
     with LocalFleet(guest.work, 2, parts[:2], host=own_address()) as fleet, guest.machine:
-        fleet.start()
+        guest.start_fleet(fleet)
         guest.prepare(invite(fleet, guest.work), Path(parts[2]["digits"]))
         guest.machine.start()
         guest.until_joined(1)

@@ -21,7 +21,7 @@ def run_mistakes(guest: Guest) -> dict[str, Any]:
     guest.work.mkdir(parents=True)
     parts = digits.write_parts(digits.divide(2, 0), guest.work)
     with LocalFleet(guest.work, 1, parts[:1], host=own_address()) as fleet, guest.machine:
-        fleet.start()
+        guest.start_fleet(fleet)
         token = invite(fleet, guest.work)
         guest.prepare(token)
         door = fleet.status(0)["address"].rpartition(":")

@@ -28,7 +28,7 @@ def run_trial(guest: Guest) -> dict[str, Any]:
     parts = digits.write_parts(digits.divide(HOST + 1, 0), guest.work)
     fleet = LocalFleet(guest.work, HOST, parts[:HOST], host=own_address())
     with fleet, guest.machine:
-        fleet.start()
+        guest.start_fleet(fleet)
         guest.say("two daemons of this machine are a fleet")
         token = invite(fleet, guest.work)
         guest.prepare(token, Path(parts[HOST]["digits"]))
