@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 from pathlib import Path
 
 from edgefl.errors import StorageError
@@ -16,6 +15,8 @@ from edgefl.errors import StorageError
 
 def write_atomically(path: Path, content: bytes | memoryview, *, mode: int = 0o644) -> None:
     """Replace `path` by `content`; after return it survives a power cut. Raises StorageError, and leaves no rest."""
+    import tempfile  # not above: a boot that changes nothing has no use for it
+
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:

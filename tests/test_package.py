@@ -38,6 +38,25 @@ def test_an_idle_daemon_holds_neither_numpy_nor_onnxruntime() -> None:
     assert imported_by("import edgefl.daemon.daemon, edgefl.daemon.verbs") & {"numpy", "onnxruntime", "onnx"} == set()
 
 
+def test_the_start_of_a_daemon_reads_no_record_that_it_does_not_use() -> None:
+    code = "import edgefl.daemon.daemon\nfrom edgefl.wire import codec\nprint(len(codec._records), len(codec._fields))"
+    declared, used = map(int, run(code).split())
+    assert declared > 80
+    assert used == 0
+
+
+@pytest.mark.parametrize(
+    ("modules", "spared"),
+    [
+        ("edgefl.firstboot.__main__", {"edgefl.firstboot.steps", "edgefl.config", "subprocess", "hashlib", "tempfile"}),
+        ("edgefl.firstboot.steps, edgefl.firstboot.host", {"subprocess", "hashlib", "tempfile"}),
+    ],
+)
+def test_a_boot_waits_only_for_what_it_needs_of_first_boot(modules: str, spared: set[str]) -> None:
+    code = f"import sys\nbefore = set(sys.modules)\nimport {modules}\nprint(*(set(sys.modules) - before))"
+    assert spared.isdisjoint(run(code).split())
+
+
 def test_the_trainer_is_there_without_the_rest() -> None:
     assert imported_by("import edgefl.trainer") == set()
     loaded = imported_by("from edgefl.trainer import Session")

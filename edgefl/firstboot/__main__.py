@@ -15,15 +15,18 @@ import sys
 from pathlib import Path
 
 from edgefl.errors import EdgeflError
-from edgefl.firstboot import host, status
+from edgefl.firstboot import status
 from edgefl.firstboot.card import Card
-from edgefl.firstboot.steps import Places, take_settings
 
 BOOT = Path("/boot/firmware")
 DATA = Path("/data")
 
 
 def take(card: Card) -> None:
+    # Not above: the verbs of the daemon's start and end would wait for what only this one needs.
+    from edgefl.firstboot import host
+    from edgefl.firstboot.steps import Places, take_settings
+
     group = grp.getgrnam("edgefl").gr_gid
     places = Places(
         card,

@@ -5,9 +5,7 @@ changes no directory entry, and leaves no second copy of a secret; and only what
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +66,8 @@ class Card:
                 self._remount("ro")
 
     def _remount(self, mode: str) -> None:
+        import subprocess  # not above: most boots write nothing, and wait for this program
+
         done = subprocess.run(
             ["mount", "-o", f"remount,{mode}", str(self.directory)], capture_output=True, text=True, timeout=60
         )
@@ -77,6 +77,8 @@ class Card:
 
 def sectors(content: bytes) -> list[str]:
     """A digest of each sector: tells what is half overwritten without keeping what was there."""
+    import hashlib  # not above: it loads all of OpenSSL
+
     return [
         hashlib.blake2b(content[at : at + SECTOR_BYTES], digest_size=16).hexdigest()
         for at in range(0, len(content), SECTOR_BYTES)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import subprocess
 from pathlib import Path
 
 SERIALS = (
@@ -30,6 +28,8 @@ def serial(root: Path = Path("/")) -> str:
 
 def name_of(serial_number: str) -> str:
     """A host name that this device always has, and hardly any other. It does not give the serial number away."""
+    import hashlib  # not above: it loads all of OpenSSL, which a device that was given a name does without
+
     return f"edgefl-{hashlib.blake2b(serial_number.encode(), digest_size=4).hexdigest()}"
 
 
@@ -63,6 +63,8 @@ def make_ssh_key(path: Path) -> None:
 
 
 def _run(*command: str) -> None:
+    import subprocess  # not above: only the first boot runs programs, and all boots wait for this one
+
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise OSError(f"{command[0]} failed: {done.stderr.strip()}")

@@ -65,10 +65,26 @@ class _Field:
     default: Any  # dataclasses.MISSING where the field is required
 
 
-_fields: dict[type, tuple[_Field, ...]] = {}
-_fillers: dict[type, Callable[[dict[int, Any], Any], None]] = {}
-"""Puts the fields of a record into a map; made by `_filler`."""
+class _Fields(dict[type, "tuple[_Field, ...]"]):
+    """The fields of each record, read off its annotations when it is first used: a device uses a few of the hundred
+    records, and to read all of them took a tenth of what the start of a daemon computes."""
 
+    def __missing__(self, cls: type) -> tuple[_Field, ...]:
+        fields = self[cls] = _fields_of(cls)
+        return fields
+
+
+class _Fillers(dict[type, "Callable[[dict[int, Any], Any], None]"]):
+    """Puts the fields of a record into a map; made by `_filler` when the record is first used."""
+
+    def __missing__(self, cls: type) -> Callable[[dict[int, Any], Any], None]:
+        fill = self[cls] = _filler(_fields[cls])
+        return fill
+
+
+_fields = _Fields()
+_fillers = _Fillers()
+_records: list[type] = []
 _messages: dict[int, type[Message]] = {}
 
 C = TypeVar("C", bound=type)
@@ -76,6 +92,12 @@ C = TypeVar("C", bound=type)
 
 def record(cls: C) -> C:
     """Declare a nested record. Apply above `@dataclass`."""
+    _records.append(cls)
+    return cls
+
+
+def _fields_of(cls: type) -> tuple[_Field, ...]:
+    """Raises TypeError where the annotations are no sound declaration."""
     hints = get_type_hints(cls, include_extras=True)
     fields = []
     for field in dataclasses.fields(cls):
@@ -87,9 +109,7 @@ def record(cls: C) -> C:
     keys = [field.key for field in fields]
     if keys != sorted(set(keys)) or TYPE_KEY in keys:
         raise TypeError(f"{cls.__name__}: wire keys must ascend and not be {TYPE_KEY}")
-    _fields[cls] = tuple(fields)
-    _fillers[cls] = _filler(fields)
-    return cls
+    return tuple(fields)
 
 
 def _filler(fields: Iterable[_Field]) -> Callable[[dict[int, Any], Any], None]:
@@ -126,6 +146,11 @@ def message(number: int, *, bulk: bool = False) -> Callable[[C], C]:
 def message_types() -> dict[int, type[Message]]:
     """All declared messages by number (for tests and the table in the docs)."""
     return dict(_messages)
+
+
+def record_fields() -> dict[type, tuple[_Field, ...]]:
+    """All declared records, messages among them, with their fields (for tests). Raises TypeError as declared."""
+    return {cls: _fields[cls] for cls in _records}
 
 
 def encode(message: Message) -> bytes:

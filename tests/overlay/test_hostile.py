@@ -32,8 +32,8 @@ from edgefl.overlay.game import ledger, site
 from edgefl.overlay.ids import directory_key, volunteers_key, zone_key
 from edgefl.overlay.profile import NODE, PROFILES
 from edgefl.wire import Capacity, Contact, Message, Role, encode, message_types
-from edgefl.wire import codec as codec_module
 from edgefl.wire.application import AppState, pack_advert
+from edgefl.wire.codec import record_fields
 from edgefl.wire.overlay import Discover, Lookup, Publish, Scope, SeekHelpers, Track, Untrack
 
 OWN = 1 << 63
@@ -96,7 +96,7 @@ class Mallory:
         return self._record(self.random.choice(self.types))
 
     def _record(self, cls: type) -> Any:
-        return cls(**{f.name: self._value(f.codec.name) for f in codec_module._fields[cls]})
+        return cls(**{f.name: self._value(f.codec.name) for f in record_fields()[cls]})
 
     def _value(self, codec: str) -> Any:
         random = self.random
@@ -117,7 +117,7 @@ class Mallory:
             return tuple(self._value(inner) for _ in range(random.choice((0, 1, 3, int(maximum)))))
         if codec.startswith("bytes["):
             return self._bytes()
-        for record in codec_module._fields:
+        for record in record_fields():
             if record.__name__ == codec:
                 return self._record(record)
         return random.choice(next(list(enum) for enum in IntEnum.__subclasses__() if enum.__name__ == codec))
