@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.power_cut import until_cut
 
 from edgefl.firstboot.card import Card
 from edgefl.firstboot.settings import SLOT_BYTES, CardSettings, read, render
@@ -69,30 +68,8 @@ CALLS = ("open", "pwrite", "fsync", "replace", "unlink", "fchmod")
 
 
 def boot_until(places: Places, cut: int) -> bool:
-    """Boot in a child process whose power goes right after the `cut`-th change; whether it went."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def then_cut(call: Callable[..., Any]) -> Callable[..., Any]:
-            def wrapper(*arguments: Any, **options: Any) -> Any:
-                nonlocal count
-                result = call(*arguments, **options)
-                count += 1
-                if count == cut:
-                    os._exit(9)
-                return result
-
-            return wrapper
-
-        os.fsync = lambda _: None  # this cut ends a process, not the kernel: what is synced is seen in the next test
-        for name in CALLS:
-            setattr(os, name, then_cut(getattr(os, name)))
-        tempfile._os.open = os.open  # type: ignore[attr-defined]
-        boot(places)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 9
+    """Boot until the power goes right after the `cut`-th change; whether it went."""
+    return until_cut(lambda: boot(places), CALLS, cut)
 
 
 @pytest.mark.parametrize(

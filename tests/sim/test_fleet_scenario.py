@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from support.hash_seed import printed_with_two_hash_seeds
 
 from edgefl.cli.sim import sim
 from edgefl.sim import run_fleet
@@ -67,18 +66,9 @@ def test_the_document_is_json_and_the_same_seed_gives_the_same_one(zones: bool) 
 def test_the_hash_seed_of_python_does_not_matter() -> None:
     code = f"from edgefl.sim import run_fleet; r = run_fleet(seed=7, **{SMALL}); "
     code += "del r['cpu_seconds'], r['object_bytes_per_node']; print(r)"
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for hash_seed in ("0", "1")
-    ]
-    assert runs[0] == runs[1]
-    assert "lookups_correct" in runs[0]
+    first, second = printed_with_two_hash_seeds(code)
+    assert first == second
+    assert "lookups_correct" in first
 
 
 def test_nobody_dies_without_churn() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from support.hash_seed import printed_with_two_hash_seeds
 
 from edgefl.cli import main
 from edgefl.sim.scale import run_scale
@@ -93,18 +92,9 @@ def test_the_hash_seed_of_python_does_not_matter() -> None:
         "from edgefl.sim.scale import run_scale; d = run_scale(nodes=500, apps=10, routes=100, seed=7);"
         f"print({{k: v for k, v in d.items() if k not in {MEASURED}}})"
     )
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for hash_seed in ("0", "1")
-    ]
-    assert runs[0] == runs[1]
-    assert "growth" in runs[0]
+    first, second = printed_with_two_hash_seeds(code)
+    assert first == second
+    assert "growth" in first
 
 
 def test_progress_rises_and_another_seed_is_another_run() -> None:

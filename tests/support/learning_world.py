@@ -497,6 +497,15 @@ class World:
         fresh.learning.take_part(self.advert, self.now, progress=progress)
         self.run_for(0.01)
 
+    def cut_power(self, number: int) -> None:
+        """For a moment, which the overlay does not notice: the device goes on from what it has saved."""
+        device = self.devices[number]
+        progress = device.saved.get(self.app_id)
+        device.blobs = dict(device.durable)
+        device.timers = {key: serial + 1 for key, serial in device.timers.items()}
+        device.learning.applications.clear()
+        device.learning.take_part(self.advert, self.now, progress=progress)
+
 
 def lying(world: World, *numbers: int, factor: float = -1000.0) -> None:
     """These devices send their delta many times over, the wrong way."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.power_cut import until_cut
 
 from edgefl.identity.fleet import FleetKey
 from edgefl.update import steps
@@ -161,32 +159,6 @@ CALLS = ("open", "write", "pwrite", "fsync", "replace", "unlink", "rename", "mkd
 """The ways in which an update changes a disk."""
 
 
-def until_cut(work: Callable[[], object], cut: int) -> bool:
-    """Run it in a child whose power goes right after the `cut`-th change; whether it went."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def then_cut(call: Callable[..., Any]) -> Callable[..., Any]:
-            def wrapper(*arguments: Any, **options: Any) -> Any:
-                nonlocal count
-                result = call(*arguments, **options)
-                count += 1
-                if count == cut:
-                    os._exit(9)
-                return result
-
-            return wrapper
-
-        os.fsync = lambda _: None  # this cut ends a process, not the kernel
-        for name in CALLS:
-            setattr(os, name, then_cut(getattr(os, name)))
-        work()
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 9
-
-
 @both
 def test_the_power_goes_after_every_write_of_an_update(pi: bool, tmp_path: Path) -> None:
     content, cut, cut_off = fake.bundle(5), 0, True
@@ -195,7 +167,7 @@ def test_the_power_goes_after_every_write_of_an_update(pi: bool, tmp_path: Path)
         home = tmp_path / str(cut)
         device = fake.device(home, pi=pi)
         file = drop(home, content)
-        cut_off = until_cut(lambda device=device, file=file: take(device, file), cut)
+        cut_off = until_cut(lambda device=device, file=file: take(device, file), CALLS, cut)
         runs, _ = fake.start(home)
         whole = (home / "partitions" / device.loader.roots["b"]).read_bytes().startswith(b"root" * 1000)
         assert runs.running.slot == "a" or whole, f"cut {cut}: half a system was started"
@@ -219,7 +191,7 @@ def test_the_power_goes_after_every_write_of_a_verdict(pi: bool, tmp_path: Path)
             home = tmp_path / kept / str(cut)
             take(fake.device(home, pi=pi), drop(home, fake.bundle(5)))
             tried, _ = fake.start(home)
-            cut_off = until_cut(lambda tried=tried, seen=seen: judge(tried, seen), cut)
+            cut_off = until_cut(lambda tried=tried, seen=seen: judge(tried, seen), CALLS, cut)
             for _ in range(3 * MAX_ATTEMPTS):
                 runs, _ = fake.start(home)
                 if judge(runs, seen) == steps.KEPT and runs.records.trying() is None:

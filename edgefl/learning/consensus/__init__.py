@@ -12,6 +12,7 @@ mixing.py          the weights of an average
 averaging.py       the average itself, slice by slice
 momentum.py        a round goes on where the last one went
 push_sum.py        masses instead of weights: the exact mean, whatever is lost
+claims.py          shares of mass that are claimed of the neighbours
 surroundings.py    what a device asks of whoever runs it
 
 application.py     a device in a fleet: neighbours, reports and an end from the application's tree

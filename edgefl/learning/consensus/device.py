@@ -31,6 +31,7 @@ import numpy as np
 
 from edgefl.learning.consensus.averaging import Averaging
 from edgefl.learning.consensus.beginning import MAX_AGE, Beginning
+from edgefl.learning.consensus.claims import Claims
 from edgefl.learning.consensus.heard import Announced, Heard, HeardModels, Key, read_model
 from edgefl.learning.consensus.mixing import PUSH_SUM, weighted
 from edgefl.learning.consensus.momentum import Momentum
@@ -97,8 +98,7 @@ class ConsensusDevice:
         self.beginning = Beginning(self, initial, seed)
         self._heard = HeardModels(FLOAT_BYTES * manifest.parameters)
         self.patience = Patience()
-        self._claimed: dict[int, Contact] = {}  # push-sum: the givers of mass.claims
-        self._taken: dict[int, Key] = {}  # push-sum: each neighbour's newest model for which a claim was answered
+        self._claims = Claims(self.app, effects, self.mass)
         self._averaging: Averaging | None = None
         self._mixed_rounds: list[int] = []
         self.shown = ShownModels(self.app, effects)
@@ -182,7 +182,7 @@ class ConsensusDevice:
             self.patience.on_word(sender)
             if message.round < self.round - MAX_AGE and self.options.mixing != PUSH_SUM:
                 return  # with push-sum, what a giver can still give is its model of now, whatever its round
-            if self._taken.get(sender, (-1, 0)) < announced.key:
+            if self._claims.newest(sender) < announced.key:
                 self._fetch([announced])
 
     def _answer(self, announced: Announced) -> None:
@@ -192,9 +192,7 @@ class ConsensusDevice:
             return
         if latest is not None and latest[:2] >= announced.key:
             self.tell((sender,))
-        claimed = self.mass.claims.get(sender.node_id)
-        if claimed is not None:
-            self.effects.send(sender, MassMessage(self.app, *claimed))
+        self._claims.repeat_to(sender)
 
     def _ask_again(self, now: float) -> None:
         """Nothing has come of some neighbours: a word may have been lost, of theirs or of ours."""
@@ -203,13 +201,9 @@ class ConsensusDevice:
             known = (*self.neighbours.incoming(self.round), *self.neighbours.outgoing(self.round))
             contacts = {contact.node_id: contact for contact in known}
             self.tell([contacts[node_id] for node_id in sorted(missing & contacts.keys())], waiting=True)
-        self._claim_again()
+        self._claims.repeat()
         self._again_s = min(2 * self._again_s, AGAIN_MAX_S)
         self.set_timer("again", now + self._again_s)
-
-    def _claim_again(self) -> None:
-        for giver, key in self.mass.claims.items():
-            self.effects.send(self._claimed[giver], MassMessage(self.app, *key))
 
     def on_timer(self, name: str, now: float) -> None:
         if name in Beginning.TIMERS:
@@ -236,10 +230,8 @@ class ConsensusDevice:
         samples = min(message.samples, self.manifest.max_samples)
         heard = None if vector is None or claims else Heard(vector, samples, message.degree)
         self._heard.arrived(sender.node_id, key, heard)
-        if vector is not None and claims and sender.node_id not in self._claimed:
-            self._claimed[sender.node_id] = sender
-            self.mass.claim(sender.node_id, key, vector)
-            self.effects.send(sender, MassMessage(self.app, *key))
+        if vector is not None and claims:
+            self._claims.open(sender, key, vector)
         self._fetch(self._heard.waiting())
         self._mix_if_complete(now)
 
@@ -272,7 +264,7 @@ class ConsensusDevice:
             self.set_timer("again", now + self._again_s)
             patience_s = LONELY_S if self.neighbours.lost else self.options.slot_s
             self.set_timer("slot", now + min(patience_s, self.options.slot_s))
-            self._claim_again()
+            self._claims.repeat()
             self._mix_if_complete(now)
         else:
             self.shown.outlive(blob)  # it was made for a step that is over
@@ -297,11 +289,8 @@ class ConsensusDevice:
         self.shown.name(("mix", self.round, step), self.vector)
 
     def on_neighbours(self, now: float) -> None:
-        """They may be others now: nobody waits for those that are gone, and their shares are gone with them."""
-        for gone in [giver for giver in self._claimed if not self.is_neighbour(giver, self.round)]:
-            self.mass.forget(gone)
-            del self._claimed[gone]
-        self._taken = {giver: key for giver, key in self._taken.items() if self.is_neighbour(giver, self.round)}
+        """They may be others now: nobody waits for those that are gone."""
+        self._claims.forget_strangers(lambda giver: self.is_neighbour(giver, self.round))
         self.patience.forget_all_but({contact.node_id for contact in self.neighbours.incoming(self.round)})
         if self._waits or self.stage is Stage.DONE:
             self._tell_new()
@@ -323,9 +312,7 @@ class ConsensusDevice:
         elif not 0 <= message.mass <= self.manifest.max_samples:
             self.count("implausible")
             return
-        elif self.mass.on_grant(sender.node_id, key, message.mass):
-            self._taken[sender.node_id] = key
-            del self._claimed[sender.node_id]
+        elif self._claims.on_grant(sender.node_id, key, message.mass):
             self._fetch(self._heard.waiting())
         self._mix_if_complete(now)
 
@@ -367,7 +354,7 @@ class ConsensusDevice:
         neighbours = len(self.neighbours.incoming(self.round))
         for announced in models:
             sender, message = announced.sender, announced.message
-            if sender.node_id not in self._claimed and self._heard.announce(announced, neighbours):
+            if sender.node_id not in self._claims and self._heard.announce(announced, neighbours):
                 self.effects.fetch(self.app, ("neighbour", sender, message), message.model, (sender,))
 
     def _missing(self) -> set[int]:
@@ -375,9 +362,8 @@ class ConsensusDevice:
         here = (self.round, self.step)
         wanted = {contact.node_id for contact in self.neighbours.incoming(self.round)}
         if self.options.mixing == PUSH_SUM:
-            here_or_later = {sender for sender, key in self._taken.items() if key >= here}
             receivers = {contact.node_id for contact in self.neighbours.outgoing(self.round)}
-            missing = wanted - here_or_later
+            missing = wanted - self._claims.taken_since(here)
             missing |= {receiver for receiver in receivers if not self.mass.has_given(receiver, here)}
             wanted |= receivers
         else:
@@ -400,7 +386,7 @@ class ConsensusDevice:
         if self.vector is None or self._averaging is not None:
             return
         if self.options.mixing == PUSH_SUM:
-            self._mixed_rounds = [key[0] for key in self._taken.values()]
+            self._mixed_rounds = self._claims.rounds()
             shares = self.mass.shares(self.vector)
         else:
             wanted = {contact.node_id for contact in self.neighbours.incoming(self.round)}

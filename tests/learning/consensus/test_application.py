@@ -215,23 +215,13 @@ def test_the_root_may_die_in_the_last_rounds(moment: int) -> None:
     assert len({world.model_of(number).tobytes() for number in range(2, 8)}) == 1
 
 
-def restart(world: World, number: int) -> None:
-    """A power cut at one device: it goes on from what it has saved."""
-    device = world.devices[number]
-    progress = device.saved.get(world.app_id)
-    device.blobs = dict(device.durable)
-    device.timers = {key: serial + 1 for key, serial in device.timers.items()}
-    device.learning.applications.clear()
-    device.learning.take_part(world.advert, world.now, progress=progress)
-
-
 def test_a_power_cut_of_everybody_is_survived() -> None:
     world = world_of(7, rounds=60)
     world.run(lambda: in_round(world, 1, 40))
     saved = {number: device.saved[world.app_id].round for number, device in world.devices.items()}
     assert min(saved.values()) > 10
     for number in world.devices:
-        restart(world, number)
+        world.cut_power(number)
     world.run_for(0.1)
     assert all(app.device.round >= saved[number] for number, app in enumerate(apps(world), start=1))
     world.devices[1].learning.on_root(world.app_id, world.now)
@@ -243,7 +233,7 @@ def test_a_power_cut_of_everybody_is_survived() -> None:
 def test_a_device_that_restarts_goes_on_from_its_model_and_catches_up() -> None:
     world = world_of(7, rounds=200)
     world.run(lambda: in_round(world, 1, 60))
-    restart(world, 5)
+    world.cut_power(5)
     world.run_for(0.1)
     device = app_of(world.devices[5]).device
     assert device.round >= 20
@@ -256,7 +246,7 @@ def test_a_device_that_restarts_goes_on_from_its_model_and_catches_up() -> None:
 def test_who_has_lost_all_neighbours_slows_down_and_does_not_run_away() -> None:
     world = world_of(7, rounds=1000)
     world.run(lambda: in_round(world, 1, 10))
-    restart(world, 5)
+    world.cut_power(5)
     world.run_for(0.1)
     device = app_of(world.devices[5]).device
     world.detach(5)
@@ -289,7 +279,7 @@ def test_the_end_is_remembered_over_a_restart() -> None:
     world = world_of(5)
     world.run(lambda: all_finished(world), 400)
     model = world.model_of(4)
-    restart(world, 4)
+    world.cut_power(4)
     world.run_for(0.1)
     world.attach(4, 2)
     world.run_for(10)

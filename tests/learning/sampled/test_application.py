@@ -144,22 +144,12 @@ def test_who_leaves_is_not_sampled_any_more() -> None:
     world.run(lambda: app_of(world.devices[1]).round >= before + 5, 400)
 
 
-def restart(world: World, number: int) -> None:
-    """A power cut at one device: it goes on from what it has saved."""
-    device = world.devices[number]
-    progress = device.saved.get(world.app_id)
-    device.blobs = dict(device.durable)
-    device.timers = {key: serial + 1 for key, serial in device.timers.items()}
-    device.learning.applications.clear()
-    device.learning.take_part(world.advert, world.now, progress=progress)
-
-
 def test_a_power_cut_of_everybody_loses_at_most_the_round_under_way() -> None:
     world = world_of(7, rounds=1000)
     world.run(lambda: app_of(world.devices[1]).round >= 6)
     saved = max(device.saved[world.app_id].round for device in world.devices.values() if device.saved)
     for number in world.devices:
-        restart(world, number)
+        world.cut_power(number)
     world.run_for(0.1)
     world.devices[1].learning.on_root(world.app_id, world.now)
     for child in range(2, 8):
