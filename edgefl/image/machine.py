@@ -134,6 +134,16 @@ class Machine:
             self.start()
         return self._process is not None and self._process.poll() is None
 
+    def processor_s(self) -> float:
+        """What emulating it since it was started has taken of this machine's processors: how far its boot has come,
+        whatever other work this machine has. 0 without power."""
+        import psutil
+
+        if self._process is None or not self.running():
+            return 0.0
+        spent = psutil.Process(self._process.pid).cpu_times()
+        return float(spent.user + spent.system)
+
     def cut_power(self) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support.processes import is_there, wait_gone
 
+from edgefl.image import machine
+
 STARTER = """
 import sys, time
 from pathlib import Path
@@ -37,3 +39,20 @@ def test_no_machine_outlives_the_trial(how: int, tmp_path: Path) -> None:
         assert is_there(pid)
         starter.send_signal(how)
     assert wait_gone(pid)
+
+
+def test_how_far_a_machine_has_come_is_counted_from_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "qemu-system-x86_64"
+    program.write_text("#!/bin/sh\nwhile :; do :; done\n")
+    program.chmod(0o755)
+    (tmp_path / "image").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in ("PC_FIRMWARE", "PC_VARIABLES"):
+        monkeypatch.setattr(machine, name, (str(tmp_path / "image"),))
+    with machine.Machine(tmp_path / "image", "pc", tmp_path / "console") as one:
+        assert one.processor_s() == 0.0
+        one.start()
+        while one.processor_s() < 0.2:
+            assert one.running()
+        one.cut_power()
+        assert one.processor_s() == 0.0
