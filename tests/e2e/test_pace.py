@@ -24,11 +24,11 @@ def test_five_daemons_draw_lots_and_train_at_their_own_pace(tmp_path: Path, pace
     task = Task(tmp_path, 5)
     with task.fleet:
         task.fleet.start()
-        task.create(rounds=12, pace=pace, select=3, over_select=0.5, quorum=0.3)
+        task.create(rounds=20, pace=pace, select=3, over_select=0.5, quorum=0.3)
         task.wait_finished()
         assert task.accuracy(4) >= 0.85
         history = task.fleet.client(0).call("app.history", app=task.id)
-    assert [record["round"] for record in history] == list(range(13))
+    assert [record["round"] for record in history] == list(range(21))
     for record in history[1:]:
         assert 1 <= record["participants"] <= 5
         assert record["members"] == 5
