@@ -115,8 +115,9 @@ class Liveness:
         self._device = device
         self._requests = requests
         self._tombstones = Tombstones(device.profile.tombstone_s)
-        self._checking: set[int] = set()
-        self._probing: set[int] = set()
+        # Sets by their keys: an empty set takes three times the memory of an empty dictionary, and these mostly are.
+        self._checking: dict[int, None] = {}
+        self._probing: dict[int, None] = {}
         self._hearsay = Quota(HEARSAY_SHARE, HEARSAY_WINDOW_S)
         self._zones_heard: dict[int, float] = {}
         self._zone_places: dict[int, bytes] = {}
@@ -314,7 +315,7 @@ class Liveness:
             return
         opened_at, then = question.opened_at, question.then
         if not message.joined:
-            self._checking.discard(sender.node_id)  # it lives, and will join: no tombstone
+            self._checking.pop(sender.node_id, None)  # it lives, and will join: no tombstone
             self.says_it_is_gone(sender, now, on_purpose=False)
             then(None, now)
             return
@@ -350,22 +351,22 @@ class Liveness:
 
         def checked(peer: Peer | None, now: float) -> None:
             silent = node_id in self._checking
-            self._checking.discard(node_id)
+            self._checking.pop(node_id, None)
             if peer is None and silent and node_id not in self.peers:
                 self._tombstones.bury(contact, now)
 
-        self._checking.add(node_id)
+        self._checking[node_id] = None
         self.ping(contact, now, checked)
 
     def probe(self, peer: Peer, now: float, *, timeout_s: float | None = None) -> None:
         """A routine question; silence makes the peer suspect."""
 
         def probed(answer: Peer | None, now: float) -> None:
-            self._probing.discard(peer.node_id)
+            self._probing.pop(peer.node_id, None)
             if answer is None:
                 self.suspect(peer.node_id, now)
 
-        self._probing.add(peer.node_id)
+        self._probing[peer.node_id] = None
         self.ping(peer.contact, now, probed, timeout_s=timeout_s)
 
     def suspect(self, node_id: int, now: float) -> None:

@@ -92,9 +92,10 @@ class Membership:
         self._probes = ProbeQueue(liveness)
         self.table = RoutingTable(device.node_id, device.contact.zone, device.profile)
         self.rings = Rings(device, requests, liveness)
-        self.gossip = RowGossiper(device, liveness, self.table, self.consider)
+        consider = self.consider
+        self.gossip = RowGossiper(device, liveness, self.table, consider)
         self.doors = Doors()
-        self.self_lookup = SelfLookup(device, queries, self.rings, self.doors, self.members, self.consider)
+        self.self_lookup = SelfLookup(device, queries, self.rings, self.doors, self.members, consider)
         self.reunion = Reunion(device, liveness, self.doors, self.self_lookup)
         self.joiner = Joiner(device, liveness, queries, self.reunion.seeds, self._on_placed)
         self.on_joined: Callable[[float], None] = lambda now: None
