@@ -247,7 +247,7 @@ def test_a_parent_in_the_zone_may_say_what_it_wants(data: st.DataObject) -> None
         # Only the root makes the model that a device holds for everybody.
         assert device.app.ledger.model in {initial, *world.devices[1].broadcasts}
         assert not device.app.ledger.finished
-    world.run_for(10.0)
+    world.run_for(60.0)
     assert len(device.blobs) <= 6
 
 
