@@ -98,6 +98,6 @@ class Bulk:
                 del self._flows[key]
 
     def _look(self, _: float) -> tuple[int, int]:
-        """Bytes that ZeroMQ has written in all, and that it still has."""
+        """Bytes that ZeroMQ has written in all, and for how many peers it still has some."""
         self._delivered += sum(flow.flight.take_released() for flow in self._flows.values())
-        return self._delivered, sum(flow.flight.bytes for flow in self._flows.values())
+        return self._delivered, len({flow.node_id for flow in self._flows.values() if flow.flight.bytes})

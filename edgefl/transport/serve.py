@@ -192,9 +192,9 @@ class Serving:
         return len(chunk)
 
     def _look(self, _: float) -> tuple[int, int]:
-        """Bytes that ZeroMQ has written for peers in all, and that it still has."""
+        """Bytes that ZeroMQ has written for peers in all, and for how many of them it still has some."""
         self._delivered += sum(asker.flight.take_released() for asker in self._askers.values())
-        return self._delivered, sum(asker.flight.bytes for asker in self._askers.values())
+        return self._delivered, sum(asker.flight.bytes > 0 for asker in self._askers.values())
 
     def _on_progress(self, assembly: Assembly, index: int) -> None:
         blob_id = assembly.ref.id

@@ -199,13 +199,13 @@ class Subscribers:
         return len(children)
 
     def look(self, now: float) -> tuple[int, int]:
-        """Bytes that children have acknowledged in all, and that they have not yet."""
-        backlog = 0
+        """Bytes that children have acknowledged in all, and how many children have not acknowledged all of theirs."""
+        behind = 0
         for child in self._children.values():
             if child.backlog:
                 self._delivered += child.look(now)
-                backlog += child.backlog
-        return self._delivered, backlog
+                behind += child.backlog > 0
+        return self._delivered, behind
 
     def have_room(self, app: int, *, pressed: bool) -> bool:
         """Whether a chunk may be pushed: some child has room for it. Those that lag behind are then cut off, the

@@ -34,6 +34,13 @@ SAMPLE_S = 0.25
 HALF_LIFE_S = 5.0
 """Of the serving rate's smoothing, in seconds with something waiting: a few rounds of a small model."""
 
+RISE_HALF_LIFE_S = 1.0
+"""The same where it delivers more than it did: that a line can do it is shown. A device that was busy with other work has
+delivered little meanwhile, and has nobody to serve afterwards: its own update, a second or two in a round, has to tell."""
+
+LONE_HALF_LIFE_S = 40.0
+"""The same where it delivers less, and to one peer alone: rather that one's line, or its processor, than ours."""
+
 
 class Flow(Protocol):
     """Something that has chunks to send. It is added when it has one, and leaves by itself when it has none."""
@@ -75,26 +82,35 @@ class ServingRate:
 
     def __init__(self) -> None:
         self.bytes_s: float | None = None
-        self._then: tuple[int, float] | None = None
-        self._bytes, self._seconds = 0, 0.0
+        self._then: tuple[int, float, bool] | None = None
+        self._bytes, self._seconds, self._several_s = 0, 0.0, 0.0
 
-    def note(self, delivered: int, now: float, *, busy: bool) -> None:
-        """`delivered` bytes in all until now; `busy`: more is waiting."""
+    def note(self, delivered: int, now: float, *, receivers: int) -> None:
+        """`delivered` bytes in all until now; `receivers`: peers for which more is waiting."""
         if self._then is not None:
-            self._bytes += delivered - self._then[0]
-            self._seconds += now - self._then[1]
+            before, since, several = self._then
+            self._bytes += delivered - before
+            self._seconds += now - since
+            self._several_s += (now - since) * several
             if self._seconds >= SAMPLE_S:
                 self._sample()
-        self._then = (delivered, now) if busy else None
+        self._then = (delivered, now, receivers > 1) if receivers else None
 
     def _sample(self) -> None:
-        rate, keep = self._bytes / self._seconds, 0.5 ** (self._seconds / HALF_LIFE_S)
-        self.bytes_s = rate if self.bytes_s is None else keep * self.bytes_s + (1 - keep) * rate
-        self._bytes, self._seconds = 0, 0.0
+        rate, known = self._bytes / self._seconds, self.bytes_s
+        if known is None:
+            self.bytes_s = rate
+        else:
+            several = 2 * self._several_s > self._seconds
+            half_life_s = RISE_HALF_LIFE_S if rate > known else HALF_LIFE_S if several else LONE_HALF_LIFE_S
+            keep = 0.5 ** (self._seconds / half_life_s)
+            self.bytes_s = keep * known + (1 - keep) * rate
+        self._bytes, self._seconds, self._several_s = 0, 0.0, 0.0
 
 
 class Uplink:
-    """The turns of one device. `look(now)` is asked before each pump what has been delivered, and what still waits."""
+    """The turns of one device. `look(now)` is asked before each pump what has been delivered, and for how many peers
+    something still waits."""
 
     def __init__(self, clock: Callable[[], float], poll_s: float, rate_bytes_s: float = 0.0) -> None:
         self.rate = ServingRate()
@@ -112,7 +128,8 @@ class Uplink:
         return self._bucket.rate_bytes_s
 
     def measure(self, look: Callable[[float], tuple[int, int]]) -> None:
-        """`look(now)` gives bytes delivered in all, and bytes that ZeroMQ still has, of one kind of traffic."""
+        """`look(now)` gives bytes delivered in all, and to how many peers ZeroMQ still has some to deliver, of one kind
+        of traffic."""
         self._looks.append(look)
 
     def add(self, flow: Flow) -> None:
@@ -140,7 +157,7 @@ class Uplink:
     def _give_turns(self) -> float | None:
         """Send what may be sent; seconds until the next look, None when nothing is left to look after."""
         now = self._clock()
-        queued = self._measure(now)
+        receivers = self._measure(now)
         chunks, blocked = 0, 0
         while self._turns and blocked < len(self._turns):
             wait_s = self._bucket.wait_s(now)
@@ -165,7 +182,7 @@ class Uplink:
                     self._turns.append(flow)
                 else:
                     blocked -= not size
-        if not self._turns and not queued and not chunks:
+        if not self._turns and not receivers and not chunks:
             return None
         if self._turns:
             # Somebody waits for room: look again when a chunk's worth of it has been made.
@@ -173,13 +190,13 @@ class Uplink:
         return self._poll_s
 
     def _measure(self, now: float) -> int:
-        delivered = waiting = 0
+        delivered = receivers = 0
         for look in self._looks:
-            done, queued = look(now)
+            done, waiting = look(now)
             delivered += done
-            waiting += queued
-        self.rate.note(delivered, now, busy=waiting > 0)
-        return waiting
+            receivers += waiting
+        self.rate.note(delivered, now, receivers=receivers)
+        return receivers
 
     def _look_again(self, wait_s: float | None) -> None:
         if self._timer is not None:

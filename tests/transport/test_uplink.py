@@ -136,9 +136,46 @@ def test_without_a_rate_nothing_is_waited_for() -> None:
 def test_the_serving_rate_counts_the_time_with_something_waiting() -> None:
     rate = ServingRate()
     assert rate.bytes_s is None
-    rate.note(0, 0.0, busy=True)
-    rate.note(1000, SAMPLE_S, busy=False)
+    rate.note(0, 0.0, receivers=2)
+    rate.note(1000, SAMPLE_S, receivers=0)
     assert rate.bytes_s == pytest.approx(1000 / SAMPLE_S)
-    rate.note(1000, 100.0, busy=True)
-    rate.note(1000 + int(1000 * SAMPLE_S), 100.0 + SAMPLE_S, busy=True)
+    rate.note(1000, 100.0, receivers=2)
+    rate.note(1000 + int(1000 * SAMPLE_S), 100.0 + SAMPLE_S, receivers=2)
     assert 1000 < rate.bytes_s < 1000 / SAMPLE_S, "idle time does not count, and one sample does not decide"
+
+
+class Line:
+    """An uplink that delivers at given rates for a while, to so many peers at once."""
+
+    def __init__(self) -> None:
+        self.rate = ServingRate()
+        self.now, self.sent = 0.0, 0
+
+    def send(self, bytes_s: float, seconds: float, receivers: int) -> float:
+        """The serving rate afterwards."""
+        self.rate.note(self.sent, self.now, receivers=receivers)
+        for _ in range(round(seconds / SAMPLE_S)):
+            self.now, self.sent = self.now + SAMPLE_S, self.sent + int(bytes_s * SAMPLE_S)
+            self.rate.note(self.sent, self.now, receivers=receivers)
+        self.rate.note(self.sent, self.now, receivers=0)
+        self.now += 20.0
+        assert self.rate.bytes_s is not None
+        return self.rate.bytes_s
+
+
+def test_a_line_that_is_fast_again_is_believed_within_seconds_of_sending() -> None:
+    """Other work of the device made it slow for a minute; afterwards only its own update tells, a second in a round."""
+    line = Line()
+    assert line.send(100e6, 5.0, 3) == pytest.approx(100e6)
+    assert line.send(20e6, 1.0, 3) > 85e6, "a short stall is no slow line"
+    assert line.send(20e6, 60.0, 3) == pytest.approx(20e6, rel=0.01)
+    line.send(100e6, 1.0, 1)
+    assert line.send(100e6, 1.0, 1) > 75e6
+
+
+def test_one_slow_peer_makes_no_slow_line() -> None:
+    line = Line()
+    line.send(100e6, 5.0, 3)
+    assert line.send(20e6, 10.0, 1) > 80e6
+    assert line.send(20e6, 10.0, 2) < 50e6, "if several get little, it is the line"
+    assert line.send(20e6, 200.0, 1) < 25e6, "in the end it is believed"
