@@ -36,7 +36,7 @@ HALF_LIFE_S = 5.0
 
 RISE_HALF_LIFE_S = 1.0
 """The same where it delivers more than it did: that a line can do it is shown. A device that was busy with other work
-has delivered little meanwhile, and serves nobody afterwards: its own update, a second or two in a round, has to tell."""
+has delivered little meanwhile, and serves nobody afterwards: its own update, a second or two a round, has to tell."""
 
 LONE_HALF_LIFE_S = 40.0
 """The same where it delivers less, and to one peer alone: rather that one's line, or its processor, than ours."""
