@@ -59,6 +59,7 @@ STATE_MACHINES = (
     ("The door", "edgefl.transport.door_exchange"),
     ("A connection", "edgefl.transport.dial"),
     ("Pushing blobs", "edgefl.transport.broadcast"),
+    ("Credit for what is pushed", "edgefl.transport.credit"),
     ("Asking for blobs", "edgefl.transport.pull"),
     ("The way into the fleet", "edgefl.daemon.arrival"),
     ("Whether others can reach a device", "edgefl.daemon.reachability"),

@@ -13,7 +13,8 @@ and children have them (or ask).
 
 Little is under way at a time: a chunk is pushed when some child has room for it (subscribers.py), in the turn of its
 application (uplink.py). A child that is far behind the others is cut off, and asks from then on; if all are equally
-slow, the stream waits. Chunks that ZeroMQ has not let go of are bounded in all (limits.py).
+slow, the stream waits. Chunks that ZeroMQ has not let go of are bounded in all (limits.py), and those that a child has
+not taken by its credit (credit.py).
 
 A child's death is noticed by its connection (inbound.py), which names it; no presence topic is needed for that.
 """
@@ -36,7 +37,7 @@ from edgefl.transport.subscribers import FAST_LANE, MAX_APPS, SLOW_LANE, Child, 
 from edgefl.transport.uplink import Uplink
 from edgefl.wire.blob import BlobRef, is_marked, marks, split_hashes
 from edgefl.wire.codec import encode
-from edgefl.wire.link import BlobChunk, BlobHeader, BlobMissing
+from edgefl.wire.link import BlobChunk, BlobHeader, BlobMissing, Taken
 
 RECENT_BLOBS = 8
 """Blobs per application that are remembered as pushed, so that a relay pushes each once."""
@@ -69,7 +70,8 @@ class _Stream:
 
 class Broadcast:
     """The pushing side of one device. `on_child_lost(node_id)`: a subscriber's connection has broken.
-    `may_subscribe(node_id, app)`: who may not is cut off, when it subscribes and before each blob."""
+    `may_subscribe(node_id, app)`: who may not is cut off, when it subscribes and before each blob.
+    `gives_credit(node_id)`: whether a child is one that says what it has taken."""
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class Broadcast:
         uplink: Uplink,
         on_child_lost: Callable[[int], None],
         may_subscribe: Callable[[int, int], bool],
+        gives_credit: Callable[[int], bool],
         *,
         push_bytes: int,
     ) -> None:
@@ -92,7 +95,7 @@ class Broadcast:
         self._last: dict[int, frozenset[bytes]] = {}
         self._flight = Flight()
         self._loading: set[asyncio.Task[None]] = set()
-        self._children = Subscribers(station, penalties, may_subscribe, self._on_accepted, on_child_lost)
+        self._children = Subscribers(station, penalties, may_subscribe, gives_credit, self._on_accepted, on_child_lost)
         uplink.measure(self._children.look)
 
     def bind(self, endpoint: str) -> int:
@@ -157,6 +160,11 @@ class Broadcast:
                 return True
         return False
 
+    def on_taken(self, node_id: int, taken: Taken) -> None:
+        """A child says how far it has come."""
+        if self._children.on_taken(node_id, taken.app, taken.sequence):
+            self._uplink.pump()
+
     def cut(self, node_id: int) -> None:
         """End every subscription of a peer, now."""
         self._children.cut(node_id)
@@ -197,7 +205,7 @@ class Broadcast:
         chunk = source.chunk(index)
         sequence = self._next_sequence(stream.app, FAST_LANE)
         message: list[bytes | zmq.Frame] = [encode(BlobChunk(source.ref.id, index, sequence))]
-        copies = self._children.send(stream.app, FAST_LANE, [*message, self._flight.frame(chunk)])
+        copies = self._children.send(stream.app, FAST_LANE, [*message, self._flight.frame(chunk)], sequence)
         self._station.counters["blobs.pushed"] += bool(copies)
         self._go_on(stream)
         return len(chunk), len(chunk) * copies
@@ -220,8 +228,9 @@ class Broadcast:
 
     def _push_header(self, stream: _Stream, lane: bytes, *, late: bool) -> None:
         ref, hashes = stream.source.ref, stream.source.hashes
-        header = BlobHeader(ref.id, ref.size, self._next_sequence(stream.app, lane), late, stream.known)
-        self._children.send(stream.app, lane, [encode(header), zmq.Frame(hashes or b"", copy=True)])
+        sequence = self._next_sequence(stream.app, lane)
+        header = BlobHeader(ref.id, ref.size, sequence, late, stream.known)
+        self._children.send(stream.app, lane, [encode(header), zmq.Frame(hashes or b"", copy=True)], sequence)
         if lane == SLOW_LANE:
             self._children.send(stream.app, lane, [encode(BlobMissing(ref.id))])
 

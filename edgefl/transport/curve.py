@@ -7,8 +7,8 @@ Options that are missing or odd on purpose (libzmq 4.3.5, all measured):
     RCVHWM               always 0. A full receive queue stops the engine's input; if the connection then breaks and a
                          heartbeat falls due before we have read, libzmq aborts ("!_io_error", stream_engine_base.cpp),
                          and a peer's PING behind its last message does the same. What peers can make us hold is
-                         bounded elsewhere: by credit (pull.py), by what a parent may have under way (broadcast.py), and
-                         by cutting connections that deliver less than they take in (inbound.py)
+                         bounded elsewhere: by credit (pull.py, credit.py), by what a parent may have under way
+                         (broadcast.py), and by cutting connections that deliver less than they take in (inbound.py)
     RECONNECT_IVL        an hour, which means never: a peer that was restarted has other ports, which only its door
                          knows, so each outbound socket lives for one connection and dial.py makes the next one. Not -1:
                          then libzmq throws away what has been received but not yet read when the connection ends

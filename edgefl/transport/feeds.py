@@ -16,6 +16,7 @@ from edgefl.errors import EdgeflError, WireError
 from edgefl.transport.assembly import Assembly, Stored
 from edgefl.transport.blobs import Blobs
 from edgefl.transport.broadcast import Broadcast
+from edgefl.transport.credit import Taking
 from edgefl.transport.curve import open_subscriber
 from edgefl.transport.dial import Dial, Line, Station
 from edgefl.transport.links import BYE_LINGER_S
@@ -24,9 +25,9 @@ from edgefl.transport.subscribers import APP_BYTES, MAX_APPS, TOPIC_BYTES
 from edgefl.transport.visit import Card
 from edgefl.transport.zmq_socket import Parts
 from edgefl.wire.blob import BlobRef, blob_ref, is_marked
-from edgefl.wire.codec import decode
+from edgefl.wire.codec import Message, decode
 from edgefl.wire.contact import Contact
-from edgefl.wire.link import BlobChunk, BlobHeader, BlobMissing
+from edgefl.wire.link import BlobChunk, BlobHeader, BlobMissing, Taken
 
 MAX_PUSHED_LOOSE = 2
 """Blobs of one application that a parent may push without anybody having asked for them: this round's, and the next."""
@@ -40,11 +41,13 @@ class _Feed:
         self.apps: dict[int, int] = {}
         self.sequences: dict[int, int] = {}
         self.arriving: dict[bytes, int] = {}
+        self.taking = Taking()
         self.dial: Dial | None = None
 
 
 class Feeds:
-    """All subscriptions of one device. `on_parent_lost(node_id)`: a parent's connection has broken."""
+    """All subscriptions of one device. `send(parent, message)`: how it is told what was taken;
+    `on_parent_lost(node_id)`: a parent's connection has broken."""
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Feeds:
         blobs: Blobs,
         pulls: Pulls,
         broadcast: Broadcast,
+        send: Callable[[Contact, Message], None],
         on_parent_lost: Callable[[int], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -59,6 +63,7 @@ class Feeds:
         self._blobs = blobs
         self._pulls = pulls
         self._broadcast = broadcast
+        self._send = send
         self._on_parent_lost = on_parent_lost
         self._feeds: dict[int, _Feed] = {}
         self._parents: dict[int, int] = {}
@@ -96,8 +101,7 @@ class Feeds:
                 self._redial(feed)
 
     def _redial(self, feed: _Feed) -> None:
-        feed.sequences.clear()
-        self._push_over(feed, None)
+        self._begin_anew(feed)
         if feed.dial is not None:
             feed.dial.redial()
 
@@ -136,6 +140,8 @@ class Feeds:
         for feed in list(self._feeds.values()):
             if feed.dial is not None:
                 feed.dial.sweep()
+            if feed.taking.sweep():
+                self._tell(feed)
 
     def close(self) -> None:
         for feed in self._feeds.values():
@@ -168,9 +174,17 @@ class Feeds:
         )
 
     def _on_lost(self, feed: _Feed, _error: EdgeflError | None) -> None:
-        feed.sequences.clear()
-        self._push_over(feed, None)
+        self._begin_anew(feed)
         self._on_parent_lost(feed.parent.node_id)
+
+    def _begin_anew(self, feed: _Feed) -> None:
+        """This connection brings nothing more."""
+        feed.sequences.clear()
+        feed.taking = Taking()
+        self._push_over(feed, None)
+
+    def _tell(self, feed: _Feed) -> None:
+        self._send(feed.parent, Taken(*feed.taking.last))
 
     def _push_over(self, feed: _Feed, app: int | None) -> None:
         """Nothing more is pushed through this feed (for this application): ask for the rest now."""
@@ -187,8 +201,9 @@ class Feeds:
 
     def _on_parts(self, feed: _Feed, parts: Parts) -> None:
         counters = self._station.counters
+        size = sum(map(len, parts))
         counters["messages_received"] += 1
-        counters["bytes_received"] += sum(map(len, parts))
+        counters["bytes_received"] += size
         try:
             app = int.from_bytes(parts[0].bytes[:APP_BYTES], "big")
             if not 2 <= len(parts) <= 3 or len(parts[0]) != TOPIC_BYTES:
@@ -199,6 +214,9 @@ class Feeds:
         except WireError:
             counters["dropped.garbage"] += 1
             return
+        # Whatever becomes of it, it waits no longer.
+        if isinstance(message, BlobHeader | BlobChunk) and feed.taking.took(app, message.sequence, size):
+            self._tell(feed)
         if app not in feed.apps:
             counters["dropped.unsubscribed"] += 1
         elif isinstance(message, BlobHeader):

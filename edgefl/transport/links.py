@@ -43,6 +43,7 @@ from edgefl.wire.link import (
     Bye,
     Hello,
     Revoked,
+    Taken,
 )
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,11 @@ class Links:
         """What this peer's newest Hello said about itself."""
         peer = self._peers.get(node_id)
         return None if peer is None else peer.contact
+
+    def gives_credit(self, node_id: int) -> bool:
+        """Whether this peer says what it has taken of what is pushed to it (credit.py)."""
+        peer = self._peers.get(node_id)
+        return peer is not None and peer.credit
 
     def count_connected(self) -> int:
         return sum(peer.up for peer in self._peers.values())
@@ -336,7 +342,7 @@ class Links:
             self._on_hello(node_id, peer, connection, message, parts[0])
         elif peer.contact is None:
             self._garbage(node_id, "before-hello")
-        elif isinstance(message, BlobGet | BlobHeader | BlobChunk | BlobMissing):
+        elif isinstance(message, BlobGet | BlobHeader | BlobChunk | BlobMissing | Taken):
             self._listener.on_blob_message(node_id, message, bulk)
         elif isinstance(message, Revoked):
             self._listener.on_revocations(node_id, message.revocations)
@@ -366,6 +372,7 @@ class Links:
                 # It has come from its new place; what we send to the old one would wait for a time-out.
                 peer.dial.close()
         peer.told_lost = False
+        peer.credit = hello.credit
         if hello.bulk:
             if connection is not None and not connection.gone and connection not in peer.line.routes:
                 connection.said_bye = True  # it may go without a word
@@ -478,4 +485,4 @@ class Links:
         peer.routes.clear()
 
     def _hello(self, *, reply: bool) -> Hello:
-        return Hello(self._own, reply=reply, revocations=self._listener.revocations()[0])
+        return Hello(self._own, reply=reply, revocations=self._listener.revocations()[0], credit=True)

@@ -15,6 +15,7 @@ class Peer:
     """One peer.
 
     contact    its newest, proved by a Hello, or None
+    credit     whether it says what it has taken of what is pushed to it
     dial       our connection to it, if we ever wanted one
     routes     its connections to us that have said Hello and not Bye, the newest last
     line       the second connection, for what is large
@@ -23,10 +24,11 @@ class Peer:
     told_lost  whether it was reported as out of reach, and nothing was heard from it since
     """
 
-    __slots__ = ("contact", "dial", "line", "outbox", "retry", "routes", "told_lost", "used")
+    __slots__ = ("contact", "credit", "dial", "line", "outbox", "retry", "routes", "told_lost", "used")
 
     def __init__(self, outbox: Outbox) -> None:
         self.contact: Contact | None = None
+        self.credit = False
         self.dial: Dial | None = None
         self.line = BulkLine()
         self.outbox = outbox

@@ -12,7 +12,8 @@ accepted on the slow lane when it comes back. It may have been busy, or its line
 another chance, by a new connection between two blobs, the later the more often it has failed.
 
 Each child's progress is what its TCP connection has acknowledged against what was pushed into it: bytes, not messages,
-and including what the kernel holds.
+and including what the kernel holds. What it has not taken from its connection yet is in its memory, and has a bound of
+its own (credit.py): a child whose loop stands still is waited for, half a second while others have room, and cut off.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 
 import zmq
 
+from edgefl.transport.credit import Credit, Hold, limit_bytes
 from edgefl.transport.curve import open_broadcast_server
 from edgefl.transport.dial import Station
 from edgefl.transport.inbound import Connection, Inbound
@@ -75,7 +77,8 @@ _CURVE_BYTES, _SHORT_HEADER_BYTES, _LONG_HEADER_BYTES, _SHORT_BYTES = 33, 2, 9, 
 @dataclass(slots=True, eq=False)
 class Child:
     """One subscriber. `pushed` and `acked` count bytes on its connection, `rate_bytes_s` is how fast it takes them,
-    `rtt_s` the shortest round trip; `since` and `behind_since` are times."""
+    `rtt_s` the shortest round trip; `since` and `behind_since` are times. `credit` is None for one of a release that
+    does not say what it has taken."""
 
     connection: Connection
     node_id: int
@@ -87,6 +90,8 @@ class Child:
     rtt_s: float = 0.0
     since: float = 0.0
     behind_since: float = math.inf
+    credit: Credit | None = None
+    hold: Hold = field(default_factory=Hold)
     _looked: float = 0.0
     _bytes: float = 0.0
     _seconds: float = RATE_FIRST_S
@@ -105,10 +110,30 @@ class Child:
         return max(MIN_WINDOW_BYTES, int(self.rate_bytes_s * seconds))
 
     @property
-    def full(self) -> bool:
-        """Whether there is no room for another chunk."""
+    def line_full(self) -> bool:
+        """Whether there is no room for another chunk on its line."""
         backlog = self.pushed - self.acked
         return backlog >= MIN_WINDOW_BYTES and backlog >= self.window
+
+    @property
+    def credit_bytes(self) -> int:
+        """What it may have untaken."""
+        return limit_bytes(self.rate_bytes_s * ROUND_TRIPS * min(self.rtt_s, MAX_RTT_S))
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has used up its credit."""
+        return self.credit is not None and self.credit.untaken >= self.credit_bytes
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another chunk, on its line or in its memory."""
+        return self.line_full or self.spent
+
+    @property
+    def unread(self) -> int:
+        """Bytes that have reached it and that it has not taken, as far as it is known."""
+        return 0 if self.credit is None else max(0, self.credit.untaken - self.backlog)
 
     def push(self, size: int, now: float) -> None:
         """So many bytes are on their way to it."""
@@ -156,12 +181,14 @@ class Subscribers:
         station: Station,
         penalties: Penalties,
         may_subscribe: Callable[[int, int], bool],
+        gives_credit: Callable[[int], bool],
         on_accepted: Callable[[Child, int], None],
         on_child_lost: Callable[[int], None],
     ) -> None:
         self._station = station
         self._penalties = penalties
         self._may_subscribe = may_subscribe
+        self._gives_credit = gives_credit
         self._on_accepted = on_accepted
         self._on_child_lost = on_child_lost
         self._children: dict[Connection, Child] = {}
@@ -182,18 +209,19 @@ class Subscribers:
         """Whether the application has children."""
         return app in self._by_app
 
-    def send(self, app: int, lane: bytes, parts: list[bytes | zmq.Frame]) -> int:
-        """Push a message to the children on a lane; how many they are."""
+    def send(self, app: int, lane: bytes, parts: list[bytes | zmq.Frame], sequence: int = 0) -> int:
+        """Push a message to the children on a lane; how many they are. `sequence`: its number, if it has one."""
         children = [child for child in self._by_app.get(app, ()) if child.slow is (lane == SLOW_LANE)]
         if not children:
             return 0
         message = [topic_of(app, lane), *parts]
-        on_the_wire = sum(map(frame_bytes, map(len, message)))
+        on_the_wire, size = sum(map(frame_bytes, map(len, message))), sum(map(len, message))
         now = self._station.clock()
         for child in children:
             child.push(on_the_wire, now)
+            if child.credit is not None and sequence:
+                child.credit.push(app, sequence, size, now)
         self.socket.send(message)
-        size = sum(map(len, message))
         self._station.counters["messages_sent"] += len(children)
         self._station.counters["bytes_sent"] += size * len(children)
         return len(children)
@@ -208,21 +236,41 @@ class Subscribers:
         return self._delivered, behind
 
     def have_room(self, app: int, *, pressed: bool) -> bool:
-        """Whether a chunk may be pushed: some child has room for it. Those that lag behind are then cut off, the
-        sooner if memory is `pressed`."""
+        """Whether a chunk may be pushed: some child has room for it, and none has to be waited for. Those that lag
+        behind are then cut off, the sooner if memory is `pressed`."""
         children = [child for child in self._by_app.get(app, ()) if not child.slow]
         if all(child.full for child in children):
             return False
         now = self._station.clock()
         fastest = max((child.rate_bytes_s for child in children), default=0.0)
+        held = False
         for child in children:
+            spent, line_full = child.spent, child.line_full
+            # What waits for a full line is not in its memory; if that is full as well, nobody waits for it.
+            too_long = child.hold.note(now, holding=spent and not line_full) or (
+                line_full and child.unread >= child.credit_bytes
+            )
             behind = child.backlog >= LAGGING_BYTES and SLOWER * child.rate_bytes_s < fastest
             child.behind_since = min(child.behind_since, now) if behind else math.inf
-            if now - child.behind_since >= LAG_S or (pressed and child.backlog >= 2 * child.window):
+            if too_long or now - child.behind_since >= LAG_S or (pressed and child.backlog >= 2 * child.window):
                 self._station.counters["dropped.lagging-child"] += 1
                 self._slow_down(child.node_id)
                 self._drop(child)
-        return True
+            else:
+                held |= spent and not line_full
+        return not held
+
+    def on_taken(self, node_id: int, app: int, sequence: int) -> bool:
+        """A child has taken this message; whether it has room now that it had not."""
+        now, room = self._station.clock(), False
+        for child in self._children.values():
+            if child.node_id == node_id:
+                if child.credit is None:  # its Hello came after its subscription
+                    child.credit = Credit(now)
+                had_none = child.spent
+                child.credit.take(app, sequence, now)
+                room |= had_none and not child.spent
+        return room
 
     def give_chances(self, busy: Container[int]) -> None:
         """Let children leave the slow lane whose time there is over, but for those of applications that are `busy`.
@@ -250,6 +298,12 @@ class Subscribers:
     def sweep(self) -> None:
         """Look after connections. Call about once a second."""
         self.inbound.sweep(self.socket.when_empty)
+        now = self._station.clock()
+        for child in list(self._children.values()):
+            # Its loop has stopped, or its words are lost: a new connection begins without debts.
+            if child.credit is not None and child.spent and now - child.credit.moved_at >= self._station.timing.stall:
+                self._station.counters["dropped.standing-child"] += 1
+                self._drop(child)
 
     def cut(self, node_id: int) -> None:
         """End every subscription of a peer, now."""
@@ -285,6 +339,8 @@ class Subscribers:
         if child is None:
             now, known = self._station.clock(), self._slow.get(node_id) or _Slow()
             child = self._children[connection] = Child(connection, node_id, known.next, since=now)
+            if self._gives_credit(node_id):
+                child.credit = Credit(now)
             known.next = False
             child.look(now)
         if app in child.apps:
@@ -309,6 +365,8 @@ class Subscribers:
             self.socket.touched()
             child.apps.discard(app)
             self._unlist(child, app)
+            if child.credit is not None:
+                child.credit.forget(app)
 
     def _garbage(self, node_id: int) -> None:
         self._station.counters["dropped.garbage"] += 1

@@ -20,9 +20,10 @@ MAX_UNDELIVERED_BYTES = 24 * 1024 * 1024
 """Received by ZeroMQ, and not delivered to us though we have read all that it has to give: a message of endlessly many
 parts, which ZeroMQ would buffer without limit (524 MB in the study)."""
 
-MAX_UNREAD_BYTES = 128 * 1024 * 1024
-"""The same before we have read: whole messages, too, that came while our loop stood still. A device whose processor is
-taken for a second by other work gets 100 MB in that time from a parent at a gigabit, and needs no second connection."""
+MAX_UNREAD_BYTES = 32 * 1024 * 1024
+"""The same before we have read: whole messages, too, that came while our loop stood still. A parent stops at the credit
+that it gives (8 MiB, 24 for a distant child: credit.py). One of a release without it sends 100 MB in a second at a
+gigabit, and has to begin anew, where it stopped."""
 
 FRAME_OVERHEAD_BYTES = 256
 """Allowed per delivered frame for framing and encryption, so that many small messages do not look undelivered."""

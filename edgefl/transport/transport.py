@@ -48,7 +48,7 @@ from edgefl.transport.zap import Zap
 from edgefl.wire.blob import BlobRef
 from edgefl.wire.codec import Message
 from edgefl.wire.contact import Contact
-from edgefl.wire.link import BlobChunk, BlobGet, BlobHeader, BlobMissing
+from edgefl.wire.link import BlobChunk, BlobGet, BlobHeader, BlobMissing, Taken
 
 log = logging.getLogger(__name__)
 
@@ -212,13 +212,14 @@ class Transport:
             self._uplink,
             self._on_hint_of_loss,
             self._may_be_pushed,
+            self._links.gives_credit,
             push_bytes=self.limits.push_bytes,
         )
         self._serving = Serving(
             self._blobs, station, self._uplink, self._links.send_now, self._links.connected, self._broadcast.will_push
         )
         self._bulk = Bulk(self._uplink, self.counters, self._links.send_now, self._links.connected)
-        self._feeds = Feeds(station, self._blobs, self._pulls, self._broadcast, self._on_hint_of_loss)
+        self._feeds = Feeds(station, self._blobs, self._pulls, self._broadcast, self._links.send, self._on_hint_of_loss)
         self._started = True
 
     async def close(self) -> None:
@@ -402,6 +403,8 @@ class Transport:
                 self._serving.on_get(node_id, message)
         elif isinstance(message, BlobHeader | BlobChunk | BlobMissing):
             self._pulls.on_message(node_id, message, bulk)
+        elif isinstance(message, Taken):
+            self._broadcast.on_taken(node_id, message)
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()

@@ -35,6 +35,8 @@ class Hello(Message):
     """Version of the sender's list of revocations: whoever has a newer one sends it."""
     bulk: Annotated[bool, 6, BOOL] = False
     """This connection is a second one, for what is large."""
+    credit: Annotated[bool, 7, BOOL] = False
+    """The sender says what it has taken of what is pushed to it (Taken)."""
 
 
 @message(71)
@@ -94,3 +96,13 @@ class Revoked(Message):
 @dataclass(frozen=True, slots=True)
 class Bye(Message):
     """I close this link because it is idle; I am still here. Not a loss."""
+
+
+@message(77)
+@dataclass(frozen=True, slots=True)
+class Taken(Message):
+    """A child to its parent: I have taken this of what you push to me, and all before it. Said after every 4 MiB, and
+    once a second while there is news."""
+
+    app: Annotated[int, 1, U64]
+    sequence: Annotated[int, 2, U32]

@@ -43,10 +43,10 @@ def intercept(parent: Device, keep: Callable[[Message], bool]) -> None:
     children = parent.transport._broadcast._children
     honest = children.send
 
-    def send(app: int, lane: bytes, parts: list[bytes | zmq.Frame]) -> int:
+    def send(app: int, lane: bytes, parts: list[bytes | zmq.Frame], sequence: int = 0) -> int:
         message = decode(bytes(parts[0]))
         assert message is not None
-        return honest(app, lane, parts) if keep(message) else len(children.of(app))
+        return honest(app, lane, parts, sequence) if keep(message) else len(children.of(app))
 
     children.send = send  # type: ignore[method-assign]
 

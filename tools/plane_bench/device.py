@@ -139,6 +139,12 @@ class Device:
             self.own_kb = max(self.own_kb, own_kb())
             await asyncio.sleep(0.02)
 
+    async def stand(self, seconds: float) -> int:
+        """Stand still, and all of the loop with it; by how many kB the memory of this process has grown meanwhile."""
+        before = own_kb()
+        time.sleep(seconds)  # noqa: ASYNC251 - that is the point
+        return own_kb() - before
+
     async def discard(self, blob: str) -> None:
         self.transport.discard_blob(bytes.fromhex(blob))
 
@@ -160,9 +166,9 @@ class Device:
         children = self.transport._broadcast._children
         honest = children.send
 
-        def send(app: int, lane: bytes, parts: Any) -> int:
+        def send(app: int, lane: bytes, parts: Any, sequence: int = 0) -> int:
             lost = isinstance(decode(bytes(parts[0])), BlobChunk) and self.random.random() < share
-            return len(children.of(app)) if lost else honest(app, lane, parts)
+            return len(children.of(app)) if lost else honest(app, lane, parts, sequence)
 
         children.send = send  # type: ignore[method-assign]
 

@@ -406,6 +406,23 @@ async def row_memory() -> None:
     judge("100 MB in flight, longest handler, processor time", longest, 20, unit="ms")
 
 
+async def row_standing() -> None:
+    """100 MB pushed to a child whose loop stands still for two seconds, on loopback: what it holds then."""
+    size = 100 * MB
+    async with Fleet(None) as fleet:
+        root, child = await fleet.devices(2, files=False)
+        await subscribe([APP], root, child)
+        await push(root, [child], 10 * MB, 0)
+        ref = await root.call("make", size, 1)
+        fetch, standing = child.call("fetch", APP, *ref), child.call("stand", 2.0)
+        await root.call("publish", APP, *ref)
+        held_kb = await standing
+        await fetch
+        pulled, cut = await counted([child], "blobs.pulled"), await counted([root, child], "connections_cut")
+    print(f"      {pulled} chunks pulled, {cut} connections cut")
+    judge("a child whose loop stands still, memory that fills meanwhile", held_kb / 1024, 16, unit="MiB")
+
+
 async def row_sums() -> None:
     """Updates of 16 children, 25 MiB each, summed at one parent, beside a bare ROUTER loop (aggregation.py)."""
     import aggregation
@@ -439,6 +456,7 @@ ROWS: dict[str, tuple[Callable[[], Awaitable[None]], bool]] = {
     "apps": (row_apps, True),
     "bytes": (row_bytes, True),
     "memory": (row_memory, True),
+    "standing": (row_standing, False),
     "sums": (row_sums, False),
     "sums-tree": (row_sums_tree, True),
     "encodings": (row_encodings, False),
