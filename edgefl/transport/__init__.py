@@ -29,6 +29,7 @@
     bulk.py           updates for a parent, chunk by chunk
     broadcast.py      pushing to children, chunk by chunk as it arrives
     subscribers.py    the children: who they are, how far each has come, who is too slow to be pushed to
+    slow_lane.py      children that were too slow, and for how long
     credit.py         how much may be pushed to a child before it has taken it
     feeds.py          taking what parents push
     uplink.py         whose turn it is to send, how fast, and how fast it went

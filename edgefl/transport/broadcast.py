@@ -43,6 +43,10 @@ RECENT_BLOBS = 8
 """Blobs per application that are remembered as pushed, so that a relay pushes each once."""
 
 
+LOOK_S = 0.05
+"""How often to look after a child that is waited for: its word comes by itself, but it may have to be cut off."""
+
+
 class _Stream:
     """One blob on its way to the subscribers of one application: a flow of the uplink."""
 
@@ -54,6 +58,7 @@ class _Stream:
         self.deficit = 0
         have = () if late else range(source.ref.chunks)
         self.unsent: deque[int] = deque(index for index in have if source.has(index))
+        self.look: asyncio.TimerHandle | None = None
         self._broadcast = broadcast
 
     @property
@@ -62,7 +67,8 @@ class _Stream:
 
     @property
     def waiting(self) -> bool:
-        return bool(self.unsent)
+        """Not while it waits for a child's word: to ask for turns meanwhile would cost more than the word."""
+        return bool(self.unsent) and self.look is None
 
     def send_next(self) -> tuple[int, int]:
         return self._broadcast.send_next(self)
@@ -163,7 +169,8 @@ class Broadcast:
     def on_taken(self, node_id: int, taken: Taken) -> None:
         """A child says how far it has come."""
         if self._children.on_taken(node_id, taken.app, taken.sequence):
-            self._uplink.pump()
+            for stream in list(self._streams.values()):
+                self._resume(stream)
 
     def cut(self, node_id: int) -> None:
         """End every subscription of a peer, now."""
@@ -200,6 +207,8 @@ class Broadcast:
         limit = self._push_bytes
         pressed = self._flight.bytes >= limit and self._flight.collect() >= limit
         if not self._children.have_room(stream.app, pressed=pressed) or pressed:
+            if self._children.wait_for_word(stream.app):
+                stream.look = asyncio.get_running_loop().call_later(LOOK_S, self._resume, stream)
             return 0, 0
         index, source = stream.unsent.popleft(), stream.source
         chunk = source.chunk(index)
@@ -209,6 +218,14 @@ class Broadcast:
         self._station.counters["blobs.pushed"] += bool(copies)
         self._go_on(stream)
         return len(chunk), len(chunk) * copies
+
+    def _resume(self, stream: _Stream) -> None:
+        """Look whether a stream that waited for a word can go on."""
+        if stream.look is not None:
+            stream.look.cancel()
+            stream.look = None
+            if self._streams.get(stream.app) is stream:
+                self._go_on(stream)
 
     def _on_progress(self, stream: _Stream, index: int) -> None:
         if self._streams.get(stream.app) is not stream:
@@ -220,9 +237,9 @@ class Broadcast:
     def _go_on(self, stream: _Stream) -> None:
         while stream.unsent and is_marked(stream.known, stream.unsent[0]):
             stream.unsent.popleft()
-        if stream.unsent:
+        if stream.waiting:
             self._uplink.add(stream)
-        elif not stream.growing:
+        elif not stream.unsent and not stream.growing:
             complete = not isinstance(stream.source, Assembly) or stream.source.complete
             self._end(stream, complete=complete)
 

@@ -30,6 +30,10 @@ second, and a new connection costs it as much."""
 MAX_STEP_S = 0.1
 """Counted at most from one look to the next: there is one every 20 ms, and if not, it is we who stood still."""
 
+SPARE_CREDIT_BYTES = 2 * 1024 * 1024
+"""So much of its credit may still be on its way to a child that is taken to stand still: more, and it is its line that
+is slow."""
+
 TELL_BYTES = 4 * 1024 * 1024
 """The child says a word each time that it has taken so much: half of its credit, so a parent never waits for one that
 is not on its way. Not oftener: a word costs 110 bytes with all headers, which is little, but wakes four threads."""

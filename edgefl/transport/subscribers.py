@@ -24,11 +24,12 @@ from dataclasses import dataclass, field
 
 import zmq
 
-from edgefl.transport.credit import Credit, Hold, limit_bytes
+from edgefl.transport.credit import SPARE_CREDIT_BYTES, Credit, Hold, limit_bytes
 from edgefl.transport.curve import open_broadcast_server
 from edgefl.transport.dial import Station
 from edgefl.transport.inbound import Connection, Inbound
 from edgefl.transport.penalties import Penalties
+from edgefl.transport.slow_lane import SlowLane
 from edgefl.transport.tcp_info import counts
 from edgefl.transport.zmq_socket import LoopSocket, Parts
 
@@ -60,12 +61,6 @@ SLOWER = 4
 
 LAG_S = 0.5
 """For how long it is that slow before it is cut off: a device that computes is not seen for a tenth of a second."""
-
-SLOW_S, MAX_SLOW_S = 60.0, 3600.0
-"""In the slow lane the first time, and at most; twice as long each time. A chance costs what is queued until then."""
-
-MAX_SLOW = 1024
-"""Children remembered as slow; the oldest is forgotten, and found slow again."""
 
 RATE_HALF_S, RATE_FIRST_S = 0.1, 0.02
 """The rate is a mean that forgets half in this time, and begins with a little time of nothing: the first
@@ -132,8 +127,13 @@ class Child:
 
     @property
     def unread(self) -> int:
-        """Bytes that have reached it and that it has not taken, as far as it is known."""
+        """Bytes that have reached it and that it has not taken, as far as it is known: words come after others."""
         return 0 if self.credit is None else max(0, self.credit.untaken - self.backlog)
+
+    @property
+    def standing(self) -> bool:
+        """Whether it has used up its credit, and that is in its memory: not on its way, where a full line keeps it."""
+        return self.spent and self.unread >= self.credit_bytes - SPARE_CREDIT_BYTES
 
     def push(self, size: int, now: float) -> None:
         """So many bytes are on their way to it."""
@@ -160,18 +160,6 @@ class Child:
         return progress
 
 
-@dataclass(slots=True)
-class _Slow:
-    """A child that was cut off so many `times`; `next`: its next connection is for the slow lane."""
-
-    times: int = 0
-    next: bool = False
-
-    @property
-    def seconds(self) -> float:
-        return min(MAX_SLOW_S, SLOW_S * 2.0 ** (self.times - 1))
-
-
 class Subscribers:
     """The XPUB and its children. `on_accepted(child, app)`: a subscription counts from now on;
     `on_child_lost(node_id)`: a subscriber's connection has broken."""
@@ -193,7 +181,7 @@ class Subscribers:
         self._on_child_lost = on_child_lost
         self._children: dict[Connection, Child] = {}
         self._by_app: dict[int, dict[Child, None]] = {}
-        self._slow: dict[int, _Slow] = {}
+        self._slow = SlowLane()
         self._delivered = 0
         bound = open_broadcast_server(station.context, station.keys, station.timing)
         self.inbound = Inbound(
@@ -245,20 +233,29 @@ class Subscribers:
         fastest = max((child.rate_bytes_s for child in children), default=0.0)
         held = False
         for child in children:
-            spent, line_full = child.spent, child.line_full
-            # What waits for a full line is not in its memory; if that is full as well, nobody waits for it.
-            too_long = child.hold.note(now, holding=spent and not line_full) or (
-                line_full and child.unread >= child.credit_bytes
-            )
+            standing = child.standing
+            too_long = child.hold.note(now, holding=standing)
+            # It may be that its line was full before its loop stood still: what waited for that comes on top.
+            too_much = child.unread >= child.credit_bytes + 2 * SPARE_CREDIT_BYTES
             behind = child.backlog >= LAGGING_BYTES and SLOWER * child.rate_bytes_s < fastest
             child.behind_since = min(child.behind_since, now) if behind else math.inf
-            if too_long or now - child.behind_since >= LAG_S or (pressed and child.backlog >= 2 * child.window):
+            if (
+                too_long
+                or too_much
+                or now - child.behind_since >= LAG_S
+                or (pressed and child.backlog >= 2 * child.window)
+            ):
                 self._station.counters["dropped.lagging-child"] += 1
-                self._slow_down(child.node_id)
+                self._slow.cut_off(child.node_id)
                 self._drop(child)
             else:
-                held |= spent and not line_full
+                held |= standing
         return not held
+
+    def wait_for_word(self, app: int) -> bool:
+        """Whether nothing but a child's word can make room for a chunk."""
+        children = [child for child in self._by_app.get(app, ()) if not child.slow]
+        return bool(children) and (all(child.spent for child in children) or any(child.standing for child in children))
 
     def on_taken(self, node_id: int, app: int, sequence: int) -> bool:
         """A child has taken this message; whether it has room now that it had not."""
@@ -277,16 +274,9 @@ class Subscribers:
         Call about once a second."""
         now = self._station.clock()
         for child in list(self._children.values()):
-            slow = self._slow.get(child.node_id)
-            over = slow is None or now - child.since >= slow.seconds
+            over = now - child.since >= self._slow.seconds(child.node_id)
             if child.slow and over and not any(app in busy for app in child.apps):
                 self._drop(child)
-
-    def _slow_down(self, node_id: int) -> None:
-        slow = self._slow[node_id] = self._slow.pop(node_id, _Slow())
-        slow.times, slow.next = slow.times + 1, True
-        if len(self._slow) > MAX_SLOW:
-            del self._slow[next(iter(self._slow))]
 
     def check(self, app: int) -> None:
         """Cut off whoever may not have what is pushed for the application any more: its zone may have changed."""
@@ -337,11 +327,10 @@ class Subscribers:
     def _on_subscribed(self, connection: Connection, node_id: int, app: int) -> None:
         child = self._children.get(connection)
         if child is None:
-            now, known = self._station.clock(), self._slow.get(node_id) or _Slow()
-            child = self._children[connection] = Child(connection, node_id, known.next, since=now)
+            now = self._station.clock()
+            child = self._children[connection] = Child(connection, node_id, self._slow.takes(node_id), since=now)
             if self._gives_credit(node_id):
                 child.credit = Credit(now)
-            known.next = False
             child.look(now)
         if app in child.apps:
             return

@@ -13,6 +13,7 @@ import zmq
 from edgefl.errors import TryAgainError
 from edgefl.identity.revocation import pack_revocations
 from edgefl.transport import blobs as blobs_module
+from edgefl.transport import slow_lane
 from edgefl.transport import subscribers as subscribers_module
 from edgefl.transport.dial import State
 from edgefl.transport.feeds import MAX_PUSHED_LOOSE
@@ -628,7 +629,7 @@ def test_a_slow_child_is_told_of_blobs_and_asks_for_them_from_then_on(monkeypatc
         assert slow.count("blobs.pulled") - pulled == second.chunks
         assert good.count("blobs.pulled") == 0
 
-        monkeypatch.setattr(subscribers_module, "SLOW_S", 0.1)
+        monkeypatch.setattr(slow_lane, "SLOW_S", 0.1)
         monkeypatch.setattr(subscribers_module, "LAGGING_BYTES", LIMIT)
         subscribers = root.transport._broadcast.subscribers
         await until(lambda: [child.slow for child in subscribers(APP)] == [False, False], "another chance")
@@ -641,11 +642,13 @@ def test_a_slow_child_is_told_of_blobs_and_asks_for_them_from_then_on(monkeypatc
 
 
 def test_who_is_cut_off_again_waits_longer_for_the_next_chance() -> None:
-    slow = subscribers_module._Slow()
+    lane = slow_lane.SlowLane()
     waits = []
     for _ in range(9):
-        slow.times += 1
-        waits.append(slow.seconds)
+        lane.cut_off(7)
+        waits.append(lane.seconds(7))
+        assert [lane.takes(7), lane.takes(7)] == [True, False]
+    assert [lane.takes(8), lane.seconds(8)] == [False, 0.0]
     assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]
 
 

@@ -19,6 +19,7 @@ from edgefl.transport.credit import (
     HOLD_S,
     MAX_CREDIT_BYTES,
     MAX_STEP_S,
+    SPARE_CREDIT_BYTES,
     TELL_BYTES,
     Credit,
     Hold,
@@ -109,8 +110,9 @@ def test_a_pause_between_two_looks_is_our_own() -> None:
 
 def test_the_limits_fit_each_other() -> None:
     assert 2 * TELL_BYTES <= CREDIT_BYTES == limit_bytes(0.0)
+    assert TELL_BYTES + CHUNK_BYTES < CREDIT_BYTES - SPARE_CREDIT_BYTES, "taken, and not said yet"
     assert limit_bytes(1e9) == MAX_CREDIT_BYTES
-    assert MAX_CREDIT_BYTES + SLACK_BYTES < tcp_info.MAX_UNREAD_BYTES
+    assert MAX_CREDIT_BYTES + 2 * SPARE_CREDIT_BYTES + SLACK_BYTES < tcp_info.MAX_UNREAD_BYTES
 
 
 @pytest.mark.parametrize(("mbit", "rtt_s"), [(5, 0.6), (100, 0.6), (200, 0.1), (400, 0.2), (1000, 0.001), (1000, 0.1)])
@@ -141,6 +143,22 @@ def test_a_line_of_any_length_is_filled_on_credit(mbit: int, rtt_s: float, monke
         now += 0.005
     assert (line.acked - half) / (seconds / 2) >= 0.9 * rate
     assert told <= line.acked / TELL_BYTES
+
+
+@pytest.mark.parametrize(("acked", "standing"), [(0, False), (4, False), (5, False), (6, True), (8, True)])
+def test_a_slow_line_is_not_a_loop_that_stands_still(
+    acked: int, standing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a near child that has used its credit up, then nobody waits for it unless most of that has arrived there:
+    4 MiB may have been taken, and not been told yet."""
+    child = Child(Connection(0, 0.0, 0.0), 1, False, credit=Credit(0.0))
+    assert child.credit is not None
+    for sequence in range(8):
+        child.push(1 << 20, 1.0)
+        child.credit.push(1, sequence, 1 << 20, 1.0)
+    monkeypatch.setattr(subscribers_module, "counts", lambda descriptor: Counts(acked << 20, 0, 0.0))
+    child.look(2.0)
+    assert (child.spent, child.standing) == (True, standing)
 
 
 def test_a_child_without_an_account_has_all_the_room_of_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
