@@ -219,6 +219,16 @@ def test_a_chunk_that_comes_twice_or_unasked_is_added_once() -> None:
     assert 3 in root.app.worker.open.delivered  # type: ignore[union-attr]
 
 
+def test_a_word_that_the_final_one_has_overtaken_takes_nothing_back() -> None:
+    """Or the round waits until the child repeats its final word."""
+    world = running()
+    root = world.devices[1]
+    offer(world, 3, (3,))
+    offer(world, 3, (3,), final=False)
+    deliver(world, 3, ONES)
+    assert 3 in root.app.worker.open.delivered  # type: ignore[union-attr]
+
+
 def test_devices_that_are_in_a_chunk_already_are_not_added_again() -> None:
     world = running()
     root = world.devices[1]

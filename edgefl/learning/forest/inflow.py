@@ -148,7 +148,8 @@ class Inflow:
             stream.names = message.contributors
             stream.bits = round_.sum.bits(message.contributors)
         stream.sender = sender
-        stream.update = message
+        if message.final or stream.update is None or not stream.update.final:
+            stream.update = message  # else it was overtaken by the final word, which says it all
         stream.skip(message.first)
         stream.until = 0  # it starts again where the credit says
         if not self._finish_if_whole(round_, stream, now):
