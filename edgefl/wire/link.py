@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from edgefl.wire.blob import HASH_BYTES, MAX_MARKS_BYTES
@@ -23,7 +22,6 @@ MAX_CHUNKS_PER_GET = 4
 
 
 @message(70)
-@dataclass(frozen=True, slots=True)
 class Hello(Message):
     """First message on every link, and again when the sender's contact changes."""
 
@@ -38,7 +36,6 @@ class Hello(Message):
 
 
 @message(71)
-@dataclass(frozen=True, slots=True)
 class BlobGet(Message):
     """Send me `count` chunks of this blob from `first` on, and its header if `header`."""
 
@@ -49,7 +46,6 @@ class BlobGet(Message):
 
 
 @message(72, bulk=True)
-@dataclass(frozen=True, slots=True)
 class BlobHeader(Message):
     """Size of a blob; the second frame holds the hashes of its chunks.
 
@@ -65,7 +61,6 @@ class BlobHeader(Message):
 
 
 @message(73, bulk=True)
-@dataclass(frozen=True, slots=True)
 class BlobChunk(Message):
     """Chunk `index` of a blob; the second frame holds its bytes. `sequence` as in BlobHeader."""
 
@@ -75,7 +70,6 @@ class BlobChunk(Message):
 
 
 @message(74)
-@dataclass(frozen=True, slots=True)
 class BlobMissing(Message):
     """I do not have this blob (any more, or yet). Pushed to children: the rest of it will not be pushed, ask for it."""
 
@@ -83,7 +77,6 @@ class BlobMissing(Message):
 
 
 @message(75)
-@dataclass(frozen=True, slots=True)
 class Revoked(Message):
     """The fleet's signed list of revocations; passed on by everyone for whom it is news."""
 
@@ -91,6 +84,5 @@ class Revoked(Message):
 
 
 @message(76)
-@dataclass(frozen=True, slots=True)
 class Bye(Message):
     """I close this link because it is idle; I am still here. Not a loss."""
