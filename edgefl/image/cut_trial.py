@@ -17,8 +17,9 @@ from edgefl.demo.local_fleet import LocalFleet
 from edgefl.image.disk import partitions
 from edgefl.image.guest import BOOT_S, Guest, TrialError, invite, own_address
 
-BEFORE_S = 8.0
-"""How long before the settings are taken a cut may come: the data partition is grown then, and first boot begins."""
+BEFORE_S = 16.0
+"""How long before the settings are said to be taken a cut may come. The token is taken some 5 s before that, then the
+device makes its ssh key; the data partition is grown before."""
 
 
 def run_cuts(guest: Guest, cuts: int, seed: int) -> dict[str, Any]:
@@ -57,8 +58,8 @@ def run_cuts(guest: Guest, cuts: int, seed: int) -> dict[str, Any]:
 
 
 def instant(chance: random.Random, number: int, taken_s: float, joined_s: float) -> float:
-    """When cut `number` comes. Every second one before the settings are taken, which is the shorter time and has all of
-    first boot's writes; the others after it."""
+    """When cut `number` comes. Every second one before the settings are said to be taken: the shorter time, with all of
+    first boot's writes. The others after it."""
     return chance.uniform(max(1.0, taken_s - BEFORE_S), taken_s) if number % 2 else chance.uniform(taken_s, joined_s)
 
 
