@@ -8,7 +8,6 @@ A service is told its places by systemd (STATE_DIRECTORY and its like, systemd.e
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import sys
@@ -17,7 +16,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from edgefl.control import SOCKET_NAME
 from edgefl.errors import ConfigError, UsageError
 from edgefl.learning.policies import check_references
 from edgefl.limits import DeviceLimits, parse_rate, parse_size, read_limits
@@ -32,6 +30,9 @@ DEFAULT_PORT = 7321
 """The door; the ZeroMQ ports are the next two."""
 
 DEFAULT_LISTEN = f"0.0.0.0:{DEFAULT_PORT}"
+
+SOCKET_NAME = "edgefl.sock"
+"""The control socket (edgefl/control.py)."""
 
 ZONE_METHODS = ("site", "anchors", "landmarks")
 """How a device finds its zone (edgefl/overlay/zones.py)."""
@@ -283,6 +284,8 @@ def split_address(text: str, *, zero_allowed: bool = False) -> tuple[str, int]:
 
 def is_unspecified(host: str) -> bool:
     """Whether a listening address stands for all of this device's addresses (0.0.0.0 or ::)."""
+    import ipaddress  # not above: first boot, which reads settings too, has no use for it
+
     try:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:

@@ -22,8 +22,6 @@ from typing import Any
 
 from edgefl.errors import EdgeflError, RemoteError, UnreachableError, UsageError
 
-SOCKET_NAME = "edgefl.sock"
-
 MAX_LINE_BYTES = 1024 * 1024
 """One line of either side: the longest is a chunk of a model, 256 KiB in base64."""
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,6 +177,8 @@ def _copy(original: Path, copy: Path, owner: tuple[int, int] | None) -> bool:
     status = original.stat()
     if copy.exists() and (copy.stat().st_size, copy.stat().st_mtime) == (status.st_size, status.st_mtime):
         return False
+    import shutil  # not above: after first boot nothing is copied
+
     copy.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     temporary = copy.with_name(f".{copy.name}.new")
     with original.open("rb") as source, temporary.open("wb") as target:

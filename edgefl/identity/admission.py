@@ -52,7 +52,6 @@ MAX_STATE_BYTES = 2 * 1024 * 1024
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Pending(Record):
     """A device that has knocked without a certificate. `host` is the address that it was seen from."""
 
@@ -72,7 +71,6 @@ class Pending(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Allowed(Record):
     """One entry of the allow list. `serial` is the token's, empty for an approved device."""
 
@@ -82,7 +80,6 @@ class Allowed(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Counted(Record):
     """The devices that have come through this door with one token."""
 
@@ -91,7 +88,6 @@ class Counted(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class AdmissionState(Record):
     """Everything of an Admission that should survive a restart, as one record. Nothing in it is secret."""
 

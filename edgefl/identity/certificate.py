@@ -35,7 +35,6 @@ class Signer(Protocol):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Enrolment(Record):
     """The fleet lets the holder of `key` certify devices: at most `uses` of them (0 = any number), all at `site`."""
 
@@ -52,7 +51,6 @@ class Enrolment(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class DeviceCertificate(Record):
     """This device, with this CURVE key, belongs to the fleet. Signed by an enrolment's key, or by the fleet's own."""
 

@@ -5,7 +5,7 @@ A higher version replaces a lower one; nothing else does. A revoked serial revok
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Protocol
 
 from edgefl.errors import UsageError
@@ -27,7 +27,6 @@ class _Signer(Protocol):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class RevocationList(Record):
     """Node ids and token serials that the fleet no longer admits."""
 

@@ -12,7 +12,6 @@ import base64
 import binascii
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Annotated
 
 from nacl.signing import SigningKey
@@ -40,7 +39,6 @@ _ASK_AGAIN = "copy the whole line again, from edgefl1- to its end"
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Bootstrap(Record):
     """A door to knock at first: host name or address, port, and the node id expected there if known."""
 
@@ -50,7 +48,6 @@ class Bootstrap(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class _Body(Record):
     enrolment: Annotated[Enrolment, 1, nested(Enrolment)]
     secret: Annotated[bytes, 2, raw(SECRET_KEY_BYTES, exactly=True)]

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, TypeVar
 
@@ -64,14 +63,12 @@ class DialBack(IntEnum):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class _Signed(Record):
     body: Annotated[bytes, 1, raw(FRAME_BYTES)]
     signature: Annotated[bytes, 2, raw(SIGNATURE_BYTES, exactly=True)]
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Welcome(Record):
     """The host: its key, and its certificate if it is in a fleet."""
 
@@ -80,7 +77,6 @@ class Welcome(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Introduction(Record):
     """The visitor: its keys, where it can be reached, and its certificate if it has one.
 
@@ -104,7 +100,6 @@ class Introduction(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Answer(Record):
     """The verdict, and to whoever is admitted: the host's contact and ports. `seen` is the visitor's address from here;
     `approval` its certificate, fresh from the fleet's owner; `reachable` what dialling back gave (a DialBack);

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated
 
@@ -47,7 +46,6 @@ class AppState(IntEnum):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Artifact(Record):
     """One file of the trainer's artifacts."""
 
@@ -56,7 +54,6 @@ class Artifact(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Target(Record):
     """Stop as soon as this metric, averaged over the held-back data of all devices, reaches the value."""
 
@@ -65,7 +62,6 @@ class Target(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Manifest(Record):
     """Everything that the devices of an application must agree on. Durations in seconds."""
 
@@ -113,7 +109,6 @@ class Manifest(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Advert(Record):
     """A signed manifest with the state that its owner wants. The holder, who has the artifacts, is a hint: unsigned."""
 

@@ -7,7 +7,6 @@ can check every chunk before it passes it on, and a liar is caught at the first 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Annotated
 
 from edgefl.errors import WireError
@@ -28,7 +27,6 @@ MAX_BLOB_BYTES = CHUNK_BYTES // HASH_BYTES * CHUNK_BYTES
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class BlobRef(Record):
     """The name of a blob: its id (32 bytes) and its size in bytes."""
 

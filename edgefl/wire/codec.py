@@ -1,9 +1,8 @@
 """How a dataclass becomes a CBOR map with integer keys, and how a stranger's bytes become a dataclass or a WireError.
 
-A record is a frozen dataclass whose fields are annotated with their wire key and codec:
+A record is a frozen dataclass (wire/frozen.py) whose fields are annotated with their wire key and codec:
 
     @message(13)
-    @dataclass(frozen=True, slots=True)
     class Ping(Message):
         request: Annotated[int, 1, U32]
 
@@ -21,12 +20,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, get_type_hints
 
 import cbor2
 
 from edgefl.errors import MissingPackageError, WireError
 from edgefl.wire.fields import U16, Codec, same
+from edgefl.wire.frozen import frozen
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:  # in typing since Python 3.11; it does nothing there either
+
+    def dataclass_transform(**_: Any) -> Callable[[T], T]:
+        return lambda declare: declare
+
 
 MAX_MESSAGE_BYTES = 64 * 1024
 """One control message. The largest legitimate one is an update with 4,096 contributors (37 kB)."""
@@ -90,10 +98,12 @@ _messages: dict[int, type[Message]] = {}
 C = TypeVar("C", bound=type)
 
 
+@dataclass_transform(frozen_default=True)
 def record(cls: C) -> C:
-    """Declare a nested record. Apply above `@dataclass`."""
-    _records.append(cls)
-    return cls
+    """Declare a nested record."""
+    made: C = frozen(cls)
+    _records.append(made)
+    return made
 
 
 def _fields_of(cls: type) -> tuple[_Field, ...]:
@@ -128,17 +138,18 @@ def _filler(fields: Iterable[_Field]) -> Callable[[dict[int, Any], Any], None]:
     return fill
 
 
+@dataclass_transform(frozen_default=True)
 def message(number: int, *, bulk: bool = False) -> Callable[[C], C]:
-    """Declare a message type; `bulk`: a second frame of raw bytes comes with it. Apply above `@dataclass`."""
+    """Declare a message type; `bulk`: a second frame of raw bytes comes with it."""
 
     def declare(cls: C) -> C:
         if number in _messages:
             raise TypeError(f"message type {number} is taken by {_messages[number].__name__}")
-        record(cls)
-        cls.TYPE = number  # type: ignore[attr-defined]
-        cls.BULK = bulk  # type: ignore[attr-defined]
-        _messages[number] = cls
-        return cls
+        made = record(cls)
+        made.TYPE = number  # type: ignore[attr-defined]
+        made.BULK = bulk  # type: ignore[attr-defined]
+        _messages[number] = made
+        return made
 
     return declare
 

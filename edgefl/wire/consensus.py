@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from edgefl.wire.blob import BLOB, BlobRef
@@ -16,7 +15,6 @@ MAX_PEERS = 16
 
 
 @message(91)
-@dataclass(frozen=True, slots=True)
 class NormShare(Message):
     """The start with the largest norm that the sender knows of: its seed is enough to make it."""
 
@@ -28,7 +26,6 @@ class NormShare(Message):
 
 
 @message(92)
-@dataclass(frozen=True, slots=True)
 class NeighbourModel(Message):
     """The sender's model in consensus step `step` of `round`, for the neighbour to fetch."""
 
@@ -43,7 +40,6 @@ class NeighbourModel(Message):
 
 
 @message(93)
-@dataclass(frozen=True, slots=True)
 class Mass(Message):
     """Push-sum. Without `mass` a claim: the sender holds the receiver's model of (round, step). With it the answer: so
     much was taken off the sender's mass for this receiver, 0 if it has gone on."""
@@ -55,7 +51,6 @@ class Mass(Message):
 
 
 @message(94)
-@dataclass(frozen=True, slots=True)
 class Introduction(Message):
     """A parent in the application's tree tells a child with whom else it is to exchange models: other children, who are
     told of it in turn; a child tells its parent of its own first child. Observers hear how far the application is:

@@ -5,7 +5,6 @@ What they do is told in edgefl/overlay/game/player.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from edgefl.wire.codec import Message, Record, message, record
@@ -13,7 +12,6 @@ from edgefl.wire.fields import BOOL, F64, U32, U64, many
 
 
 @message(45)
-@dataclass(frozen=True, slots=True)
 class PriceAsk(Message):
     """What would you cost me as a parent in the tree of `app`?"""
 
@@ -21,7 +19,6 @@ class PriceAsk(Message):
 
 
 @message(46)
-@dataclass(frozen=True, slots=True)
 class PriceTold(Message):
     """Answer: seconds per byte, penalty in seconds, bytes promised per round over all applications (the receiver's own
     included, if it is a child), seconds to the root. `closed`: no place, or no children at all. To devices outside the
@@ -38,7 +35,6 @@ class PriceTold(Message):
 
 
 @message(47)
-@dataclass(frozen=True, slots=True)
 class MoveAsk(Message):
     """I send `size_bytes` per round and gain if your part of my cost is below `budget_s`: may I come?"""
 
@@ -48,7 +44,6 @@ class MoveAsk(Message):
 
 
 @message(48)
-@dataclass(frozen=True, slots=True)
 class MoveTold(Message):
     """Answer, by the load of this moment. A place that is granted is kept for a while."""
 
@@ -58,7 +53,6 @@ class MoveTold(Message):
 
 
 @message(36)
-@dataclass(frozen=True, slots=True)
 class SitePromise(Message):
     """Body of a Route to the register of the origin's site: what the origin carries over its uplink per round."""
 
@@ -66,7 +60,6 @@ class SitePromise(Message):
 
 
 @message(37)
-@dataclass(frozen=True, slots=True)
 class SiteLoad(Message):
     """The register's answer: what all other devices of the site have promised, and how many they are."""
 
@@ -78,7 +71,6 @@ EPSILON_BINS = 8
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class EpsilonSum(Record):
     """What the devices of a subtree could still gain (edgefl/overlay/game/equilibrium.py)."""
 

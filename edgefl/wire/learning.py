@@ -7,7 +7,6 @@ the root's node id below it), the round counts models, the attempt counts retrie
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated
 
@@ -31,7 +30,6 @@ MAX_STATE_BLOBS = 2
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Metric(Record):
     """A weighted sum on its way up: the mean is total / weight."""
 
@@ -41,7 +39,6 @@ class Metric(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class RoundRecord(Record):
     """One row of an application's history. Metrics of model `round` are known once the next round has evaluated it."""
 
@@ -63,7 +60,6 @@ class RoundRecord(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Best(Record):
     """The best model that has been evaluated so far, and what it was judged by: a mean over the devices."""
 
@@ -73,7 +69,6 @@ class Best(Record):
 
 
 @message(60)
-@dataclass(frozen=True, slots=True)
 class Standing(Message):
     """How far the sender has come: model `round` is held by `holder`. A new parent hears it from its children, so a new
     root knows where to go on; `busy` says that a dethroned root is still finishing a round and will report again. A
@@ -105,7 +100,6 @@ EVERYBODY = 2**64 - 1
 
 
 @message(61)
-@dataclass(frozen=True, slots=True)
 class RoundStart(Message):
     """A round begins with `model` (the result of round - 1). Answer with an Update within `budget_s` seconds. Devices
     whose hash lies below `threshold` train (edgefl/learning/forest/selection.py); an older peer trains in any case. The
@@ -140,7 +134,6 @@ MAX_DURATIONS = 96
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class PaceReport(Record):
     """How long the devices of a subtree take for their part of a round (edgefl/learning/durations.py), and how old
     what they delivered was. Absent in applications that wait for everybody."""
@@ -151,7 +144,6 @@ class PaceReport(Record):
 
 
 @message(62)
-@dataclass(frozen=True, slots=True)
 class Update(Message):
     """What the sender's subtree has for this round. With `vector`, its weighted sum comes chunk by chunk (UpdateChunk),
     as far as the parent asks for it (UpdateGet); chunks before `first` went to an earlier parent. Sent when the first
@@ -174,7 +166,6 @@ class Update(Message):
 
 
 @message(66)
-@dataclass(frozen=True, slots=True)
 class UpdateGet(Message):
     """The parent has done with every chunk before `first` (added, or refused for good); send those before `until`, as
     they become ready, as far as they need no more than the first `names` contributors, which the parent knows. The
@@ -190,7 +181,6 @@ class UpdateGet(Message):
 
 
 @message(67, bulk=True)
-@dataclass(frozen=True, slots=True)
 class UpdateChunk(Message):
     """Chunk `index` of the sender's sum: sum of n_i * delta_i over `participants` devices with `samples` = sum of n_i,
     encoded as the manifest says in the second frame (empty when nobody takes part in this chunk). Bit i of `mask`
@@ -215,7 +205,6 @@ class Verdict(IntEnum):
 
 
 @message(63)
-@dataclass(frozen=True, slots=True)
 class UpdateAck(Message):
     """What became of a whole update. Anything but ACCEPTED is final as well: do not send it again."""
 
@@ -227,7 +216,6 @@ class UpdateAck(Message):
 
 
 @message(64)
-@dataclass(frozen=True, slots=True)
 class Replica(Message):
     """The root's state after a round, for its two runners-up: fetch the model, the vectors that the strategy remembers
     with it and the best model so far from the sender, keep them, acknowledge."""
@@ -245,7 +233,6 @@ class Replica(Message):
 
 
 @message(65)
-@dataclass(frozen=True, slots=True)
 class ReplicaAck(Message):
     """Held. `records` are some that the root lacks; `lacks`: as in Replica, of the sender."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from edgefl.wire.blob import HASH_BYTES, MAX_MARKS_BYTES
@@ -23,7 +22,6 @@ MAX_CHUNKS_PER_GET = 4
 
 
 @message(70)
-@dataclass(frozen=True, slots=True)
 class Hello(Message):
     """First message on every link, and again when the sender's contact changes."""
 
@@ -40,7 +38,6 @@ class Hello(Message):
 
 
 @message(71)
-@dataclass(frozen=True, slots=True)
 class BlobGet(Message):
     """Send me `count` chunks of this blob from `first` on, and its header if `header`."""
 
@@ -51,7 +48,6 @@ class BlobGet(Message):
 
 
 @message(72, bulk=True)
-@dataclass(frozen=True, slots=True)
 class BlobHeader(Message):
     """Size of a blob; the second frame holds the hashes of its chunks.
 
@@ -67,7 +63,6 @@ class BlobHeader(Message):
 
 
 @message(73, bulk=True)
-@dataclass(frozen=True, slots=True)
 class BlobChunk(Message):
     """Chunk `index` of a blob; the second frame holds its bytes. `sequence` as in BlobHeader."""
 
@@ -77,7 +72,6 @@ class BlobChunk(Message):
 
 
 @message(74)
-@dataclass(frozen=True, slots=True)
 class BlobMissing(Message):
     """I do not have this blob (any more, or yet). Pushed to children: the rest of it will not be pushed, ask for it."""
 
@@ -85,7 +79,6 @@ class BlobMissing(Message):
 
 
 @message(75)
-@dataclass(frozen=True, slots=True)
 class Revoked(Message):
     """The fleet's signed list of revocations; passed on by everyone for whom it is news."""
 
@@ -93,7 +86,6 @@ class Revoked(Message):
 
 
 @message(76)
-@dataclass(frozen=True, slots=True)
 class Bye(Message):
     """I close this link because it is idle; I am still here. Not a loss."""
 

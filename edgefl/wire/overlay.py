@@ -5,7 +5,6 @@ What a message does is told where it is handled (edgefl/overlay/); here is what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated
 
@@ -68,7 +67,6 @@ COORDINATE_BYTES = 8
 
 
 @message(10)
-@dataclass(frozen=True, slots=True)
 class FindRows(Message):
     """Ask for the contacts nearest to `target`, and (unless `brief`) for the rows that lead there."""
 
@@ -79,7 +77,6 @@ class FindRows(Message):
 
 
 @message(11)
-@dataclass(frozen=True, slots=True)
 class Rows(Message):
     """Answer to FindRows. A device that has not joined itself says so and names nobody. `lost`: devices that have
     fallen silent and may be cut off; a newcomer hears of some."""
@@ -92,19 +89,16 @@ class Rows(Message):
 
 
 @message(12)
-@dataclass(frozen=True, slots=True)
 class Announce(Message):
     """The sender has joined (or changed its contact): learn it."""
 
 
 @message(13)
-@dataclass(frozen=True, slots=True)
 class Ping(Message):
     request: Annotated[int, 1, U32]
 
 
 @message(14)
-@dataclass(frozen=True, slots=True)
 class Pong(Message):
     """Answer to Ping, with the sender's network coordinate (empty if it has none) and its guess how many devices the
     fleet has (edgefl/overlay/fleet_size.py; 0: none)."""
@@ -123,7 +117,6 @@ class Ring(IntEnum):
 
 
 @message(15)
-@dataclass(frozen=True, slots=True)
 class Beat(Message):
     """Heartbeat to a ring neighbour; carries the leaf set when it changed, and every sixth time anyway."""
 
@@ -132,7 +125,6 @@ class Beat(Message):
 
 
 @message(16)
-@dataclass(frozen=True, slots=True)
 class RowGossip(Message):
     """One row of the sender's routing table: contacts that share `prefix` bits with it, and less than one digit more. A
     request (`reply` false) is answered with the receiver's own row of that prefix, whatever size its digits have."""
@@ -144,7 +136,6 @@ class RowGossip(Message):
 
 
 @message(17)
-@dataclass(frozen=True, slots=True)
 class Leaving(Message):
     """The sender goes away on purpose: forget it at once."""
 
@@ -160,7 +151,6 @@ class Scope(IntEnum):
 
 
 @message(20)
-@dataclass(frozen=True, slots=True)
 class Route(Message):
     """An encoded message on its way to the device nearest to `key`, acknowledged hop by hop.
 
@@ -180,7 +170,6 @@ class Route(Message):
 
 
 @message(21)
-@dataclass(frozen=True, slots=True)
 class RouteAck(Message):
     """This hop has taken over the request of that origin."""
 
@@ -189,13 +178,11 @@ class RouteAck(Message):
 
 
 @message(22)
-@dataclass(frozen=True, slots=True)
 class Lookup(Message):
     """Body of a Route: who is nearest to the key? Answered with Found, straight to the origin."""
 
 
 @message(23)
-@dataclass(frozen=True, slots=True)
 class Found(Message):
     """The sender is nearest to the key of that request; `hops` is how far it travelled."""
 
@@ -207,7 +194,6 @@ class Found(Message):
 
 
 @message(30)
-@dataclass(frozen=True, slots=True)
 class Track(Message):
     """Remember the origin as a member of `app`, forget the `failed`, and propose parents.
 
@@ -221,7 +207,6 @@ class Track(Message):
 
 
 @message(31)
-@dataclass(frozen=True, slots=True)
 class Untrack(Message):
     """Forget the origin as a member of `app`."""
 
@@ -229,7 +214,6 @@ class Untrack(Message):
 
 
 @message(32)
-@dataclass(frozen=True, slots=True)
 class Candidates(Message):
     """Members worth knowing for the receiver: possible parents, always with the three of highest rank.
 
@@ -244,14 +228,12 @@ class Candidates(Message):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class TrackerEntry(Record):
     member: Annotated[Contact, 1, CONTACT]
     lease_s: Annotated[int, 2, U16]
 
 
 @message(33)
-@dataclass(frozen=True, slots=True)
 class TrackerCopy(Message):
     """The tracker's entries for one application, for a neighbour in the ring (or for the key's new owner)."""
 
@@ -261,7 +243,6 @@ class TrackerCopy(Message):
 
 
 @message(34)
-@dataclass(frozen=True, slots=True)
 class SeekHelpers(Message):
     """Body of a Route to the register of the origin's zone: every place in the tree of `app` is taken."""
 
@@ -270,7 +251,6 @@ class SeekHelpers(Message):
 
 
 @message(35)
-@dataclass(frozen=True, slots=True)
 class HelpWanted(Message):
     """The register asks a volunteer to carry the models of `app`, of which it is no member."""
 
@@ -282,7 +262,6 @@ class HelpWanted(Message):
 
 
 @message(40)
-@dataclass(frozen=True, slots=True)
 class Attach(Message):
     """Be my parent in the tree of `app`. The rank follows from the sender's id and capacity class."""
 
@@ -294,7 +273,6 @@ class Attach(Message):
 
 
 @message(41)
-@dataclass(frozen=True, slots=True)
 class Attached(Message):
     """Accepted. `depth` is the receiver's distance from the root, `root` its node id."""
 
@@ -316,7 +294,6 @@ class Refusal(IntEnum):
 
 
 @message(42)
-@dataclass(frozen=True, slots=True)
 class Refused(Message):
     """Answer to Attach: no, and who might say yes."""
 
@@ -326,7 +303,6 @@ class Refused(Message):
 
 
 @message(43)
-@dataclass(frozen=True, slots=True)
 class Detach(Message):
     """The edge between sender and receiver ends, said by either side."""
 
@@ -336,7 +312,6 @@ class Detach(Message):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class TreeEdge(Record):
     """One edge as its sender sees it. Upwards `height`, `members` and at times `epsilon` count, downwards `depth` and
     `root`."""
@@ -351,7 +326,6 @@ class TreeEdge(Record):
 
 
 @message(44)
-@dataclass(frozen=True, slots=True)
 class TreeBeat(Message):
     """Heartbeat of all tree edges between two neighbours. An edge that the receiver does not know is answered with
     Detach, so that both sides agree again."""
@@ -363,7 +337,6 @@ class TreeBeat(Message):
 
 
 @message(50)
-@dataclass(frozen=True, slots=True)
 class Publish(Message):
     """Body of a Route to the directory's key, and the copy to its ring neighbours: store this advert."""
 
@@ -371,7 +344,6 @@ class Publish(Message):
 
 
 @message(51)
-@dataclass(frozen=True, slots=True)
 class Discover(Message):
     """Body of a Route to the directory's key: adverts of applications with an id above `after`.
 
@@ -383,7 +355,6 @@ class Discover(Message):
 
 
 @message(52)
-@dataclass(frozen=True, slots=True)
 class Adverts(Message):
     """A page of the directory; `more` when ids above the last one remain, `same` when the asker has exactly these."""
 
@@ -393,7 +364,6 @@ class Adverts(Message):
 
 
 @message(53)
-@dataclass(frozen=True, slots=True)
 class Rumour(Message):
     """A new advert, passed on to a few contacts by everyone who hears it for the first time."""
 
@@ -404,7 +374,6 @@ class Rumour(Message):
 
 
 @message(58)
-@dataclass(frozen=True, slots=True)
 class ZoneQuery(Message):
     """Body of a Route to a zone's key: who are its anchors, and how many members has it?"""
 
@@ -412,7 +381,6 @@ class ZoneQuery(Message):
 
 
 @message(59)
-@dataclass(frozen=True, slots=True)
 class ZoneInfo(Message):
     """Answer of the zone's tracker, straight to the origin: the members of highest rank, an estimate of how many
     members there are, and of how many devices the fleet has."""

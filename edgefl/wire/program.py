@@ -5,7 +5,6 @@ Nothing here carries code: a payload is bytes, a sum is float32 values, and what
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from edgefl.wire.blob import FLOAT_BYTES
@@ -24,7 +23,6 @@ MAX_CLOSED = 16
 
 
 @message(95)
-@dataclass(frozen=True, slots=True)
 class ProgramPublish(Message):
     """On its way to the root, which numbers it: a broadcast of `origin`, whose serials only grow."""
 
@@ -35,7 +33,6 @@ class ProgramPublish(Message):
 
 
 @message(96)
-@dataclass(frozen=True, slots=True)
 class ProgramBroadcast(Message):
     """Broadcast `sequence` of the root that took `epoch`. It follows (after_epoch, after_sequence) in the sender's log:
     who does not have that one misses something. Both are 0 in the oldest that the sender keeps."""
@@ -51,7 +48,6 @@ class ProgramBroadcast(Message):
 
 
 @message(97)
-@dataclass(frozen=True, slots=True)
 class ProgramStanding(Message):
     """The newest broadcast that the sender has (0, 0: none), and rounds that are over. With `ask`, it wants to know the
     same of the receiver."""
@@ -64,7 +60,6 @@ class ProgramStanding(Message):
 
 
 @message(98)
-@dataclass(frozen=True, slots=True)
 class ProgramSum(Message):
     """A part of a round's sum: sum of weight_i * vector_i over `participants` devices with `weight` = sum of weight_i,
     as little-endian float32. `contributors` names them (none when there are more than can be named). Answered with a
@@ -83,7 +78,6 @@ class ProgramSum(Message):
 
 
 @message(99)
-@dataclass(frozen=True, slots=True)
 class ProgramSumAck(Message):
     """The batch is with the parent, or counts already, or never will: do not send it to this parent again. `closed`:
     the round is over."""

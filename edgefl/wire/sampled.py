@@ -8,7 +8,6 @@ the sample of round k + 1 makes model k from the results. The last but one task 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from edgefl.wire.blob import BLOB, BlobRef
@@ -28,7 +27,6 @@ that all trainers of a round choose the same aggregator."""
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class Entry(Record):
     """One line of a view. `active` is the last round in which the device was seen; `counter` is raised by the device
     alone, with every join and leave; `uplink` is log2 of its bytes per second, 0 for unknown."""
@@ -41,7 +39,6 @@ class Entry(Record):
 
 
 @record
-@dataclass(frozen=True, slots=True)
 class View(Record):
     """What has changed since the last exchange, and a digest of who is in the sender's whole view."""
 
@@ -53,7 +50,6 @@ VIEW = nested(View)
 
 
 @message(81)
-@dataclass(frozen=True, slots=True)
 class SamplePing(Message):
     """Are you there for round `round`? The answer carries the same request number. `aggregate`: the sender trains in
     this round and looks for its aggregator, so whoever answers may soon need the next sample."""
@@ -67,7 +63,6 @@ class SamplePing(Message):
 
 
 @message(82)
-@dataclass(frozen=True, slots=True)
 class SamplePong(Message):
     """`round` and `attempt`: the newest task that the sender knows of; `holds`: the round of the model that it has;
     `training_ms`: what its last training took, 0 before the first."""
@@ -82,7 +77,6 @@ class SamplePong(Message):
 
 
 @message(83)
-@dataclass(frozen=True, slots=True)
 class SampleTrain(Message):
     """An aggregator gives its sample the model to train, evaluate or keep, which is that of `model_round`. `sampled`:
     how many devices got it; `records`: the newest of the history; `pushed`: the model is on its way (SampledModel)."""
@@ -101,7 +95,6 @@ class SampleTrain(Message):
 
 
 @message(84)
-@dataclass(frozen=True, slots=True)
 class SampleUpdate(Message):
     """A trainer offers its trained model to the aggregator, which fetches it (`pushed`: it is on its way); or, when it
     was only to evaluate, the model that it was given, with 0 samples."""
@@ -120,7 +113,6 @@ class SampleUpdate(Message):
 
 
 @message(85)
-@dataclass(frozen=True, slots=True)
 class SampleAck(Message):
     """The aggregator no longer needs the update: `ok` when the next model exists, else look for another aggregator."""
 
@@ -131,7 +123,6 @@ class SampleAck(Message):
 
 
 @message(86)
-@dataclass(frozen=True, slots=True)
 class SampleMembership(Message):
     """The sender joins or leaves."""
 
@@ -140,7 +131,6 @@ class SampleMembership(Message):
 
 
 @message(87)
-@dataclass(frozen=True, slots=True)
 class ViewGet(Message):
     """Digests differ: send me your view from `after` (a node id) on."""
 
@@ -149,7 +139,6 @@ class ViewGet(Message):
 
 
 @message(88)
-@dataclass(frozen=True, slots=True)
 class ViewPart(Message):
     """A part of the view, by rising node id; `more` when there is something after the last one."""
 
@@ -159,7 +148,6 @@ class ViewPart(Message):
 
 
 @message(89)
-@dataclass(frozen=True, slots=True)
 class SampleNews(Message):
     """Model `round` of `attempt` exists, and `holder` has it: spread along the application's tree, to members and
     observers alike. `finished`: it is the final one."""
@@ -174,7 +162,6 @@ class SampleNews(Message):
 
 
 @message(90, bulk=True)
-@dataclass(frozen=True, slots=True)
 class SampledModel(Message):
     """A small model that a SampleTrain or SampleUpdate names, unasked: it is the second frame. When it does not come,
     it is fetched."""

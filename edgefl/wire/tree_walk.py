@@ -5,7 +5,6 @@ What they are for is told in edgefl/overlay/tree_walk.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from edgefl.wire.codec import Message, message
@@ -17,7 +16,6 @@ MAX_NEIGHBOURS = 12
 
 
 @message(49)
-@dataclass(frozen=True, slots=True)
 class TreeAsk(Message):
     """Where do you stand in the tree of `app`?"""
 
@@ -25,7 +23,6 @@ class TreeAsk(Message):
 
 
 @message(54)
-@dataclass(frozen=True, slots=True)
 class TreeTold(Message):
     """Answer. `takes_part` false: not at all. What the parent costs the sender and what it could gain by another one
     (seconds, by its own reckoning; 0 while it has not compared any), the bytes that it sends itself and has promised to

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, Any
 
@@ -188,7 +187,6 @@ def test_two_messages_cannot_share_a_number() -> None:
     with pytest.raises(TypeError, match="is taken by Ping"):
 
         @message(13)
-        @dataclass(frozen=True)
         class Other(Message):
             pass
 
@@ -199,10 +197,8 @@ def test_wire_keys_must_ascend_and_leave_zero_to_the_type(
 ) -> None:
     monkeypatch.setattr(codec_module, "_records", [])
     first, second = keys
-    cls = dataclasses.make_dataclass(
-        "Bad", [("a", Annotated[int, first, U8]), ("b", Annotated[int, second, U8])], bases=(Record,), frozen=True
-    )
-    record(cls)
+    fields = {"a": Annotated[int, first, U8], "b": Annotated[int, second, U8]}
+    record(type("Bad", (Record,), {"__annotations__": fields}))
     with pytest.raises(TypeError, match="ascend"):
         record_fields()
 
