@@ -91,7 +91,6 @@ class Bye(Message):
 
 
 @message(77)
-@dataclass(frozen=True, slots=True)
 class Taken(Message):
     """A child to its parent: I have taken this of what you push to me, and all before it. Said after every 4 MiB, and
     once a second while there is news."""
