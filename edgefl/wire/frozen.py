@@ -1,9 +1,9 @@
 """A frozen dataclass with slots, whose methods are written when its first instance is made.
 
 `dataclass` writes constructor, comparison, hash and representation of a class as text and compiles it: 2.7 million
-instructions for four fields (Python 3.13, callgrind). A device declares about a hundred records and uses a few of them; to
-write the methods of all took 231 of the 1,014 million instructions until a daemon is imported. What is written in the end
-is what `dataclass` writes, so an instance behaves, and costs, the same.
+instructions for four fields (Python 3.13, callgrind). A device declares about a hundred records and uses a few of them;
+to write the methods of all took 231 of the 1,014 million instructions until a daemon is imported. What is written in
+the end is what `dataclass` writes, so an instance behaves, and costs, the same.
 """
 
 from __future__ import annotations
