@@ -59,9 +59,8 @@ class Parameters:
 DEFAULT = Parameters()
 """Of the study, and of `edgefl sim game`."""
 
-DEVICE = Parameters(eta_share=0.05, delay_weight=0.5, urge=1.5)
+DEVICE = Parameters(eta_share=0.05, delay_weight=0.7, urge=1.5)
 """What devices play by. A hop on the way costs them their own link as well, which the study's model has not, so D
-counts more; and small gains are noise there. Beside the defaults: a third of the moves at rest, rounds 5 % shorter
-(seven simulated fleets of 16). Who could do with half the cost does not wait for its turn: a device that gets busy with
-other work loses most of its children in two rounds. With an urge of 0.75 / 1.5 / 2.5, at most 2 / 1 / 1 of two to four
-children were left then, and rounds at rest took 13.1 / 12.6 / 13.0 s (mean of eight fleets)."""
+counts more: at 0.5 / 0.7 / 1.0 a round took 1.11 / 1.06 / 1.11 of that of the best static tree (mean of ten simulated
+fleets of 16; the worst of them 1.29 / 1.14 / 1.21). Small gains are noise. Who could do with half the cost does not
+wait for its turn: a device that gets busy with other work loses most of its children in two rounds."""
