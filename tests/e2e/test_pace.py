@@ -85,5 +85,6 @@ def test_each_site_has_a_voice_also_those_that_the_root_has_no_place_for(tmp_pat
     assert max(app["depth"] for app in apps) >= 2, "the root has places for four other sites"
     assert [record["participants"] for record in history[1:]] == [7] * 4
     assert [record["attempts"] for record in history[1:]] == [1] * 4
-    assert all(record["seconds"] < 30.0 for record in history[1:]), "nobody was waited for in vain"
+    seconds = [record["seconds"] for record in history[1:]]
+    assert max(seconds) < 30.0, f"nobody was waited for in vain: {seconds}"
     assert accuracy >= 0.5  # the middle of sites that know different digits

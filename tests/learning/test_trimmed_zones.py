@@ -169,6 +169,24 @@ def test_a_device_that_comes_to_a_parent_in_its_zone_is_no_head_any_more() -> No
     assert [record.participants for record in root.ledger.history.all()[1:]] == [11, 11, 11]
 
 
+@pytest.mark.parametrize("heard", [False, True], ids=["before it has heard so", "once it has heard so"])
+def test_a_head_that_has_delivered_promises_nothing_to_its_next_parent(heard: bool) -> None:
+    """It was a child of the root, and goes below another zone's device while the round is still open."""
+    world = make_world(deadline_s=30.0, rounds=1)
+    world.devices[2].train_s = 5.0
+    world.start({**CHAIN, 4: 1})
+    root = world.devices[1].app
+    world.run(lambda: root.worker.open is not None and 4 in root.worker.open.delivered, limit_s=60.0)
+    if heard:
+        world.run_for(0.1)
+    world.attach(4, 2)
+    world.run(lambda: root.ledger.finished, limit_s=60.0)
+    record = root.ledger.history.get(1)
+    assert record is not None
+    assert record.participants == 11
+    assert record.seconds < 10.0, "it is not waited for a second time"
+
+
 def test_a_zone_counts_once_however_many_heads_it_has() -> None:
     world = make_world(rounds=5)
     parents = {**CHAIN, 6: 3, 9: 6}  # zone 20 has a second head, and zone 30 as well

@@ -293,7 +293,10 @@ def test_a_child_whose_loop_stands_still_does_not_hold_the_others_up_for_long() 
             child.go_on()
             fetch = child.device.transport.fetch(ref, [], app=APP, max_bytes=LIMIT)
             assert await child.on_its_loop(fetch) == data
-            assert child.device.count("blobs.pulled") >= (len(data) - CREDIT_BYTES - SLACK_BYTES) // CHUNK_BYTES
+            most = (
+                MAX_CREDIT_BYTES + SLACK_BYTES
+            )  # on a loaded machine the way there and back takes long, and is credited
+            assert child.device.count("blobs.pulled") >= (len(data) - most) // CHUNK_BYTES
             assert child.device.count("blobs.duplicate") == 0
 
     run(test)

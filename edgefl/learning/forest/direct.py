@@ -53,8 +53,8 @@ def admit_guest(app: ForestApplication, round_: OpenRound, sender: Contact) -> b
     held of them."""
     if not round_.mine or round_.root is None or round_.kind is not RoundKind.TRAIN:
         return False
-    if sender.node_id in round_.guests:
-        return True
+    if sender.node_id in round_.guests or sender.node_id in round_.delivered:
+        return True  # a child that has delivered and moved on is acknowledged once more, and not waited for
     if sender.zone == app.me.zone or len(round_.guests) >= MAX_HEADS:
         return False
     round_.guests.add(sender.node_id)

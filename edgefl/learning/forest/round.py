@@ -98,7 +98,7 @@ class OpenRound:
             return False
         if 0 < self.enough <= self.participants:
             return True
-        return not (self.own_pending or self.waiting or (self.mine and self.direct - self.guests))
+        return not (self.own_pending or self.waiting or (self.mine and self.direct - self.guests - self.delivered))
 
     def add_metrics(self, *metrics: Metric) -> None:
         self.sum.metrics = merge(self.sum.metrics, metrics)

@@ -316,13 +316,13 @@ class Worker:
         if round_ is None or parent is None or outflow is None or round_.mine:
             return
         ended = round_.ended if round_.kind is RoundKind.DONE else round_.state is RoundState.CLOSED
-        if delivers_to_root(self.app, round_):
-            excuse(self.app, round_)
-            if moved and not ended:
-                outflow.on_parent(now)
-        elif ended:
+        if ended:  # also as the head of a zone: whom the root has it from waits for nobody
             epoch, number, attempt = round_.tag
             self.app.effects.send(parent, Update(self.app.id, epoch, number, attempt, final=True))
+        elif delivers_to_root(self.app, round_):
+            excuse(self.app, round_)
+            if moved:
+                outflow.on_parent(now)
         elif round_.kind is not RoundKind.DONE:
             outflow.on_parent(now)
 
