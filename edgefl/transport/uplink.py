@@ -34,12 +34,18 @@ SAMPLE_S = 0.25
 HALF_LIFE_S = 5.0
 """Of the serving rate's smoothing, in seconds with something waiting: a few rounds of a small model."""
 
+LARGE_BYTES = 8 * 1024 * 1024
+"""A sample of so many bytes is the line's: the kernel takes up to 4 MiB of a connection at once (tcp_wmem), however
+slow the line, and a sample of less may be hardly more than that."""
+
 RISE_HALF_LIFE_S = 1.0
-"""The same where it delivers more than it did: that a line can do it is shown. A device that was busy with other work
-has delivered little meanwhile, and serves nobody afterwards: its own update, a second or two a round, has to tell."""
+"""Of the smoothing where a large sample shows more than was known: a line can do what it has done. A device that was
+busy with other work has delivered little meanwhile, and serves nobody afterwards: its own update, a second or two a
+round, has to tell."""
 
 LONE_HALF_LIFE_S = 40.0
-"""The same where it delivers less, and to one peer alone: rather that one's line, or its processor, than ours."""
+"""The same where a large sample shows less, and went to one peer alone: rather that one's line, or its processor, than
+ours."""
 
 
 class Flow(Protocol):
@@ -101,8 +107,10 @@ class ServingRate:
         if known is None:
             self.bytes_s = rate
         else:
-            several = 2 * self._several_s > self._seconds
-            half_life_s = RISE_HALF_LIFE_S if rate > known else HALF_LIFE_S if several else LONE_HALF_LIFE_S
+            half_life_s = HALF_LIFE_S
+            if self._bytes >= LARGE_BYTES:
+                several = 2 * self._several_s > self._seconds
+                half_life_s = RISE_HALF_LIFE_S if rate > known else HALF_LIFE_S if several else LONE_HALF_LIFE_S
             keep = 0.5 ** (self._seconds / half_life_s)
             self.bytes_s = keep * known + (1 - keep) * rate
         self._bytes, self._seconds, self._several_s = 0, 0.0, 0.0

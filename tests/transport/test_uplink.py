@@ -175,7 +175,13 @@ def test_a_line_that_is_fast_again_is_believed_within_seconds_of_sending() -> No
 
 def test_one_slow_peer_makes_no_slow_line() -> None:
     line = Line()
-    line.send(100e6, 5.0, 3)
-    assert line.send(20e6, 10.0, 1) > 80e6
-    assert line.send(20e6, 10.0, 2) < 50e6, "if several get little, it is the line"
-    assert line.send(20e6, 200.0, 1) < 25e6, "in the end it is believed"
+    line.send(200e6, 5.0, 3)
+    assert line.send(40e6, 10.0, 1) > 160e6
+    assert line.send(40e6, 10.0, 2) < 100e6, "if several get little, it is the line"
+    assert line.send(40e6, 200.0, 1) < 50e6, "in the end it is believed"
+
+
+def test_what_the_kernel_takes_at_once_is_no_fast_line() -> None:
+    line = Line()
+    line.send(1e6, 5.0, 1)
+    assert line.send(16e6, SAMPLE_S, 1) < 2e6
