@@ -62,6 +62,6 @@ DEFAULT = Parameters()
 DEVICE = Parameters(eta_share=0.05, delay_weight=0.5, urge=1.5)
 """What devices play by. A hop on the way costs them their own link as well, which the study's model has not, so D
 counts more. (At 0.5 / 0.7 / 1.0 a round took 1.11 / 1.06 / 1.11 of that of the best static tree, mean of ten simulated
-fleets of 16; but among real daemons 1.6 and 1.7 at 0.7, beside 0.93 to 1.42 at 0.5.) Small gains are noise. Who could do
-with half the cost does not wait for its turn: a device that gets busy with other work loses most of its children in two
-rounds."""
+fleets of 16; but among real daemons 1.6 and 1.7 at 0.7, beside 0.93 to 1.42 at 0.5.) Small gains are noise. Who could
+do with half the cost does not wait for its turn: a device that gets busy with other work loses most of its children in
+two rounds."""
