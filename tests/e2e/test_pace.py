@@ -69,8 +69,7 @@ def test_two_applications_share_the_devices_and_both_get_good(tmp_path: Path) ->
         assert all(1 <= record["participants"] <= 4 for record in history[1:])
         assert all(record["train_need"] > 0 for record in history[1:])
     together = [record["participants"] for history in histories.values() for record in history[1:]]
-    # How often one is missing depends on how the machine shares its processors among the daemons.
-    assert sum(together) < 0.95 * 4 * len(together), "a round has a part of the devices"
+    assert sum(together) < 0.9 * 4 * len(together), f"a round has a part of the devices: {together}"
 
 
 def test_each_site_has_a_voice_also_those_that_the_root_has_no_place_for(tmp_path: Path) -> None:

@@ -273,9 +273,16 @@ def test_a_child_whose_loop_stands_still_holds_no_more_than_its_credit() -> None
     run(test)
 
 
-def test_a_child_whose_loop_stands_still_does_not_hold_the_others_up_for_long() -> None:
+def test_a_child_whose_loop_stands_still_does_not_hold_the_others_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given another child, then that one waits for half a second, gets everything by push, and the first one holds no
     more than its credit; it asks for the rest once its loop goes on."""
+    credits: list[int] = []
+
+    def noted(under_way: float) -> int:
+        credits.append(limit_bytes(under_way))
+        return credits[-1]
+
+    monkeypatch.setattr(subscribers_module, "limit_bytes", noted)
 
     async def test(fleet: Fleet) -> None:
         parent, good = await fleet.some(2, timing=PATIENT)
