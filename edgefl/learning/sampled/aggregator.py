@@ -80,10 +80,14 @@ class Sample:
     at: float
 
 
+AGAIN_S = 2.0
+"""Too few devices were found for a quorum: look again after so long."""
+
+
 class Aggregator:
     """One session at a time: that of the newest task."""
 
-    TIMERS = ("aggregate", "draw")
+    TIMERS = ("aggregate", "draw", "short")
 
     def __init__(self, device: SampledDevice) -> None:
         self.device = device
@@ -244,6 +248,14 @@ class Aggregator:
         elif "draw" not in device.searches or self._sampling != draw.task:
             self._look(draw.task, now)
 
+    def on_short(self, now: float) -> None:
+        """The sample was too small for a quorum: draw it again, unless the others have gone on by themselves."""
+        if self._draw is not None and self._draw.task < self.device.newest:
+            self._draw = None
+            self.on_confirmed(now)
+        else:
+            self.on_state(now)
+
     def _look(self, task: Task, now: float) -> None:
         device = self.device
         self._sampling = task
@@ -263,6 +275,9 @@ class Aggregator:
     def _drawn(self, chosen: list[Entry], now: float) -> None:
         device, draw = self.device, self._draw
         if draw is None:
+            return
+        if not draw.last and not device.enough(len(chosen)):
+            device.set_timer("short", now + AGAIN_S)
             return
         self._draw = None
         kind = RoundKind.DONE if draw.last else device.next_kind(draw.model_round)

@@ -94,7 +94,12 @@ class SampledApplication(Application):
 
     @property
     def problem(self) -> str:
-        return "paused by its owner" if self.state is AppState.PAUSED else self._problem
+        if self.state is AppState.PAUSED:
+            return "paused by its owner"
+        machine = self.machine
+        if machine.found is not None:
+            return f"waiting for members: {machine.found} of {machine.quorum}"
+        return self._problem
 
     @property
     def round(self) -> int:

@@ -6,6 +6,8 @@
                 -> first SampleAck of the sample, which holds the model now -> SampleAck to the trainers
     watchdog    no newer task for `watch_s`, and nobody asked holds a newer model: start again from the newest model
                 that can be had, with a higher attempt
+    quorum      who finds too few others to go on (`quorum`) waits and looks again: a part that is cut off, or that is
+                back before the rest, must not train on by itself and push its model on everybody in the end
     the end     after the last round, or when the target is reached or the owner stops: the next sample only evaluates
                 the model; then it is handed out as the final one
 
@@ -109,6 +111,8 @@ class SampledDevice:
         self.holds = 0
         self.model: BlobRef | None = None
         self.finished = False
+        self.found: int | None = None
+        """Devices that were there for the next round, this one among them, when they were too few for a quorum."""
         self.counters: dict[str, int] = {}
         self.searches = Searches(self.me.node_id, self._ping, self._alarm)
         self.arrivals = Arrivals(self)
@@ -150,6 +154,18 @@ class SampledDevice:
     @property
     def watch_s(self) -> float:
         return watch_s(self.patience_s, self.searches.pace.timeout_s)
+
+    @property
+    def quorum(self) -> int:
+        """Devices without which no round begins."""
+        participants = [record.participants for record in self.history.tail(REMEMBERED_ROUNDS) if record.participants]
+        members = len(self.registry.candidates(self.newest[1]))
+        return self.options.quorum(self.manifest.quorum, participants, members)
+
+    def enough(self, devices: int) -> bool:
+        """Whether so many devices may go on; remembers it where not."""
+        self.found = devices if devices < self.quorum else None
+        return self.found is None
 
     # Life
 
@@ -331,6 +347,8 @@ class SampledDevice:
             self.trainer.on_ack_late(now)
         elif name == "aggregate":
             self.aggregator.on_time_over(now)
+        elif name == "short":
+            self.aggregator.on_short(now)
         elif name == "pushed":
             self.arrivals.on_timer(now)
         elif name in self.searches:
@@ -350,7 +368,7 @@ class SampledDevice:
     def heard(self, task: Task, now: float) -> None:
         """There is such a task."""
         if task > self.newest and self.plausible(task):
-            self.newest, self.began = task, now
+            self.newest, self.began, self.found = task, now, None
             self.watchdog.on_progress(now)
 
     def hold(self, round_: int, blob: BlobRef) -> None:

@@ -59,6 +59,12 @@ class SampledOptions:
         size = min(self.sample, sampled) if sampled else self.sample
         return max(1, math.floor(size * self.success + 1e-9))
 
+    def quorum(self, share: float, participants: Sequence[int], members: int) -> int:
+        """Devices without which nobody goes on: this share of a usual sample, as the last rounds (of so many models)
+        or the devices that may be sampled now let expect it. A device that has just started knows of few others."""
+        usual = max(median(participants) if participants else 0, members)
+        return max(1, math.ceil(share * min(self.sample, usual) - 1e-9))
+
     def patience_s(self, seconds: Sequence[float]) -> float:
         """How long an aggregator waits for models: some times what the last rounds took (their median: one that was
         held up by a failure must not make the next failures last longer), at most `timeout_s`."""

@@ -2,7 +2,8 @@
 
 No newer task was heard of for `watch_s`, drawn out by up to 2 so that devices do not all act at once: ask a sample of
 the others. Somebody knows of progress, or holds a newer model: leave it to them. Else go on from
-the newest model that can be had, with a higher attempt.
+the newest model that can be had, with a higher attempt; but only where a quorum is there, which is looked for again
+about every `AGAIN_S`.
 
 A device that first hears how quick the rounds are (`watch_s` follows them) looks that much sooner.
 """
@@ -19,6 +20,10 @@ from edgefl.wire.sampled import Entry
 
 if TYPE_CHECKING:
     from edgefl.learning.sampled.device import SampledDevice, Task
+
+
+AGAIN_S = 2.0
+"""Too few devices answered: look again after so long, more or less."""
 
 
 class Watchdog:
@@ -64,7 +69,7 @@ class Watchdog:
             device.began = None if device.began is None else now
             self._set(now)
             return
-        if now < device.began + device.watch_s * self._spread:
+        if device.found is None and now < device.began + device.watch_s * self._spread:
             self._set(device.began)
             return
         self.start(now)
@@ -76,6 +81,10 @@ class Watchdog:
     def _seen(self, chosen: list[Entry], now: float) -> None:
         device, known = self.device, self._known
         if self._looked != device.newest or self._ahead or device.model is None:
+            return
+        if not device.enough(1 + len(chosen)):
+            self._due = now + AGAIN_S * (0.5 + device.effects.random.random())
+            device.set_timer("watch", self._due)
             return
         if known is not None and known[0] > device.holds and known[1] != device.model:
             self._known = None

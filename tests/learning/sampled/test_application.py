@@ -159,6 +159,48 @@ def test_a_power_cut_of_everybody_loses_at_most_the_round_under_way() -> None:
     assert saved in rounds
 
 
+def alone(world: World, number: int) -> None:
+    world.links_down |= {frozenset((number, other)) for other in world.devices if other != number}
+    world.detach(number)
+
+
+def test_who_is_cut_off_does_not_train_on_by_itself() -> None:
+    world = world_of(7, rounds=100_000)
+    world.run(lambda: app_of(world.devices[1]).round >= 6)
+    alone(world, 7)
+    world.run_for(300)
+    lone, others = app_of(world.devices[7]), app_of(world.devices[1])
+    trained = len(world.devices[7].jobs)
+    assert lone.problem == "waiting for members: 1 of 2"
+    assert others.round > lone.round + 5
+    world.run_for(300)
+    assert len(world.devices[7].jobs) == trained
+    world.links_down.clear()
+    world.attach(7, 3)
+    world.run(lambda: len(world.devices[7].jobs) > trained, 400)
+    assert lone.machine.newest[0] == others.machine.newest[0], "the others' work counts"
+    assert not lone.problem
+
+
+def test_who_is_back_first_after_a_power_cut_waits_for_the_others() -> None:
+    world = world_of(7, rounds=100_000)
+    world.run(lambda: all(device.saved for device in world.devices.values()), 400)
+    for number in range(2, 8):
+        alone(world, number)
+    for number in world.devices:
+        world.cut_power(number)
+    world.run_for(100)
+    assert {device.any_app.problem for device in world.devices.values()} == {"waiting for members: 1 of 2"}
+    assert not any(job for device in world.devices.values() for job in device.jobs if job.tag[2])
+    world.links_down.clear()
+    world.devices[1].learning.on_root(world.app_id, world.now)
+    for child in range(2, 8):
+        world.attach(child, child // 2)
+    before = app_of(world.devices[1]).round
+    world.run(lambda: app_of(world.devices[1]).round >= before + 10, 300)
+    assert app_of(world.devices[1]).ledger.history.tail(2)[0].participants == 3, "a full sample"
+
+
 def test_who_restarts_after_it_has_left_takes_part_again() -> None:
     world = world_of(7, rounds=1000)
     world.run(lambda: app_of(world.devices[1]).round >= 2)

@@ -21,6 +21,15 @@ def test_patience_follows_the_median_of_the_last_rounds() -> None:
     assert options.patience_s([1000.0]) == 100
 
 
+def test_a_quorum_is_a_share_of_a_usual_sample() -> None:
+    options = SampledOptions(sample=4)
+    assert options.quorum(0.5, [], 1) == 1, "a fleet of one"
+    assert options.quorum(0.5, [], 5) == options.quorum(0.5, [], 500) == 2
+    assert options.quorum(1.0, [3, 4, 4], 1) == 4, "who has just started knows the last rounds alone"
+    assert options.quorum(0.1, [4], 5) == 1
+    assert options.quorum(0.5, [2**32], 3) == 2, "no record makes it more than a sample"
+
+
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [
