@@ -122,6 +122,18 @@ class Links:
         peer = self._peers.get(node_id)
         return peer is not None and peer.credit
 
+    def carrier(self, node_id: int) -> int:
+        """The descriptor of the connection through which bulk goes to this peer; -1 without one."""
+        peer = self._peers.get(node_id)
+        if peer is None:
+            return -1
+        line, dial = peer.line.carrier, peer.dial
+        if line is not None:
+            return line
+        if dial is not None and dial.up:
+            return dial.descriptor
+        return peer.routes[-1].descriptor if peer.routes else -1
+
     def count_connected(self) -> int:
         return sum(peer.up for peer in self._peers.values())
 
@@ -336,7 +348,9 @@ class Links:
             self._garbage(node_id, "garbage")
             return
         peer.used = self._station.clock()
-        if bulk is not None and not on_its_line:
+        if on_its_line:
+            peer.line.used = peer.used  # only who has dialled it closes it, and that may be who never sends
+        elif bulk is not None:
             self._want_line(node_id, peer)
         if isinstance(message, Hello):
             self._on_hello(node_id, peer, connection, message, parts[0])
