@@ -125,14 +125,7 @@ class Links:
     def carrier(self, node_id: int) -> int:
         """The descriptor of the connection through which bulk goes to this peer; -1 without one."""
         peer = self._peers.get(node_id)
-        if peer is None:
-            return -1
-        line, dial = peer.line.carrier, peer.dial
-        if line is not None:
-            return line
-        if dial is not None and dial.up:
-            return dial.descriptor
-        return peer.routes[-1].descriptor if peer.routes else -1
+        return -1 if peer is None else peer.carrier
 
     def count_connected(self) -> int:
         return sum(peer.up for peer in self._peers.values())
