@@ -5,8 +5,9 @@ No time stands in it: the device may not know it. It is written only when it cha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from edgefl.declared import dataclass
 from edgefl.errors import EXIT_CONFIG, EXIT_NOT_ADMITTED, EXIT_USAGE
 from edgefl.firstboot.card import Card
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgefl.declared import dataclass
 from edgefl.durable import sync_directory, write_atomically
 from edgefl.errors import ConfigError, EdgeflError
 from edgefl.firstboot import settings as form

@@ -17,10 +17,10 @@ import fcntl
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from edgefl.declared import dataclass
 from edgefl.durable import write_atomically
 from edgefl.errors import ConfigError, EdgeflError
 from edgefl.learning.effects import Progress

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 
+from edgefl.declared import dataclass
 from edgefl.learning.sampled.sampling import MAX_TIMEOUT_S as MAX_PING_S
 
 MAX_SAMPLE = 100
