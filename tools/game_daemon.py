@@ -1,8 +1,9 @@
 """A daemon as it ships, which besides goes below the parent that a file names, whatever its own rule says.
 
 game_daemon.py FILE join …: everything after FILE is for `edgefl`. FILE may come and change at any time: JSON with `app`
-and `parents`, ids of devices as edgefl prints them. Static trees are measured this way (game_fleet.py); a tree of its
-own choice has no FILE.
+and `parents`, ids of devices as edgefl prints them, and `contacts`, each id's packed contact in hexadecimal: a device
+has not everybody in its rings. Static trees are measured this way (game_fleet.py); a tree of its own choice has no
+FILE.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 
 from edgefl.cli import main
 from edgefl.daemon import daemon
-from edgefl.wire import node_name, parse_node_name
+from edgefl.wire import node_name
+from edgefl.wire.contact import unpack_contact
 
 LOOK_S = 0.5
 
@@ -39,15 +41,16 @@ class ArrangedDaemon(daemon.Daemon):
                 self.guard(self._arrange, json.loads(self.order.read_text()))
 
     def _arrange(self, order: dict[str, object]) -> None:
-        parents = order["parents"]
+        parents, contacts = order["parents"], order["contacts"]
         assert isinstance(parents, dict)
+        assert isinstance(contacts, dict)
         app, wanted = int(str(order["app"]), 16), parents.get(node_name(self.keys.node_id))
         tree = self.overlay._forest.trees.get(app)
-        if wanted is None or tree is None or self.overlay.parent_of(app) == parse_node_name(wanted):
+        if wanted is None or tree is None:
             return
-        for contact in self.overlay.contacts():
-            if contact.node_id == parse_node_name(wanted):
-                tree.switch(contact, self.effects.now)
+        parent = unpack_contact(bytes.fromhex(contacts[wanted]))
+        if self.overlay.parent_of(app) != parent.node_id:
+            tree.switch(parent, self.effects.now)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import network
 from game_search import best_trees
 from network import Link, Network
 
+from edgefl.config import split_address
 from edgefl.datasets import models
 from edgefl.demo import digits
 from edgefl.demo.local_fleet import LocalFleet
@@ -37,6 +38,7 @@ from edgefl.overlay.game.rules import Rule
 from edgefl.overlay.rank import rank
 from edgefl.trainer import build
 from edgefl.wire import Capacity, Contact, parse_node_name
+from edgefl.wire.contact import pack_contact
 
 DEVICES = 12
 ROUNDS, GAME_ROUNDS, LAST = 6, 24, 5
@@ -120,6 +122,14 @@ def measure(seed: int) -> Measured:
         return trial.run(seed)
 
 
+def _contact(status: dict[str, Any]) -> Contact:
+    """A device's, by what it says of itself."""
+    host, port = split_address(status["address"])
+    capacity = Capacity[status["capacity"]["class"].upper()]
+    incarnation, zone = status["incarnation"], status["zone"]
+    return Contact(parse_node_name(status["node"]), host, port, zone, incarnation, capacity)
+
+
 class Trial:
     """One fleet, phase after phase."""
 
@@ -151,8 +161,8 @@ class Trial:
         found = best_trees(DEVICES, lambda parents: self._round_s(ranked, parents), Random(seed), TREES)
         static = []
         for _, tree in found:
-            names = [statuses[number]["node"] for number in ranked]
-            self._arrange({names[at]: None if at == 0 else names[tree[at]] for at in range(DEVICES)})
+            above = [None if at == 0 else ranked[tree[at]] for at in range(DEVICES)]
+            self._arrange(statuses, dict(zip(ranked, above, strict=True)))
             static.append(self._last_s(self._play(ROUNDS)))
         seen, whole = self._seen, Counter(self._seen.samples.values()).most_common(1)[0][0]
         return Measured(
@@ -201,8 +211,12 @@ class Trial:
         for number in range(DEVICES):
             self._fleet.wait_ready(number)
 
-    def _arrange(self, parents: dict[str, str | None]) -> None:
-        self._order.write_text(json.dumps({"app": self._app, "parents": parents}))
+    def _arrange(self, statuses: dict[int, dict[str, Any]], above: dict[int, int | None]) -> None:
+        names = {number: status["node"] for number, status in statuses.items()}
+        parents = {names[number]: None if parent is None else names[parent] for number, parent in above.items()}
+        now = self._fleet.statuses()  # ports are others since the restart
+        contacts = {names[number]: pack_contact(_contact(status)).hex() for number, status in now.items()}
+        self._order.write_text(json.dumps({"app": self._app, "parents": parents, "contacts": contacts}))
         self._until(lambda parents_now: all(parents_now.get(one) == above for one, above in parents.items() if above))
 
     def _play(self, rounds: int) -> range:
@@ -255,9 +269,7 @@ class Trial:
         }
 
     def _rank(self, status: dict[str, Any]) -> Any:
-        capacity = Capacity[status["capacity"]["class"].upper()]
-        contact = Contact(parse_node_name(status["node"]), "127.0.0.1", 1, capacity=capacity)
-        return rank(contact, int(self._app, 16))
+        return rank(_contact(status), int(self._app, 16))
 
     # What the search believes
 
