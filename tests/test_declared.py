@@ -9,7 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pytest
 
@@ -111,7 +111,7 @@ def test_what_is_wrong_is_said_from_the_first_instance_on(dataclass: Declare) ->
         ((1,), {"extra": 2}, "unexpected keyword argument 'extra'"),
         ((1, 2), {}, "takes 2 positional arguments but 3 were given"),
     ):
-        made = dataclass(frozen=True)(type("Late", (), {"__annotations__": {"row": "int"}}))
+        made = dataclass(frozen=True, slots=True)(type("Late", (), {"__annotations__": {"row": "int"}}))
         for _ in range(2):
             with pytest.raises(TypeError, match=words):
                 made(*wrong, **named)
@@ -146,6 +146,35 @@ def test_a_class_keeps_its_own_methods_and_those_of_its_base(dataclass: Declare)
 
 def test_what_has_no_text_is_given_none() -> None:
     assert late().__doc__ is None
+
+
+@BOTH
+def test_a_class_is_a_dataclass_to_others(dataclass: Declare) -> None:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Base:
+        count: ClassVar[int] = 5
+        name: str
+        size: int = dataclasses.field(default=2, repr=False)
+
+    @dataclass(frozen=True, slots=True)
+    class Derived(Base):
+        place: tuple[int, ...] = ()
+
+    assert dataclasses.is_dataclass(Derived)
+    assert [field.name for field in dataclasses.fields(Derived)] == ["name", "size", "place"]
+    assert [field.type for field in dataclasses.fields(Derived)] == ["str", "int", "tuple[int, ...]"]
+    assert (Base.__match_args__, Derived.__match_args__) == ((), ("place",))
+    one = Derived((1,), name="a")
+    match one:
+        case Derived(place):
+            assert place == (1,)
+    assert dataclasses.replace(one, size=3) == Derived((1,), name="a", size=3) != one
+    assert repr(one).endswith("Derived(name='a', place=(1,))")
+    assert Derived.__slots__[-1] == "place"
+    assert Derived.count == 5
+    assert not hasattr(one, "__dict__")
+    with pytest.raises(TypeError, match="name"):
+        Derived((1,))
 
 
 @BOTH
@@ -187,6 +216,14 @@ def test_it_behaves_as_a_frozen_dataclass() -> None:
     assert not hasattr(place, "__dict__")
     assert Place.__doc__ == "Where."
     assert Place.__match_args__ == Usual.__match_args__
+
+
+def test_what_dataclasses_keeps_is_made_when_it_is_asked_for() -> None:
+    made = late()
+    made(1)
+    assert not isinstance(vars(made)["__dataclass_fields__"], dict)
+    assert dataclasses.fields(made)[0].name == "row"
+    assert isinstance(vars(made)["__dataclass_fields__"], dict)
 
 
 def test_nothing_of_an_instance_can_be_changed() -> None:
