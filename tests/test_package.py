@@ -66,6 +66,12 @@ def test_the_start_of_a_daemon_writes_no_method_of_a_class() -> None:
     assert run(COMPILED + "import edgefl.daemon.daemon, edgefl.daemon.membership, edgefl.cli.join").split() == []
 
 
+def test_the_start_of_a_daemon_waits_only_for_what_it_needs() -> None:
+    modules = "edgefl.daemon.daemon, edgefl.daemon.membership, edgefl.cli.join"
+    code = f"import sys\nbefore = set(sys.modules)\nimport {modules}\nprint(*(set(sys.modules) - before))"
+    assert {"statistics", "fractions", "shutil", "tempfile"}.isdisjoint(run(code).split())
+
+
 @pytest.mark.parametrize(
     ("modules", "spared"),
     [
