@@ -7,8 +7,8 @@ the line. A small update would seem to be delivered at the speed of memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from edgefl.declared import dataclass
 from edgefl.transport.tcp_info import counts
 
 

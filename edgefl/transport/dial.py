@@ -22,12 +22,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
 import zmq
 
+from edgefl.declared import dataclass
 from edgefl.errors import EdgeflError
 from edgefl.identity.keys import DeviceKeys
 from edgefl.transport import tcp_info

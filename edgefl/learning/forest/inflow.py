@@ -12,9 +12,10 @@ child can make a parent hold is its credit alone; all children share INFLOW_BYTE
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from edgefl.declared import dataclass
 from edgefl.errors import WireError
 from edgefl.learning.aggregate import DuplicateError
 from edgefl.learning.forest.durations import merge_reports
