@@ -12,10 +12,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from pathlib import Path
 from typing import Any
 
+from edgefl.declared import dataclass
 from edgefl.errors import ConfigError, UsageError
 from edgefl.learning.policies import check_references
 from edgefl.limits import DeviceLimits, parse_rate, parse_size, read_limits

@@ -18,11 +18,12 @@ It runs in a thread of its own, beside the daemon.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgefl.declared import dataclass
 
 Vector = NDArray[np.float32]
 

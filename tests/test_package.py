@@ -45,6 +45,33 @@ def test_the_start_of_a_daemon_reads_no_record_that_it_does_not_use() -> None:
     assert used == 0
 
 
+COMPILED = """
+import sys
+def note(event, arguments):
+    if event == "compile" and arguments[1] == "<string>" and "self" in str(arguments[0]):
+        frame = sys._getframe(1)
+        written = frame.f_globals["__name__"] == "dataclasses"
+        while frame.f_globals["__name__"] in ("dataclasses", "edgefl.declared"):
+            frame = frame.f_back
+        if written and frame.f_globals["__name__"].startswith("edgefl"):
+            print(frame.f_globals["__name__"])
+sys.addaudithook(note)
+"""
+"""Says which modules had methods of their classes written."""
+
+
+def test_the_start_of_a_daemon_writes_no_method_of_a_class() -> None:
+    declare = "from dataclasses import dataclass\n@dataclass\nclass Usual:\n    name: str"
+    assert run(COMPILED + "__name__ = 'edgefl.example'\n" + declare).split()[0] == "edgefl.example"
+    assert run(COMPILED + "import edgefl.daemon.daemon, edgefl.daemon.membership, edgefl.cli.join").split() == []
+
+
+def test_the_start_of_a_daemon_waits_only_for_what_it_needs() -> None:
+    modules = "edgefl.daemon.daemon, edgefl.daemon.membership, edgefl.cli.join"
+    code = f"import sys\nbefore = set(sys.modules)\nimport {modules}\nprint(*(set(sys.modules) - before))"
+    assert {"statistics", "fractions", "shutil", "tempfile"}.isdisjoint(run(code).split())
+
+
 @pytest.mark.parametrize(
     ("modules", "spared"),
     [

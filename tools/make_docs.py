@@ -100,9 +100,8 @@ def document() -> str:
 def _message(number: int, cls: type) -> list[str]:
     fields = codec._fields[cls]
     lines = [f"### {number} {cls.__name__}", ""]
-    text = inspect.cleandoc(cls.__doc__ or "")
-    if not text.startswith(f"{cls.__name__}("):  # what dataclasses write where there is no docstring
-        lines += [text, ""]
+    if cls.__doc__:
+        lines += [inspect.cleandoc(cls.__doc__), ""]
     if fields:
         lines += ["| key | field | type |", "|---|---|---|"]
         lines += [f"| {field.key} | {field.name} | `{field.codec.name}` |" for field in fields]

@@ -79,6 +79,9 @@ def join(
     device asks to join and waits until the fleet's owner approves it (edgefl fleet approve). Without --bootstrap it
     looks around on a private network for a few seconds (needs the extra edgefl[mdns]).
     """
+    import gc
+
+    gc.disable()  # what is imported stays: to look for garbage in it again and again is a fortieth of the start
     import asyncio
 
     from edgefl.config import (
@@ -96,6 +99,8 @@ def join(
     from edgefl.daemon.log import set_up_logging
     from edgefl.daemon.membership import become_member
 
+    gc.freeze()
+    gc.enable()
     set_up_logging(verbose=verbose)
     options = {
         "bootstrap": bootstrap,

@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
-from dataclasses import dataclass
 from typing import Protocol
 
 from edgefl.config import Settings, is_unspecified, split_address
 from edgefl.daemon.neighbourhood import is_private
+from edgefl.declared import dataclass
 from edgefl.errors import UnreachableError
 
 NOWHERE = "192.0.2.1"

@@ -4,11 +4,11 @@ this one; all of a tree."""
 from __future__ import annotations
 
 import asyncio
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from edgefl.daemon.report import contact_document, epsilon_document
 from edgefl.errors import TryAgainError, UnreachableError, UsageError
+from edgefl.median import median
 from edgefl.overlay.game.equilibrium import of_player, total
 from edgefl.wire import Contact, node_name, parse_node_name
 

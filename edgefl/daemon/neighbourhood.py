@@ -16,8 +16,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from edgefl.declared import dataclass
 from edgefl.identity.token import fingerprint
 from edgefl.wire import node_name, parse_node_name
 

@@ -20,8 +20,8 @@ What an answer is worth depends on the address that was dialled, which is always
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from edgefl.declared import dataclass
 from edgefl.transport import DialBack
 from edgefl.wire import Role
 

@@ -9,10 +9,10 @@ What stays is one vector: the strategy's own (SCAFFOLD's c_i) first, the persona
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgefl.declared import dataclass
 from edgefl.errors import ModelError
 from edgefl.learning.effects import TrainJob, TrainResult
 from edgefl.learning.manifest import travelling

@@ -24,7 +24,7 @@ DATA = Path("/data")
 
 def take(card: Card) -> None:
     # Not above: the verbs of the daemon's start and end would wait for what only this one needs.
-    from edgefl.firstboot import host
+    from edgefl.firstboot import host, taken
     from edgefl.firstboot.steps import Places, take_settings
 
     group = grp.getgrnam("edgefl").gr_gid
@@ -34,6 +34,7 @@ def take(card: Card) -> None:
         DATA / "sources",
         DATA / "ssh" / "authorized_keys",
         Path("/var/lib/iwd"),
+        DATA / "ssh" / "ssh_host_ed25519_key",
         owner=(0, group),
     )
     found, outcome = take_settings(places)
@@ -42,13 +43,15 @@ def take(card: Card) -> None:
         host.set_name(name)
         host.keep_machine_id()
         if found.ssh_keys:
-            host.make_ssh_key(DATA / "ssh" / "ssh_host_ed25519_key")
+            host.make_ssh_key(places.host_key)
     except OSError as error:
         outcome.problems.append((str(error), "try another card"))
     text = outcome.text(name)
     print(text, flush=True)  # noqa: T201 (the console is its second reader)
     if status.outcome_of(status.read(card)) != text:
         status.write(card, text)
+    if not outcome.problems:
+        taken.note(places, found, text, name, [Path("/proc/cmdline"), *host.serial_files()])
 
 
 def main(verb: str) -> None:

@@ -26,6 +26,11 @@ def serial(root: Path = Path("/")) -> str:
     return "unknown"
 
 
+def serial_files(root: Path = Path("/")) -> list[Path]:
+    """Those of them that this board has."""
+    return [root / name for name in SERIALS if (root / name).exists()]
+
+
 def name_of(serial_number: str) -> str:
     """A host name that this device always has, and hardly any other. It does not give the serial number away."""
     import hashlib  # not above: it loads all of OpenSSL, which a device that was given a name does without

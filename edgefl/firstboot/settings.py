@@ -11,11 +11,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from edgefl.config import check_document, merge
+from edgefl.declared import dataclass
 from edgefl.errors import ConfigError, EdgeflError, UsageError
 
 if sys.version_info >= (3, 11):

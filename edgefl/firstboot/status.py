@@ -5,8 +5,9 @@ No time stands in it: the device may not know it. It is written only when it cha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from edgefl.declared import dataclass
 from edgefl.errors import EXIT_CONFIG, EXIT_NOT_ADMITTED, EXIT_USAGE
 from edgefl.firstboot.card import Card
 
@@ -45,11 +46,15 @@ class Outcome:
 
 def write(card: Card, text: str) -> bool:
     """Make `text` the status, if it is not already; whether it was written. Raises OSError."""
-    content = text.strip().replace("\n", "\r\n").encode()[: SLOT_BYTES - 2] + b"\r\n"  # old editors want CRLF
+    content = as_on_card(text)
     if (card.read(FILE, SLOT_BYTES) or b"").rstrip() == content.rstrip():
         return False
     card.overwrite(FILE, content.ljust(SLOT_BYTES))
     return True
+
+
+def as_on_card(text: str) -> bytes:
+    return text.strip().replace("\n", "\r\n").encode()[: SLOT_BYTES - 2] + b"\r\n"  # old editors want CRLF
 
 
 def read(card: Card) -> str:

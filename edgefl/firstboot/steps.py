@@ -17,10 +17,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgefl.declared import dataclass
 from edgefl.durable import sync_directory, write_atomically
 from edgefl.errors import ConfigError, EdgeflError
 from edgefl.firstboot import settings as form
@@ -30,19 +30,23 @@ from edgefl.firstboot.status import Outcome
 
 TOKEN, SETTINGS, UPDATES, WIPING = "token", "edgefl.toml", "updates.toml", "wiping"
 
+NOTE = Path("taken", "sums")
+"""While it is there, the next boot may find that nothing has changed (taken.py)."""
+
 TAKEN = "The device has taken token and passphrase off this card; it keeps them."
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
     """`etc`: the device's settings. `data`: copies of data files, for `owner` (user and group number), in a folder that
-    the daemon cannot write. `ssh`: authorized keys. `wifi`: networks as iwd knows them."""
+    the daemon cannot write. `ssh`: authorized keys. `wifi`: networks as iwd knows them. `host_key`: ssh's own."""
 
     card: Card
     etc: Path
     data: Path
     ssh: Path
     wifi: Path
+    host_key: Path
     owner: tuple[int, int] | None = None
 
 
@@ -59,11 +63,11 @@ def take_settings(places: Places) -> tuple[CardSettings, Outcome]:
         if content is None:
             raise ConfigError(f"there is no {form.FILE} on this card", hint="write one; the image had an example")
         found = form.read(content)
-        _keep(places.etc / TOKEN, found.token.encode() + b"\n", 0o600, wanted=bool(found.token))
-        _keep(places.etc / SETTINGS, _for_daemon(places, found), 0o644, wanted=not found.empty)
-        _keep(places.etc / UPDATES, _for_updates(found), 0o644, wanted=not found.empty)
+        keep(places.etc / TOKEN, found.token.encode() + b"\n", 0o600, wanted=bool(found.token))
+        keep(places.etc / SETTINGS, _for_daemon(places, found), 0o644, wanted=not found.empty)
+        keep(places.etc / UPDATES, _for_updates(found), 0o644, wanted=not found.empty)
         if found.passphrase:
-            _keep(*_network(places, found), 0o600)
+            keep(*_network(places, found), 0o600)
         if found.secret:
             _wipe(places, content, form.render(found.without_secrets(), TAKEN))
             outcome.done.append("the secrets are in the device, and no longer on this card")
@@ -79,6 +83,8 @@ def take_settings(places: Places) -> tuple[CardSettings, Outcome]:
 
 
 def _tidy(places: Places) -> None:
+    if (places.etc / NOTE).exists():
+        _forget(places.etc / NOTE)
     places.etc.mkdir(parents=True, exist_ok=True)
     places.wifi.mkdir(parents=True, exist_ok=True)
     for rest in [*places.etc.glob(".*"), *places.wifi.glob(".*.psk.*")]:  # temporary files of write_atomically
@@ -121,7 +127,7 @@ def _forget(note: Path) -> None:
     sync_directory(note.parent)
 
 
-def _keep(path: Path, content: bytes, mode: int, *, wanted: bool = True) -> None:
+def keep(path: Path, content: bytes, mode: int, *, wanted: bool = True) -> None:
     if wanted and (not path.exists() or path.read_bytes() != content):
         write_atomically(path, content, mode=mode)
 
@@ -153,6 +159,14 @@ def _on_card(source: str) -> bool:
 
 def _copy_of(places: Places, name: str, source: str) -> Path:
     return places.data / (name.replace("/", "_") + Path(source).suffix)
+
+
+def data_files(places: Places, found: CardSettings) -> list[Path]:
+    """All files that the settings name, on the card and in the device."""
+    sources = found.daemon.get("data", {}).items()
+    originals = [places.card.directory / source for _, source in sources if _on_card(source)]
+    copies = [_copy_of(places, name, source) for name, source in sources if _on_card(source)]
+    return [*originals, *copies, *(Path(source) for _, source in sources if source.startswith("/"))]
 
 
 def _data(places: Places, found: CardSettings, outcome: Outcome) -> None:
@@ -200,6 +214,6 @@ def _ssh(places: Places, found: CardSettings) -> None:
     path = places.ssh / "edgefl-admin"
     if found.ssh_keys:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _keep(path, "".join(f"{key}\n" for key in found.ssh_keys).encode(), 0o644)
+        keep(path, "".join(f"{key}\n" for key in found.ssh_keys).encode(), 0o644)
     elif path.exists():
         _forget(path)

@@ -15,9 +15,9 @@ is bounded; losing an entry of the allow list costs its device one more knock, n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated
 
+from edgefl.declared import dataclass
 from edgefl.errors import ConfigError, WireError
 from edgefl.identity.certificate import DeviceCertificate, DeviceClaim, verify
 from edgefl.identity.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, DeviceKeys, curve_bound, node_id_of

@@ -9,9 +9,10 @@ clock worth trusting, so a certificate lives until it is revoked (revocation.py)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Protocol
 
+from edgefl.declared import dataclass
 from edgefl.identity.keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, curve_bound, node_id_of, signed_by
 from edgefl.identity.reason import Reason, RefusedError
 from edgefl.wire.codec import Record, encode_record, nested, record

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgefl.declared import dataclass
 from edgefl.effects import Effects
 from edgefl.wire.application import Manifest
 from edgefl.wire.blob import BlobRef

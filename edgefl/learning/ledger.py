@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from edgefl.declared import dataclass
 from edgefl.learning.effects import Progress
 from edgefl.learning.history import History
 from edgefl.wire.blob import BlobRef

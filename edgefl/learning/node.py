@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from edgefl.declared import dataclass
 from edgefl.errors import EdgeflError
 from edgefl.learning.effects import LearningEffects, Prepared, Progress, Tag, Token, TrainResult
 from edgefl.learning.manifest import check_manifest

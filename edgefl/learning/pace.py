@@ -12,9 +12,9 @@ a fixed size; here a round of the tree is the buffer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from edgefl.declared import dataclass
 from edgefl.errors import UsageError
 from edgefl.learning.options import parse_options
 

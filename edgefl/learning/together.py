@@ -22,9 +22,9 @@ when its `goal` of those who work for m should be in. (Virtual time by weight is
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Protocol
 
+from edgefl.declared import dataclass
 from edgefl.errors import UsageError
 from edgefl.learning.options import parse_options
 

@@ -18,7 +18,8 @@ short. Pure: times are monotonic seconds, nothing here waits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from edgefl.declared import dataclass
 
 ALLOWANCE_S = 30.0
 """Processor seconds (for weight 1) by which an application may be ahead: longer than most jobs, so that these are not

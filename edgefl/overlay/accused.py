@@ -7,9 +7,9 @@ one device says of another can cost that one two pings, never its place.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
+from edgefl.declared import dataclass
 from edgefl.overlay.liveness import Liveness, Peer
 from edgefl.wire.contact import Contact
 

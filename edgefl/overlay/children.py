@@ -6,8 +6,8 @@ Invariant: at most 8 children of the own zone and 4 of others.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from edgefl.declared import dataclass
 from edgefl.overlay.rank import Rank, can_be_parent, rank
 from edgefl.overlay.tree_view import ChildView
 from edgefl.wire.contact import Contact

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edgefl.declared import dataclass
 from edgefl.errors import WireError
 from edgefl.overlay.device import Device
 from edgefl.overlay.ids import directory_key

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from statistics import median
+
+from edgefl.median import median
 
 HEARD = 16
 """Guesses remembered, a byte each: the median of 17 is off by a factor of 2 once in a million."""

@@ -18,9 +18,10 @@ unless it has left on purpose. (SWIM's suspicion, simplified: there is no need t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
+from edgefl.declared import dataclass
 from edgefl.overlay.coordinates import COORDINATE_BYTES, moved, unpack_coordinate
 from edgefl.overlay.device import Device
 from edgefl.overlay.fleet_size import FleetSize, pack_size

@@ -10,7 +10,8 @@ the tables they bound.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+
+from edgefl.declared import dataclass
 
 
 @dataclass(frozen=True, slots=True)

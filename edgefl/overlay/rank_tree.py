@@ -24,9 +24,9 @@ children and are not counted; one that would be the root, or has had no children
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 
+from edgefl.declared import dataclass
 from edgefl.overlay.attempt import Attempt
 from edgefl.overlay.candidates import CandidatePool
 from edgefl.overlay.children import MAX_HEIGHT, MAX_MEMBERS, Children

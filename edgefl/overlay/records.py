@@ -10,9 +10,10 @@ Changes are noted until they are copied on (tracker.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
+from edgefl.declared import dataclass
 from edgefl.overlay.device import Device
 from edgefl.overlay.proposals import least_needed
 from edgefl.wire.contact import Contact

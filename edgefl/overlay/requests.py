@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import Any
 
+from edgefl.declared import dataclass
 from edgefl.overlay.device import Device
 
 MAX_OPEN = 2048

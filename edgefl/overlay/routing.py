@@ -19,10 +19,11 @@ has dialled. It begins with the owner of the last time, which is usually the end
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edgefl.declared import dataclass
 from edgefl.errors import WireError
 from edgefl.overlay.device import Device
 from edgefl.overlay.ids import ID_BITS, shared_digits

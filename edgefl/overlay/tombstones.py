@@ -7,8 +7,8 @@ word of the dead keeps circulating in gossip.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
+from edgefl.declared import dataclass
 from edgefl.wire.contact import Contact
 
 MAX_TOMBSTONES = 256

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from edgefl.declared import dataclass
 from edgefl.wire.contact import Contact
 
 

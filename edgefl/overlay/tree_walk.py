@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edgefl.declared import dataclass
 from edgefl.wire.tree_walk import TreeAsk, TreeTold
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ need them: a helper of another zone would carry each model over a wide-area link
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from edgefl.declared import dataclass
 from edgefl.overlay.children import ZONE_CHILDREN
 from edgefl.overlay.device import Device
 from edgefl.overlay.forest import Forest

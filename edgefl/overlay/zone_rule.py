@@ -12,8 +12,9 @@ with landmark binning.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from statistics import median
+
+from edgefl.declared import dataclass
+from edgefl.median import median
 
 ANCHORS = 3
 """With three, one that is slow or far off for a while moves no median."""

@@ -9,8 +9,8 @@ really is, its anchors and size, is asked of its tracker when it matters (zone_s
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
+from edgefl.declared import dataclass
 from edgefl.overlay.coordinates import COARSE_BYTES, coarse_of, unpack_coarse
 from edgefl.overlay.device import Device
 from edgefl.overlay.liveness import Liveness

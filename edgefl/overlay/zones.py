@@ -18,11 +18,11 @@ How zones are known: their labels ride on gossip (zone_table.py), their anchors 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from statistics import median
 from typing import TYPE_CHECKING
 
+from edgefl.declared import dataclass
+from edgefl.median import median
 from edgefl.overlay.device import Device
 from edgefl.overlay.ids import zone_key
 from edgefl.overlay.landmarks import LANDMARKS, landmark_bin, landmark_key, zone_of_bin

@@ -13,7 +13,6 @@ import contextlib
 import errno
 import mmap
 import os
-import shutil
 from pathlib import Path
 
 from edgefl.durable import write_atomically
@@ -35,7 +34,10 @@ class BlobFiles:
         self._arriving = directory / "arriving"
         with disk_errors(directory):
             self._kept.mkdir(mode=0o700, exist_ok=True)
-            shutil.rmtree(self._spilled, ignore_errors=True)  # memory of the process before
+            if self._spilled.exists():  # memory of the process before
+                import shutil  # not above: it brings every kind of archive
+
+                shutil.rmtree(self._spilled, ignore_errors=True)
 
     # Kept for a record
 

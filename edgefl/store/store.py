@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from edgefl.declared import dataclass
 from edgefl.durable import write_atomically
 from edgefl.errors import ConfigError, EdgeflError
 from edgefl.learning.effects import Progress
@@ -186,6 +185,8 @@ class Store:
                 db.execute(f"delete from {table} where app_id = ?", (_id(app_id),))  # noqa: S608  (constant names)
             db.execute("delete from files where owner in (?, ?)", (_artifacts(app_id), _model(app_id)))
         self._records.pop(app_id, None)
+        import shutil  # not above: it brings every kind of archive
+
         shutil.rmtree(self.artifact_path(app_id), ignore_errors=True)
         for name in MEMORIES:
             self._memory_path(app_id, name).unlink(missing_ok=True)

@@ -8,8 +8,8 @@ is a promise to be there for others, which no sensor can see: only the configura
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 
+from edgefl.declared import dataclass
 from edgefl.wire.contact import Capacity
 
 CONSTRAINED_BELOW_BYTES = 768 << 20

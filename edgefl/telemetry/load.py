@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from edgefl.declared import dataclass
 
 SAMPLE_S = 5.0
 """Seconds between samples: a sample costs about 0.2 ms of processor time."""

@@ -7,8 +7,8 @@ margin, other work must have been quiet for a while. Pure: fed with samples, `no
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from edgefl.declared import dataclass
 from edgefl.limits import MINUTES, DeviceLimits
 from edgefl.telemetry.load import Load
 

@@ -36,6 +36,7 @@
     reuse.py          chunks that are at hand under another name
     limits.py         how much memory all this may take
     flight.py         chunks that ZeroMQ has not let go of
+    deliveries.py     how far what was sent has come, by the kernel's word
     blame.py          where wrong data came from
 
     zmq_socket.py     a ZeroMQ socket on the asyncio loop that loses no signal

@@ -16,10 +16,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from edgefl.declared import dataclass
 from edgefl.errors import EdgeflError, TryAgainError
 from edgefl.transport.assembly import Assembly
 from edgefl.transport.blame import Blame

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import zmq
 
 from edgefl.transport.counters import Counters
+from edgefl.transport.deliveries import Deliveries
 from edgefl.transport.flight import Flight
 from edgefl.transport.uplink import Uplink
 from edgefl.wire.codec import Message
@@ -54,14 +55,14 @@ class Bulk:
         counters: Counters,
         send: Callable[[int, Message, zmq.Frame | None], bool],
         connected: Callable[[int], bool],
+        deliveries: Deliveries,
     ) -> None:
         self._uplink = uplink
         self._counters = counters
         self._send = send
         self._connected = connected
+        self._deliveries = deliveries
         self._flows: dict[tuple[int, int], _Flow] = {}
-        self._delivered = 0
-        uplink.measure(self._look)
 
     def send(self, app: int, node_id: int, message: Message, data: bytes | memoryview) -> bool:
         """Send in turn, straight from `data`; False when it was dropped."""
@@ -82,9 +83,11 @@ class Bulk:
         if flow.flight.bytes >= MAX_FLIGHT_BYTES and flow.flight.collect() >= MAX_FLIGHT_BYTES:
             return 0, 0
         message, data = flow.queue[0]
+        self._deliveries.begin(flow.node_id)
         if self._send(flow.node_id, message, flow.flight.frame(memoryview(data))):
             flow.queue.popleft()
             size = max(1, len(data))
+            self._deliveries.sent(flow.node_id, size)
             return size, size
         if not self._connected(flow.node_id):
             flow.queue.clear()  # it asks again when it is back
@@ -94,10 +97,4 @@ class Bulk:
         """Forget flows that have nothing to send. Call about once a second."""
         for key, flow in list(self._flows.items()):
             if not flow.queue and not flow.flight.collect():
-                self._delivered += flow.flight.take_released()
                 del self._flows[key]
-
-    def _look(self, _: float) -> tuple[int, int]:
-        """Bytes that ZeroMQ has written in all, and for how many peers it still has some."""
-        self._delivered += sum(flow.flight.take_released() for flow in self._flows.values())
-        return self._delivered, len({flow.node_id for flow in self._flows.values() if flow.flight.bytes})

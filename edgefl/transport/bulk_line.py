@@ -35,6 +35,13 @@ class BulkLine:
             return self.dial.socket.send(parts)
         return send_through(router, self.routes, parts, now)
 
+    @property
+    def carrier(self) -> int | None:
+        """The descriptor of the connection that is sent through; None when there is none."""
+        if self.dial is not None and self.dial.up:
+            return self.dial.descriptor
+        return self.routes[-1].descriptor if self.routes else None
+
     def want(self, link: Dial | None, contact: Contact, make: Callable[[], Dial], now: float) -> None:
         """Something large goes through the link: dial once more, if it was us who dialled that (`link`)."""
         self.used = now

@@ -22,12 +22,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
 import zmq
 
+from edgefl.declared import dataclass
 from edgefl.errors import EdgeflError
 from edgefl.identity.keys import DeviceKeys
 from edgefl.transport import tcp_info
@@ -104,7 +104,8 @@ class Dial:
         self._timer: asyncio.TimerHandle | None = None
         self._failures = 0
         self._up_since = 0.0
-        self._descriptor = -1
+        self.descriptor = -1
+        """Of the connection, while it is up."""
         self._asked = 0
         self._card_is_fresh = False
         self._ending = False
@@ -138,7 +139,7 @@ class Dial:
 
     def leaves_from(self, addresses: frozenset[str]) -> bool:
         """Whether our end of the connection has one of these addresses (True when there is no telling)."""
-        return self.state is not State.UP or local_address(self._descriptor) in {None, *addresses}
+        return self.state is not State.UP or local_address(self.descriptor) in {None, *addresses}
 
     def sweep(self) -> None:
         """Give a peer up that sends a message without end. Call about once a second."""
@@ -159,7 +160,7 @@ class Dial:
         if self.state is not State.UP or self.socket is None:
             return 0
         age_s = self._station.clock() - self._up_since
-        return tcp_info.undelivered(self._descriptor, self.socket.delivered, age_s)
+        return tcp_info.undelivered(self.descriptor, self.socket.delivered, age_s)
 
     def close(self, linger_s: float = 0.0) -> None:
         """Give the connection up without calling anybody."""
@@ -208,7 +209,7 @@ class Dial:
 
     def _on_event(self, event: int, value: int) -> None:
         if event == zmq.EVENT_CONNECTED:
-            self._descriptor = value
+            self.descriptor = value
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED and self.state is State.CONNECTING:
             self._enter(State.UP)
             self._up_since = self._station.clock()

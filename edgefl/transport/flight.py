@@ -23,7 +23,6 @@ class Flight:
         self._back: deque[tuple[int, int]] = deque()
         self._names = itertools.count()
         self.bytes = 0
-        self._released = 0
 
     def frame(self, data: memoryview) -> zmq.Frame:
         """A frame that refers to `data` without copying, counted until ZeroMQ lets go of it."""
@@ -39,14 +38,7 @@ class Flight:
             name, size = self._back.popleft()
             del self._out[name]
             self.bytes -= size
-            self._released += size
         return self.bytes
-
-    def take_released(self) -> int:
-        """Bytes that ZeroMQ has let go of since this was last asked."""
-        self.collect()
-        released, self._released = self._released, 0
-        return released
 
     def _on_back(self, name: int, size: int, _: object) -> None:
         """On whatever thread drops the last reference: nothing but one atomic append."""

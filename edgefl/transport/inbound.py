@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import zmq
 
+from edgefl.declared import dataclass
 from edgefl.transport import tcp_info
 from edgefl.transport.counters import Counters
 from edgefl.transport.tcp_info import FRAME_OVERHEAD_BYTES, shut_down

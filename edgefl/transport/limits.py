@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from edgefl.declared import dataclass
 
 MAX_CACHE_BYTES = 128 * 1024 * 1024
 """Blobs in memory: five models of 25 MB. A single larger blob is still held, alone."""

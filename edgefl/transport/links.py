@@ -122,6 +122,11 @@ class Links:
         peer = self._peers.get(node_id)
         return peer is not None and peer.credit
 
+    def carrier(self, node_id: int) -> int:
+        """The descriptor of the connection through which bulk goes to this peer; -1 without one."""
+        peer = self._peers.get(node_id)
+        return -1 if peer is None else peer.carrier
+
     def count_connected(self) -> int:
         return sum(peer.up for peer in self._peers.values())
 
@@ -336,7 +341,9 @@ class Links:
             self._garbage(node_id, "garbage")
             return
         peer.used = self._station.clock()
-        if bulk is not None and not on_its_line:
+        if on_its_line:
+            peer.line.used = peer.used  # only who has dialled it closes it, and that may be who never sends
+        elif bulk is not None:
             self._want_line(node_id, peer)
         if isinstance(message, Hello):
             self._on_hello(node_id, peer, connection, message, parts[0])

@@ -41,3 +41,13 @@ class Peer:
     def up(self) -> bool:
         """Whether a message could go out right now."""
         return bool(self.routes) or (self.dial is not None and self.dial.up)
+
+    @property
+    def carrier(self) -> int:
+        """The descriptor of the connection that something large would go through; -1 without one."""
+        line = self.line.carrier
+        if line is not None:
+            return line
+        if self.dial is not None and self.dial.up:
+            return self.dial.descriptor
+        return self.routes[-1].descriptor if self.routes else -1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from edgefl.declared import dataclass
 
 MAX_BUCKETS = 1024
 """Askers that are remembered, about 200 bytes each. Whoever falls out starts with a full bucket again."""

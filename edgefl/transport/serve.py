@@ -18,6 +18,7 @@ import zmq
 from edgefl.errors import EdgeflError
 from edgefl.transport.assembly import Assembly
 from edgefl.transport.blobs import Blobs, Held
+from edgefl.transport.deliveries import Deliveries
 from edgefl.transport.dial import Station
 from edgefl.transport.flight import Flight
 from edgefl.transport.uplink import Uplink
@@ -66,8 +67,7 @@ class _Asker:
 
 class Serving:
     """Serves blobs. `send(node_id, message, bulk)` is False while the peer's connection is full, or not `connected`.
-    What
-    the asker `will_push(node_id, blob_id, index)` be pushed is not served, or it would go there twice."""
+    What the asker `will_push(node_id, blob_id, index)` be pushed is not served, or it would go there twice."""
 
     def __init__(
         self,
@@ -76,6 +76,7 @@ class Serving:
         uplink: Uplink,
         send: Callable[[int, Message, zmq.Frame | None], bool],
         connected: Callable[[int], bool],
+        deliveries: Deliveries,
         will_push: WillPush,
     ) -> None:
         self._will_push = will_push
@@ -83,12 +84,11 @@ class Serving:
         self._station = station
         self._send = send
         self._connected = connected
+        self._deliveries = deliveries
         self._askers: dict[int, _Asker] = {}
         self._loading: set[asyncio.Task[None]] = set()
         self._followed: set[bytes] = set()
         self._uplink = uplink
-        self._delivered = 0
-        uplink.measure(self._look)
 
     def on_get(self, node_id: int, get: BlobGet) -> None:
         """A peer asks for chunks, a header, or both."""
@@ -186,15 +186,12 @@ class Serving:
             header = BlobHeader(source.ref.id, source.ref.size)
             return max(1, len(frame)) if self._send(asker.node_id, header, frame) else 0
         chunk = source.chunk(index)
+        self._deliveries.begin(asker.node_id)
         if not self._send(asker.node_id, BlobChunk(source.ref.id, index), asker.flight.frame(chunk)):
             return 0
         self._station.counters["blobs.served"] += 1
+        self._deliveries.sent(asker.node_id, len(chunk))
         return len(chunk)
-
-    def _look(self, _: float) -> tuple[int, int]:
-        """Bytes that ZeroMQ has written for peers in all, and for how many of them it still has some."""
-        self._delivered += sum(asker.flight.take_released() for asker in self._askers.values())
-        return self._delivered, sum(asker.flight.bytes > 0 for asker in self._askers.values())
 
     def _on_progress(self, assembly: Assembly, index: int) -> None:
         blob_id = assembly.ref.id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from edgefl.declared import dataclass
 
 SLOW_S, MAX_SLOW_S = 60.0, 3600.0
 """In the slow lane the first time, and at most; twice as long each time. A chance costs what is queued until then."""

@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import zmq
 
+from edgefl.declared import dataclass
 from edgefl.transport.credit import SPARE_CREDIT_BYTES, Credit, Hold, limit_bytes
 from edgefl.transport.curve import open_broadcast_server
 from edgefl.transport.dial import Station

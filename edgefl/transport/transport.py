@@ -32,6 +32,7 @@ from edgefl.transport.calls import Calls
 from edgefl.transport.cards import Cards
 from edgefl.transport.counters import Counters
 from edgefl.transport.curve import endpoint
+from edgefl.transport.deliveries import Deliveries
 from edgefl.transport.dial import Station
 from edgefl.transport.door import Door
 from edgefl.transport.feeds import Feeds
@@ -215,10 +216,12 @@ class Transport:
             self._links.gives_credit,
             push_bytes=self.limits.push_bytes,
         )
+        links, deliveries = self._links, Deliveries(self._links.carrier)
+        self._uplink.measure(deliveries.look)
         self._serving = Serving(
-            self._blobs, station, self._uplink, self._links.send_now, self._links.connected, self._broadcast.will_push
+            self._blobs, station, self._uplink, links.send_now, links.connected, deliveries, self._broadcast.will_push
         )
-        self._bulk = Bulk(self._uplink, self.counters, self._links.send_now, self._links.connected)
+        self._bulk = Bulk(self._uplink, self.counters, links.send_now, links.connected, deliveries)
         self._feeds = Feeds(station, self._blobs, self._pulls, self._broadcast, self._links.send, self._on_hint_of_loss)
         self._started = True
 

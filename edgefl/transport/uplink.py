@@ -6,7 +6,7 @@ however large its model is and however many chunks it has waiting. Little is han
 serve.py), so the order is still ours to choose, and control messages, which do not come by here, find short queues.
 
 The device may have been told a rate for its uplink (`[limits] uplink`): a token bucket over all copies of all chunks.
-What the uplink delivers while something waits is measured: the serving rate.
+What the uplink delivers while something is under way is measured: the serving rate.
 """
 
 from __future__ import annotations
@@ -28,24 +28,23 @@ BURST_S = 0.02
 FIRST_LOOK_S = 0.002
 """Look whether there is room this soon on a fast line, and until it is known how fast the chunks go."""
 
-SAMPLE_S = 0.25
-"""Time with something waiting that makes one sample of the serving rate: long against their jitter."""
+SAMPLE_S = 0.5
+"""Time with something under way that makes one sample of the serving rate: long against a round trip, and against the
+jump of acknowledgements when what was lost has been sent again."""
 
 HALF_LIFE_S = 5.0
-"""Of the serving rate's smoothing, in seconds with something waiting: a few rounds of a small model."""
+"""Of the serving rate's smoothing, in seconds with something under way, where a sample shows less than was known, and
+more was waiting for several peers: a few rounds of a small model."""
 
-LARGE_BYTES = 8 * 1024 * 1024
-"""A sample of so many bytes is the line's: the kernel takes up to 4 MiB of a connection at once (tcp_wmem), however
-slow the line, and a sample of less may be hardly more than that."""
+RISE_HALF_LIFE_S = 2.0
+"""Where a sample shows more: a line can do what it has done. A device that was busy with other work has delivered
+little meanwhile, and serves nobody afterwards: its own update, a second or two a round, has to tell."""
 
-RISE_HALF_LIFE_S = 1.0
-"""Of the smoothing where a large sample shows more than was known: a line can do what it has done. A device that was
-busy with other work has delivered little meanwhile, and serves nobody afterwards: its own update, a second or two a
-round, has to tell."""
-
-LONE_HALF_LIFE_S = 40.0
-"""The same where a large sample shows less, and went to one peer alone: rather that one's line, or its processor, than
-ours."""
+IDLE_HALF_LIFE_S = 40.0
+"""Where a sample shows less and that may not be our line's doing: it went to one peer alone, whose line or processor it
+may be, or nothing more was waiting: a relay sends what comes from above, chunk by chunk, and a parent asks for an
+update in parts. With a fleet of twelve on shaped links (tools/game_fleet.py), what devices said of themselves was
+wrong by factors of 0.5 to 4 when these samples counted as much as others."""
 
 
 class Flow(Protocol):
@@ -84,41 +83,40 @@ class Bucket:
 
 
 class ServingRate:
-    """Bytes a second that the uplink delivers while something waits, smoothed; None until it was measured."""
+    """Bytes a second that the uplink delivers while something is under way, smoothed; None until it was measured."""
 
     def __init__(self) -> None:
         self.bytes_s: float | None = None
         self._then: tuple[int, float, bool] | None = None
-        self._bytes, self._seconds, self._several_s = 0, 0.0, 0.0
+        self._bytes, self._seconds, self._full_s = 0, 0.0, 0.0
 
-    def note(self, delivered: int, now: float, *, receivers: int) -> None:
-        """`delivered` bytes in all until now; `receivers`: peers for which more is waiting."""
+    def note(self, delivered: int, now: float, *, receivers: int, waiting: bool) -> None:
+        """`delivered` bytes in all until now; `receivers`: peers to which more is under way; `waiting`: even more is
+        waiting for room."""
         if self._then is not None:
-            before, since, several = self._then
+            before, since, full = self._then
             self._bytes += delivered - before
             self._seconds += now - since
-            self._several_s += (now - since) * several
+            self._full_s += (now - since) * full
             if self._seconds >= SAMPLE_S:
                 self._sample()
-        self._then = (delivered, now, receivers > 1) if receivers else None
+        self._then = (delivered, now, waiting and receivers > 1) if receivers else None
 
     def _sample(self) -> None:
         rate, known = self._bytes / self._seconds, self.bytes_s
         if known is None:
             self.bytes_s = rate
         else:
-            half_life_s = HALF_LIFE_S
-            if self._bytes >= LARGE_BYTES:
-                several = 2 * self._several_s > self._seconds
-                half_life_s = RISE_HALF_LIFE_S if rate > known else HALF_LIFE_S if several else LONE_HALF_LIFE_S
+            full = 2 * self._full_s > self._seconds
+            half_life_s = RISE_HALF_LIFE_S if rate > known else HALF_LIFE_S if full else IDLE_HALF_LIFE_S
             keep = 0.5 ** (self._seconds / half_life_s)
             self.bytes_s = keep * known + (1 - keep) * rate
-        self._bytes, self._seconds, self._several_s = 0, 0.0, 0.0
+        self._bytes, self._seconds, self._full_s = 0, 0.0, 0.0
 
 
 class Uplink:
-    """The turns of one device. `look(now)` is asked before each pump what has been delivered, and for how many peers
-    something still waits."""
+    """The turns of one device. `look(now)` is asked before each pump what has been delivered, and to how many peers
+    something is still under way."""
 
     def __init__(self, clock: Callable[[], float], poll_s: float, rate_bytes_s: float = 0.0) -> None:
         self.rate = ServingRate()
@@ -129,6 +127,7 @@ class Uplink:
         self._timer: asyncio.TimerHandle | None = None
         self._looks: list[Callable[[float], tuple[int, int]]] = []
         self._pumping = False
+        self._short = False  # of room: the last turns have left something waiting
 
     @property
     def limit_bytes_s(self) -> float:
@@ -136,8 +135,8 @@ class Uplink:
         return self._bucket.rate_bytes_s
 
     def measure(self, look: Callable[[float], tuple[int, int]]) -> None:
-        """`look(now)` gives bytes delivered in all, and to how many peers ZeroMQ still has some to deliver, of one kind
-        of traffic."""
+        """`look(now)` gives bytes delivered in all, and to how many peers some are still under way, of one kind of
+        traffic."""
         self._looks.append(look)
 
     def add(self, flow: Flow) -> None:
@@ -190,6 +189,7 @@ class Uplink:
                     self._turns.append(flow)
                 else:
                     blocked -= not size
+        self._short = bool(self._turns)
         if not self._turns and not receivers and not chunks:
             return None
         if self._turns:
@@ -203,7 +203,7 @@ class Uplink:
             done, waiting = look(now)
             delivered += done
             receivers += waiting
-        self.rate.note(delivered, now, receivers=receivers)
+        self.rate.note(delivered, now, receivers=receivers, waiting=self._short)
         return receivers
 
     def _look_again(self, wait_s: float | None) -> None:

@@ -8,8 +8,9 @@ import ipaddress
 import socket
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from edgefl.declared import dataclass
 from edgefl.errors import TryAgainError, UnreachableError, WireError
 from edgefl.identity.admission import Admission
 from edgefl.identity.reason import HostRevokedError, Reason, RefusedError

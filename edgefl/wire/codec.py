@@ -1,6 +1,6 @@
 """How a dataclass becomes a CBOR map with integer keys, and how a stranger's bytes become a dataclass or a WireError.
 
-A record is a frozen dataclass (wire/frozen.py) whose fields are annotated with their wire key and codec:
+A record is a frozen dataclass (declared.py) whose fields are annotated with their wire key and codec:
 
     @message(13)
     class Ping(Message):
@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, get_type_hints
 
 import cbor2
 
+from edgefl.declared import dataclass
 from edgefl.errors import MissingPackageError, WireError
 from edgefl.wire.fields import U16, Codec, same
-from edgefl.wire.frozen import frozen
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -101,7 +100,8 @@ C = TypeVar("C", bound=type)
 @dataclass_transform(frozen_default=True)
 def record(cls: C) -> C:
     """Declare a nested record."""
-    made: C = frozen(cls)
+    declare: Callable[..., Any] = dataclass(frozen=True, slots=True)
+    made: C = declare(cls)
     _records.append(made)
     return made
 

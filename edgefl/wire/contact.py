@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
+from edgefl.declared import dataclass
 from edgefl.errors import WireError
 from edgefl.wire.fields import Codec
 

@@ -16,18 +16,9 @@ from edgefl.firstboot.status import read as read_status
 from edgefl.firstboot.status import report, words_of_end
 from edgefl.firstboot.status import write as write_status
 from edgefl.firstboot.steps import Places, take_settings
-from edgefl.identity.fleet import FleetKey
-from edgefl.identity.token import Bootstrap
 
 PASSPHRASE = "correct horse"
 DAEMON = {"site": "plant-2", "data": {"digits": "digits.npz"}}
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    key = FleetKey.create(tmp_path_factory.mktemp("fleet"))
-    first, second = (key.invite([Bootstrap("10.0.0.1", 7321 + n)]).text for n in range(2))
-    return first, second
 
 
 def device(directory: Path) -> Places:
@@ -40,6 +31,7 @@ def device(directory: Path) -> Places:
         directory / "data",
         directory / "ssh",
         directory / "wifi",
+        directory / "ssh_host_ed25519_key",
     )
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.learning_world import World, make_contact, make_manifest
+from support.learning_world import World, make_contact, make_manifest, small_chunks
 
 from edgefl.learning.forest.coordinator import Phase
 from edgefl.learning.forest.epoch import MAX_LEAP
+from edgefl.learning.forest.round import REMIND_S
 from edgefl.learning.forest.standings import MAX_STANDINGS
 from edgefl.wire import Contact, Message
 from edgefl.wire.blob import BlobRef, ref_of
@@ -204,6 +205,29 @@ def test_a_chunk_that_was_lost_is_asked_for_again() -> None:
     world.run(world.finished)
     assert len(lost) == 5
     np.testing.assert_allclose(world.model_of(1), world.expected_model(2), rtol=1e-5, atol=1e-6)
+
+
+def test_a_chunk_that_went_with_its_connection_comes_again_soon() -> None:
+    """Given a connection that ends with a chunk on it, then the round waits for it no longer than for a word that was
+    lost, however long this child is waited for otherwise."""
+    with small_chunks():
+        world = World(3, manifest=make_manifest(rounds=1))
+        lost: list[int] = []
+
+        def tap(sender: int, to: int, message: Message) -> bool:
+            if isinstance(message, UpdateChunk) and sender == 2 and message.index == 0 and not lost:
+                lost.append(message.index)
+                outflow = world.devices[2].app.worker._outflow
+                assert outflow is not None
+                outflow._resend_s = 20.0  # as after long waits between its chunks
+                return False
+            return True
+
+        world.tap = tap
+        world.start({2: 1, 3: 1})
+        world.run(lambda: bool(lost))
+        world.run(lambda: world.devices[1].app.ledger.round == 1, limit_s=REMIND_S + 1)
+        np.testing.assert_allclose(world.model_of(1), world.expected_model(1), rtol=1e-5, atol=1e-6)
 
 
 def test_a_chunk_that_comes_twice_or_unasked_is_added_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import replace
 
@@ -83,3 +84,19 @@ async def test_one_that_carries_nothing_is_closed_and_the_link_stays(fleet: Flee
     await until(lambda: len(server.transport._links._inbound.of(other.node_id)) == 1)
     assert other.transport.connected(server.node_id)
     assert server.listener.lost == other.listener.lost == []
+
+
+@asynchronous
+async def test_one_that_only_receives_is_in_use(fleet: Fleet) -> None:
+    """Given a device that has dialled for what it fetches, and never sends anything large itself, then the connection
+    stays: closed in the middle of an update, it would take chunks with it that are waited for in vain."""
+    idle_s = 0.6
+    server, other = await fleet.some(2, timing=replace(FAST, idle=idle_s))
+    await fetch_something(other, server)
+    (lines,) = [peer.line for peer in server.transport._links._peers.values()]
+    await until(lambda: lines.routes)
+    (connection,) = lines.routes
+    for _ in range(12):
+        await asyncio.sleep(idle_s / 3)
+        await fetch_something(other, server)
+    assert lines.routes == [connection]

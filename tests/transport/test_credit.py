@@ -218,7 +218,7 @@ class Elsewhere:
         dial = self.device.transport._feeds._feeds[parent.node_id].dial
         assert dial is not None
         assert dial.socket is not None
-        return tcp_info.undelivered(dial._descriptor, dial.socket.delivered, 0.0)
+        return tcp_info.undelivered(dial.descriptor, dial.socket.delivered, 0.0)
 
     def close(self) -> None:
         self.go_on()

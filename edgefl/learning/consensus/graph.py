@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from edgefl.declared import dataclass
 
 if TYPE_CHECKING:
     from random import Random

@@ -7,11 +7,11 @@ each neighbour, and fetched when a place is free.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgefl.declared import dataclass
 from edgefl.learning.aggregate import is_finite
 
 if TYPE_CHECKING:

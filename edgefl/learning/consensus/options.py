@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from edgefl.declared import dataclass
 from edgefl.learning.consensus.mixing import PUSH_SUM, RULES
 
 MAX_STEPS = 64

@@ -8,9 +8,9 @@ repeated every REPEAT_S, since a word may be lost. It is the forest's `Update` w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgefl.declared import dataclass
 from edgefl.learning.metrics import merge
 from edgefl.wire.learning import Metric, Update
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from edgefl.declared import dataclass
 from edgefl.errors import WireError
 from edgefl.wire.learning import CHUNK_PARAMETERS
 

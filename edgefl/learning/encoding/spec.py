@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from importlib.util import find_spec
 
+from edgefl.declared import dataclass
 from edgefl.errors import ConfigError, UsageError
 
 PLAIN = ("none", "fp16", "bf16", "int8", "int4")

@@ -12,13 +12,14 @@ child can make a parent hold is its credit alone; all children share INFLOW_BYTE
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from edgefl.declared import dataclass
 from edgefl.errors import WireError
 from edgefl.learning.aggregate import DuplicateError
 from edgefl.learning.forest.durations import merge_reports
-from edgefl.learning.forest.round import OpenRound, RoundState
+from edgefl.learning.forest.round import REMIND_S, OpenRound, RoundState
 from edgefl.wire import Contact
 from edgefl.wire.learning import (
     MAX_CONTRIBUTORS,
@@ -189,7 +190,12 @@ class Inflow:
                 self._refuse(round_, sender, stream.update, Verdict.INVALID, now)
                 return
         round_.received_bytes += len(data)
+        whole = not stream.ahead
         stream.done(message.index)
+        if whole and stream.ahead:
+            # Chunks come in order: those before it went with a connection that has ended, unless they come through
+            # another one, slowly.
+            self.app.set_timer("remind", now + REMIND_S)
         if not self._finish_if_whole(round_, stream, now):
             self._ask(round_, stream)
             self._advance(round_, now)

@@ -35,10 +35,12 @@ class Invitations:
             self.send(round_, child.contact, child.observer, now)
 
     def remind(self, round_: OpenRound, now: float) -> None:
-        """Tell the children that are still waited for, and of whom nothing has come, once more."""
-        silent = round_.waiting - set(round_.streams)
+        """Tell the children that are still waited for, and of whom nothing has come, once more; and those whose chunks
+        have a gap: they begin again with the first one that is missing."""
         for child in self._app.children():
-            if child.contact.node_id in silent:
+            node_id = child.contact.node_id
+            stream = round_.streams.get(node_id)
+            if node_id in round_.waiting and (stream is None or stream.ahead):
                 self._send(round_, child.contact, now)
         if round_.waiting:
             round_.remind_s = min(2 * round_.remind_s, REMIND_MAX_S)

@@ -24,9 +24,9 @@ the one it was trained in.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgefl.declared import dataclass
 from edgefl.errors import WireError
 from edgefl.learning.effects import Tag, TrainJob, TrainResult
 from edgefl.learning.forest.durations import merge_reports, one_duration

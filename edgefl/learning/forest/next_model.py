@@ -11,11 +11,12 @@ root would have taken. Only where no device that is left holds it does the strat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgefl.declared import dataclass
 from edgefl.learning.aggregate import is_finite
 from edgefl.learning.metrics import means
 from edgefl.learning.strategies.server import Facts, State, step_with_buffers, strategy_of

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from edgefl.declared import dataclass
 from edgefl.learning.metrics import merge
 from edgefl.wire.learning import EVERYBODY, Best, Metric, PaceReport, RoundKind, RoundRecord
 

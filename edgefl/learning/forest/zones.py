@@ -21,11 +21,12 @@ the head is further or the next global round opens. A head that gets a parent in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from edgefl.declared import dataclass
 from edgefl.errors import WireError
 from edgefl.learning.forest.local import LocalTraining
 from edgefl.learning.forest.round import RoundState

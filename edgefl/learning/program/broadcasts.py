@@ -21,9 +21,9 @@ a new one by the origin's newest serial. Bounded: KEPT + MAX_PENDING payloads, M
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgefl.declared import dataclass
 from edgefl.learning.forest.epoch import NODE_BITS, next_epoch, plausible
 from edgefl.wire import Contact, node_name
 from edgefl.wire.program import ProgramBroadcast, ProgramPublish

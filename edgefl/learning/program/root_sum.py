@@ -9,11 +9,12 @@ first one that is still on its way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgefl.declared import dataclass
 from edgefl.learning.aggregate import Accumulator
 
 if TYPE_CHECKING:

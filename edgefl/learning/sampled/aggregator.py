@@ -6,10 +6,11 @@ in, so that its round trips cost no time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from edgefl.declared import dataclass
 from edgefl.learning.metrics import merge
 from edgefl.learning.sampled.arrivals import FLOAT_BYTES
 from edgefl.learning.sampled.order import handed_out, order

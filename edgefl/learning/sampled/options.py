@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import median
 
+from edgefl.declared import dataclass
 from edgefl.learning.sampled.sampling import MAX_TIMEOUT_S as MAX_PING_S
+from edgefl.median import median
 
 MAX_SAMPLE = 100
 """The sample: one aggregator takes that many models in a row. The papers advise about 10."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from statistics import median
 
+from edgefl.median import median
 from edgefl.wire.contact import NODE_ID_BITS
 from edgefl.wire.sampled import Entry
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgefl.declared import dataclass
 from edgefl.wire.blob import CHUNK_BYTES, BlobRef, ref_of
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ sample the same round agree.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from edgefl.declared import dataclass
 from edgefl.wire.sampled import Entry
 
 HEDGE = 1.25

@@ -5,9 +5,10 @@ The search begins with the training, so that its round trips cost no time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
+from edgefl.declared import dataclass
 from edgefl.learning.effects import TrainJob, TrainResult
 from edgefl.learning.sampled.order import aggregators, order
 from edgefl.wire import Contact

@@ -15,12 +15,12 @@ root takes their mean.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefl.declared import dataclass
 from edgefl.learning.aggregate import is_finite
 from edgefl.learning.strategies.spec import StrategySpec, parse_strategy
 from edgefl.wire.learning import Metric

@@ -16,9 +16,9 @@ without restarts.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Protocol
 
+from edgefl.declared import dataclass
 from edgefl.errors import UsageError
 from edgefl.learning.options import parse_options
 

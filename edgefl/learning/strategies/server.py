@@ -8,12 +8,13 @@ All vectors are float32 of the length that travels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefl.declared import dataclass
 from edgefl.learning.strategies.local import FAIRNESS_METRIC, STEPS_METRIC, halves
 from edgefl.learning.strategies.spec import parse_strategy
 

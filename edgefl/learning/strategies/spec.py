@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from edgefl.declared import dataclass
 from edgefl.errors import UsageError
 from edgefl.learning.options import given_options, options_hint
 

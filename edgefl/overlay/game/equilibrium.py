@@ -8,7 +8,8 @@ model, not a bound: every document that shows it says so.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from edgefl.declared import dataclass
 
 BINS_S = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 """Upper limits of the histogram's bins; the eighth is open."""

@@ -7,8 +7,7 @@ at the same time, by the same old advert, do not all come (overlay study, 2.2). 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from edgefl.declared import dataclass
 from edgefl.overlay.game.model import cost_s
 
 MAX_PROMISES = 128 * 12

@@ -13,7 +13,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from edgefl.declared import dataclass
 
 CANDIDATES = 5
 """K: cost is 8 % above the optimum with 2, 1 % with 5, no better with 8 (overlay study, 2.3)."""
