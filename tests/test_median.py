@@ -1,3 +1,5 @@
+"""The median, beside the standard library's."""
+
 from __future__ import annotations
 
 import statistics

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgefl.declared import dataclass
 from edgefl.learning.metrics import merge
 from edgefl.learning.sampled.arrivals import FLOAT_BYTES
+from edgefl.learning.sampled.options import AGAIN_S
 from edgefl.learning.sampled.order import handed_out, order
 from edgefl.learning.sampled.record import evaluated, trained_record
 from edgefl.learning.sampled.trainer import FRESH_S, Own
@@ -79,10 +80,6 @@ class Sample:
     task: Task
     chosen: list[Entry]
     at: float
-
-
-AGAIN_S = 2.0
-"""Too few devices were found for a quorum: look again after so long."""
 
 
 class Aggregator:

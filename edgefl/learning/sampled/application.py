@@ -97,8 +97,8 @@ class SampledApplication(Application):
         if self.state is AppState.PAUSED:
             return "paused by its owner"
         machine = self.machine
-        if machine.found is not None:
-            return f"waiting for members: {machine.found} of {machine.quorum}"
+        if machine.too_few is not None and not self.ledger.finished:
+            return f"waiting for members: {machine.too_few} of {machine.quorum}"
         return self._problem
 
     @property

@@ -111,8 +111,8 @@ class SampledDevice:
         self.holds = 0
         self.model: BlobRef | None = None
         self.finished = False
-        self.found: int | None = None
-        """Devices that were there for the next round, this one among them, when they were too few for a quorum."""
+        self.too_few: int | None = None
+        """How many devices, this one among them, were there for the next round, if they were no quorum."""
         self.counters: dict[str, int] = {}
         self.searches = Searches(self.me.node_id, self._ping, self._alarm)
         self.arrivals = Arrivals(self)
@@ -164,8 +164,8 @@ class SampledDevice:
 
     def enough(self, devices: int) -> bool:
         """Whether so many devices may go on; remembers it where not."""
-        self.found = devices if devices < self.quorum else None
-        return self.found is None
+        self.too_few = devices if devices < self.quorum else None
+        return self.too_few is None
 
     # Life
 
@@ -368,7 +368,7 @@ class SampledDevice:
     def heard(self, task: Task, now: float) -> None:
         """There is such a task."""
         if task > self.newest and self.plausible(task):
-            self.newest, self.began, self.found = task, now, None
+            self.newest, self.began, self.too_few = task, now, None
             self.watchdog.on_progress(now)
 
     def hold(self, round_: int, blob: BlobRef) -> None:

@@ -23,6 +23,9 @@ PATIENCE = 4.0
 REMEMBERED_ROUNDS = 8
 """The last rounds, whose lengths count."""
 
+AGAIN_S = 2.0
+"""Too few devices were there for a quorum: look again after about so long."""
+
 
 @dataclass(frozen=True, slots=True)
 class SampledOptions:

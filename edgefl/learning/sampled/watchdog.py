@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from edgefl.learning.sampled.options import AGAIN_S
 from edgefl.wire import Contact
 from edgefl.wire.application import AppState
 from edgefl.wire.blob import BlobRef
@@ -20,10 +21,6 @@ from edgefl.wire.sampled import Entry
 
 if TYPE_CHECKING:
     from edgefl.learning.sampled.device import SampledDevice, Task
-
-
-AGAIN_S = 2.0
-"""Too few devices answered: look again after so long, more or less."""
 
 
 class Watchdog:
@@ -69,7 +66,7 @@ class Watchdog:
             device.began = None if device.began is None else now
             self._set(now)
             return
-        if device.found is None and now < device.began + device.watch_s * self._spread:
+        if device.too_few is None and now < device.began + device.watch_s * self._spread:
             self._set(device.began)
             return
         self.start(now)
